@@ -1,0 +1,24 @@
+//! The nouns of hikae, without any I/O: ids, times, paths, entries, problems, and the context `Cx`.
+//!
+//! Every other crate knows this one; this one knows none of them.
+
+mod advise;
+mod content;
+mod cx;
+mod entry;
+mod id;
+mod path;
+mod problem;
+mod size;
+
+pub use advise::{Advise, ErrorCode, Hint};
+pub use content::{ContentError, Cut, ReadContent, Stretch};
+pub use cx::{Cancel, Cancelled, Clock, Cx, Phase, Progress, ProgressNow, Random};
+pub use entry::{Attributes, Entry, EntryKind, FileTime, Xattr};
+pub use id::{
+    BadId, BlobId, EpochId, EvidenceId, FamilyId, HashKey, IndexId, PackId, RepositoryId, RunId, SessionId,
+    SlotId, SnapshotId, WriterId,
+};
+pub use path::{BadTreePath, TreePath};
+pub use problem::{Outcome, Problem};
+pub use size::{Bytes, Count};

@@ -1,0 +1,157 @@
+//! Sources: what we protect, how it is read consistently, and how it is put back and checked.
+//!
+//! A source reads; it decides nothing and never sees a repository. What it reads goes out as [`Item`]s;
+//! what a restore gives it comes in as entries and bytes. The two meet only in `hikae-ops`.
+
+use hikae_model::{Advise, Cut, Cx, Entry, ErrorCode, HashKey, Hint, Problem, ReadContent};
+use std::io;
+use std::path::PathBuf;
+
+/// Something we protect.
+pub trait Source: Send + Sync {
+    /// What kind of source this is: `files`, `sqlite`, `postgresql`.
+    fn kind(&self) -> &'static str;
+
+    /// Looks, without writing, whether a backup could succeed now: what it finds wrong, each with advice.
+    ///
+    /// # Errors
+    /// [`SourceError`] if the source does not answer at all.
+    fn check(&self, cx: &Cx) -> Result<Vec<Problem>, SourceError>;
+
+    /// Starts one consistent reading. Dropping it early leaves the source as it was: no transaction, no
+    /// backup mode, no scratch file left behind. `key` keys the hashes of the manifest.
+    ///
+    /// # Errors
+    /// [`SourceError`]: nothing of this source can be backed up now.
+    fn begin(&self, key: HashKey, cx: &Cx) -> Result<Box<dyn Reading>, SourceError>;
+}
+
+/// One consistent reading of a source, under way.
+pub trait Reading: Send {
+    /// The next entry, in path order; `None` after the last. Contents may be read later and on another
+    /// thread, up to [`lanes`](Self::lanes) of them at once.
+    ///
+    /// # Errors
+    /// [`SourceError`]: the reading as a whole has failed, and nothing of it may be kept as a snapshot.
+    fn next(&mut self) -> Result<Option<Item>, SourceError>;
+
+    /// How many contents may usefully be read at the same time. At least 1.
+    fn lanes(&self) -> usize {
+        1
+    }
+
+    /// Ends the reading, after every content was read: what must hold after a restore, and what was wrong.
+    ///
+    /// # Errors
+    /// [`SourceError`] if the source says at the end that what it gave was not whole.
+    fn finish(self: Box<Self>) -> Result<Finished, SourceError>;
+}
+
+/// One entry and, for a file, what it holds.
+pub struct Item {
+    /// The entry. A file's size is what was seen when it was listed, or 0 where that cannot be known; what
+    /// counts is what is read.
+    pub entry: Entry,
+    /// What it holds, for files.
+    pub content: Option<Content>,
+}
+
+/// What a file holds, not yet opened.
+pub struct Content {
+    /// How it is to be cut.
+    pub cut: Cut,
+    /// Reads it.
+    pub reader: Box<dyn ReadContent>,
+}
+
+/// What a reading says at its end.
+#[derive(Debug)]
+pub struct Finished {
+    /// The one moment that the whole reading shows, or for `files` the moment at which it began.
+    pub moment: jiff::Timestamp,
+    /// What could not be read. Not empty means that the snapshot is partial.
+    pub problems: Vec<Problem>,
+    /// What must hold after a restore (JSON, of the source's own kind and version).
+    pub manifest: Option<Vec<u8>>,
+}
+
+/// Why a source could not be read or a target not be written. Never a fault of the repository.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// It is not there.
+    #[error("{} is not there", .path.display())]
+    Missing {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The operating system refused or failed.
+    #[error("cannot {verb} {}", .path.display())]
+    Io {
+        /// As `read` or `write`.
+        verb: &'static str,
+        /// The path.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// A setting of this source cannot be.
+    #[error("{setting}: {why}")]
+    Setting {
+        /// Name of the setting.
+        setting: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A database or a program that we need failed.
+    #[error("{what}")]
+    Failed {
+        /// The kind of failure, for the exit code.
+        code: ErrorCode,
+        /// What failed, on what, in one sentence; no secrets.
+        what: String,
+        /// What to do.
+        advice: Option<Hint>,
+    },
+    /// The work was cancelled.
+    #[error(transparent)]
+    Cancelled(#[from] hikae_model::Cancelled),
+}
+
+impl Advise for SourceError {
+    fn code(&self) -> ErrorCode {
+        match self {
+            Self::Missing { .. } => ErrorCode::SourceMissing,
+            Self::Io { source, .. } => ErrorCode::of_io(source),
+            Self::Setting { .. } => ErrorCode::Usage,
+            Self::Failed { code, .. } => *code,
+            Self::Cancelled(_) => ErrorCode::Interrupted,
+        }
+    }
+
+    fn advice(&self) -> Option<Hint> {
+        match self {
+            Self::Missing { .. } => Some("see that the path is right and the disk is mounted".into()),
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                Some("run hikae as a user who may read and write there".into())
+            }
+            Self::Failed { advice, .. } => advice.clone(),
+            Self::Io { .. } | Self::Setting { .. } | Self::Cancelled(_) => None,
+        }
+    }
+}
+
+/// The files of one snapshot, for a restore that must read them in an order of its own. `hikae-ops`
+/// implements it over a repository, tests over a map.
+pub trait Stored: Sync {
+    /// The entries, in path order.
+    fn entries(&self) -> &[Entry];
+
+    /// The manifest that was taken with them.
+    fn manifest(&self) -> Option<&[u8]>;
+
+    /// Reads one file from start to end. May be called from several threads.
+    ///
+    /// # Errors
+    /// An error that says which file; what was kept is damaged or missing.
+    fn open(&self, entry: &Entry) -> io::Result<Box<dyn io::Read + Send + '_>>;
+}

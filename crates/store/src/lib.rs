@@ -1,0 +1,181 @@
+//! Stores: dumb places for named objects.
+//!
+//! A store knows names and bytes. It knows no encryption, no packs, no snapshots: whatever it is given it
+//! keeps whole, and what it has it gives back unread.
+
+mod key;
+
+pub use key::{BadKey, ObjectKey};
+
+use hikae_model::{Advise, ErrorCode, Hint};
+use std::io;
+use std::ops::Range;
+
+/// A dumb place for named objects. `hikae_testkit::store_contract` is the full statement of this trait.
+///
+/// Calls block; whoever wants several objects on their way at once calls from several threads.
+pub trait Store: Send + Sync {
+    /// The address, for people and for the recovery sheet. Holds no secret.
+    fn address(&self) -> String;
+
+    /// Stores `bytes` whole or not at all; on `Ok` they are durable. Objects are never replaced: a taken
+    /// `key` is [`StoreError::Exists`], whatever it holds. Of several that put one key at once, exactly one
+    /// gets `Ok`.
+    ///
+    /// # Errors
+    /// After any error but `Exists`, `NoSpace` and `Permission` the object may or may not be there
+    /// ([`StoreError::outcome_is_unknown`]).
+    fn put(&self, key: &ObjectKey, bytes: &[u8]) -> Result<(), StoreError>;
+
+    /// Reads a whole object.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] only when the store is sure that there is no such object.
+    fn get(&self, key: &ObjectKey) -> Result<Vec<u8>, StoreError>;
+
+    /// Reads exactly `range`. A short object is [`StoreError::Truncated`], never a short answer.
+    ///
+    /// # Errors
+    /// As for `get`.
+    fn get_range(&self, key: &ObjectKey, range: Range<u64>) -> Result<Vec<u8>, StoreError>;
+
+    /// Shows every object whose key begins with `prefix` (a directory, as `packs`), in any order. An error
+    /// is never an empty list: after an error nothing may be concluded from what was shown.
+    ///
+    /// # Errors
+    /// Any failure to read the list whole.
+    fn list(&self, prefix: &str, show: &mut dyn FnMut(Object)) -> Result<(), StoreError>;
+
+    /// Size and age of one object.
+    ///
+    /// # Errors
+    /// As for `get`.
+    fn stat(&self, key: &ObjectKey) -> Result<Object, StoreError>;
+
+    /// Removes an object, durably. One that is not there is a success: somebody else removed it.
+    ///
+    /// # Errors
+    /// Any failure; the object may still be there.
+    fn remove(&self, key: &ObjectKey) -> Result<(), StoreError>;
+}
+
+/// What a store says of one object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Object {
+    /// Its name.
+    pub key: ObjectKey,
+    /// Its length in bytes.
+    pub bytes: u64,
+    /// When it was stored, by the store's clock.
+    pub stored: jiff::Timestamp,
+}
+
+/// Why a store could not do as it was told.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The key is taken.
+    #[error("{key} is there already")]
+    Exists {
+        /// The key.
+        key: ObjectKey,
+    },
+    /// There is no such object.
+    #[error("{key} is not there")]
+    NotFound {
+        /// The key.
+        key: ObjectKey,
+    },
+    /// The object ends before the range does.
+    #[error("{key} ends at {bytes} bytes, expected at least {expected}")]
+    Truncated {
+        /// The key.
+        key: ObjectKey,
+        /// How long it is.
+        bytes: u64,
+        /// How long it would have to be.
+        expected: u64,
+    },
+    /// There is no store at this address.
+    #[error("there is no store at {address}")]
+    Missing {
+        /// The address.
+        address: String,
+    },
+    /// The store is full.
+    #[error("no space left for {key} in {address}")]
+    NoSpace {
+        /// What should have been stored.
+        key: ObjectKey,
+        /// Where.
+        address: String,
+    },
+    /// We may not.
+    #[error("not allowed to {verb} {key} in {address}")]
+    Permission {
+        /// `read`, `write`, `list` or `remove`.
+        verb: &'static str,
+        /// What.
+        key: String,
+        /// Where.
+        address: String,
+        /// What the operating system or the server said.
+        source: io::Error,
+    },
+    /// Anything else.
+    #[error("cannot {verb} {key} in {address}")]
+    Io {
+        /// `read`, `write`, `list` or `remove`.
+        verb: &'static str,
+        /// What.
+        key: String,
+        /// Where.
+        address: String,
+        /// What the operating system or the server said.
+        source: io::Error,
+    },
+}
+
+impl StoreError {
+    /// True if a `put` that ended so may have stored the object, now or a little later.
+    pub fn outcome_is_unknown(&self) -> bool {
+        match self {
+            Self::Exists { .. } | Self::Missing { .. } | Self::NoSpace { .. } | Self::Permission { .. } => {
+                false
+            }
+            Self::NotFound { .. } | Self::Truncated { .. } | Self::Io { .. } => true,
+        }
+    }
+
+    /// True if the store is sure that there is no such object.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::NotFound { .. })
+    }
+}
+
+impl Advise for StoreError {
+    fn code(&self) -> ErrorCode {
+        match self {
+            Self::Exists { .. } | Self::NotFound { .. } => ErrorCode::Failure,
+            Self::Truncated { .. } => ErrorCode::VerificationFailed,
+            Self::Missing { .. } => ErrorCode::RepositoryMissing,
+            Self::NoSpace { .. } => ErrorCode::NoSpace,
+            Self::Permission { .. } => ErrorCode::Permission,
+            Self::Io { .. } => ErrorCode::StoreUnreachable,
+        }
+    }
+
+    fn advice(&self) -> Option<Hint> {
+        match self {
+            Self::Exists { .. } | Self::NotFound { .. } => None,
+            Self::Truncated { .. } => Some("run `hikae verify`, then `hikae repo repair`".into()),
+            Self::Missing { .. } => {
+                Some("see that the disk is mounted, or make a repository with `hikae init`".into())
+            }
+            Self::NoSpace { .. } => {
+                Some("free some space or run `hikae prune`, then run the backup again".into())
+            }
+            Self::Permission { .. } => Some("see that this user owns the repository's directory".into()),
+            Self::Io { .. } => Some("see that the disk is mounted and healthy".into()),
+        }
+    }
+}
