@@ -3,6 +3,8 @@
 //! A source reads; it decides nothing and never sees a repository. What it reads goes out as [`Item`]s;
 //! what a restore gives it comes in as entries and bytes. The two meet only in `hikae-ops`.
 
+pub mod check;
+
 use hikae_model::{Advise, Cut, Cx, Entry, ErrorCode, HashKey, Hint, Problem, ReadContent};
 use std::io;
 use std::path::PathBuf;
