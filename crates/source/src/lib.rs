@@ -4,6 +4,8 @@
 //! what a restore gives it comes in as entries and bytes. The two meet only in `hikae-ops`.
 
 pub mod check;
+pub mod files;
+pub mod sqlite;
 
 use hikae_model::{Advise, Cut, Cx, Entry, ErrorCode, HashKey, Hint, Problem, ReadContent};
 use std::io;

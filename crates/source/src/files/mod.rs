@@ -1,0 +1,306 @@
+//! Files: folders and single files, with everything that a file system writes on them.
+//!
+//! - A backup lists the includes in path order, each thing once, with paths relative to `/`, and reads files
+//!   lazily. It follows no link below an include and opens nothing but files and directories.
+//! - What cannot be read, vanished or changed under our hands is named; its siblings are complete.
+//!
+//! This module knows one machine's files. It knows no repository and decides nothing about keeping.
+
+mod beneath;
+mod include;
+mod names;
+mod read;
+mod walk;
+mod xattr;
+
+use std::path::PathBuf;
+use std::thread::JoinHandle;
+
+use crossbeam_channel::{Receiver, bounded};
+use hikae_model::{Cx, ErrorCode, FileTime, HashKey, Problem};
+use ignore::gitignore::{Gitignore, GitignoreBuilder};
+use jiff::{SignedDuration, Span, SpanRelativeTo, Timestamp};
+use rustix::fs::{Access, AtFlags, CWD, accessat};
+use serde::Deserialize as _;
+use serde::de::value::MapAccessDeserializer;
+
+use self::include::Plan;
+use self::walk::{Batch, Rules};
+use crate::{Finished, Item, Reading, Source, SourceError};
+
+/// Batches that the walk may be ahead of the reader.
+const BATCHES_AHEAD: usize = 8;
+
+/// `[source.<name>]` with `kind = "files"` in the configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct FilesSettings {
+    /// Folders and files to back up. A link on the way to one is kept, and so is what it leads to.
+    pub include: Vec<Include>,
+    /// What to leave out, in gitignore syntax, relative to each include.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exclude: Vec<String>,
+    /// A file with more such patterns, one a line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exclude_file: Option<PathBuf>,
+    /// Stay on the file system of each include: what is mounted below it is listed empty.
+    #[serde(default)]
+    pub one_file_system: bool,
+    /// Only files modified within this time, as `7d`; directories and links always.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub newer_than: Option<String>,
+}
+
+/// One folder or file to back up: `"/etc/nginx"`, or `{ path = "/srv/app/.env", secret = true }`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Include {
+    /// Where it is.
+    pub path: PathBuf,
+    /// It holds secrets: nothing shows or exports it in clear without being told to.
+    pub secret: bool,
+    /// It need not be there.
+    pub optional: bool,
+}
+
+impl<P: Into<PathBuf>> From<P> for Include {
+    fn from(path: P) -> Self {
+        Self { path: path.into(), ..Self::default() }
+    }
+}
+
+/// An [`Include`] that is more than a path.
+#[derive(serde::Deserialize, serde::Serialize)]
+#[serde(deny_unknown_fields)]
+struct IncludeTable {
+    path: PathBuf,
+    #[serde(default)]
+    secret: bool,
+    #[serde(default)]
+    optional: bool,
+}
+
+impl serde::Serialize for Include {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self { path, secret, optional } = self.clone();
+        if secret || optional {
+            IncludeTable { path, secret, optional }.serialize(serializer)
+        } else {
+            path.serialize(serializer)
+        }
+    }
+}
+
+// By hand, because an untagged enum would answer a misspelt key with "did not match any variant".
+impl<'de> serde::Deserialize<'de> for Include {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct PathOrTable;
+
+        impl<'de> serde::de::Visitor<'de> for PathOrTable {
+            type Value = Include;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a path, or a table with `path`, `secret` and `optional`")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, path: &str) -> Result<Include, E> {
+                Ok(Include::from(path))
+            }
+
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<Include, A::Error> {
+                let table = IncludeTable::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(Include { path: table.path, secret: table.secret, optional: table.optional })
+            }
+        }
+
+        deserializer.deserialize_any(PathOrTable)
+    }
+}
+
+/// Folders and files as a [`Source`].
+#[derive(Debug)]
+pub struct FilesSource {
+    settings: FilesSettings,
+    exclude: Gitignore,
+    newer_than: Option<SignedDuration>,
+}
+
+impl FilesSource {
+    /// A source of what `settings` name. Reads `exclude_file`; looks at nothing else yet.
+    ///
+    /// # Errors
+    /// [`SourceError`] for a pattern or a time that is none, and for an `exclude_file` that cannot be read.
+    pub fn new(settings: FilesSettings) -> Result<Self, SourceError> {
+        if settings.include.is_empty() {
+            return Err(bad_setting("include", "names nothing to back up"));
+        }
+        let exclude = exclude_matcher(&settings)?;
+        let newer_than = settings.newer_than.as_deref().map(parse_age).transpose()?;
+        Ok(Self { settings, exclude, newer_than })
+    }
+}
+
+impl Source for FilesSource {
+    fn kind(&self) -> &'static str {
+        "files"
+    }
+
+    fn check(&self, _cx: &Cx) -> Result<Vec<Problem>, SourceError> {
+        let mut plan = Plan::make(&self.settings.include)?;
+        for place in &plan.places {
+            let wanted = if place.is_dir() { Access::READ_OK | Access::EXEC_OK } else { Access::READ_OK };
+            if let Err(error) = accessat(CWD, place, wanted, AtFlags::EACCESS) {
+                let what = format!("cannot be read: {}", std::io::Error::from(error));
+                let problem = Problem::new("unreadable", place.display(), what);
+                plan.problems.push(problem.advise("run hikae as a user who may read it, or exclude it"));
+            }
+        }
+        Ok(plan.problems)
+    }
+
+    fn begin(&self, _key: HashKey, cx: &Cx) -> Result<Box<dyn Reading>, SourceError> {
+        let moment = cx.now();
+        let mut plan = Plan::make(&self.settings.include)?;
+        let problems = std::mem::take(&mut plan.problems);
+        let rules = Rules {
+            plan,
+            exclude: self.exclude.clone(),
+            one_file_system: self.settings.one_file_system,
+            not_before: self.newer_than.map(|age| file_time(moment, age)),
+        };
+        let (sender, batches) = bounded(BATCHES_AHEAD);
+        let walker_cx = cx.clone();
+        let walker = std::thread::Builder::new()
+            .name("walk".to_owned())
+            .spawn(move || walk::walk(rules, &sender, &walker_cx))
+            .map_err(|source| SourceError::Io { verb: "start a thread to walk", path: "/".into(), source })?;
+        Ok(Box::new(FilesReading {
+            moment,
+            batches: Some(batches),
+            walker: Some(walker),
+            items: Vec::new().into_iter(),
+            problems,
+        }))
+    }
+}
+
+/// A walk under way.
+struct FilesReading {
+    moment: Timestamp,
+    batches: Option<Receiver<Result<Batch, SourceError>>>,
+    walker: Option<JoinHandle<()>>,
+    items: std::vec::IntoIter<Item>,
+    problems: Vec<Problem>,
+}
+
+impl Reading for FilesReading {
+    fn next(&mut self) -> Result<Option<Item>, SourceError> {
+        loop {
+            if let Some(item) = self.items.next() {
+                return Ok(Some(item));
+            }
+            let Some(batches) = &self.batches else { return Ok(None) };
+            match batches.recv() {
+                Ok(batch) => {
+                    let Batch { items, problems } = batch?;
+                    self.items = items.into_iter();
+                    self.problems.extend(problems);
+                }
+                Err(_) => self.join()?,
+            }
+        }
+    }
+
+    fn lanes(&self) -> usize {
+        std::thread::available_parallelism().map_or(2, usize::from).max(2)
+    }
+
+    fn finish(mut self: Box<Self>) -> Result<Finished, SourceError> {
+        self.join()?;
+        Ok(Finished { moment: self.moment, problems: std::mem::take(&mut self.problems), manifest: None })
+    }
+}
+
+impl FilesReading {
+    /// Ends the walk. It has nothing left to send, or stops when nobody listens.
+    fn join(&mut self) -> Result<(), SourceError> {
+        self.batches = None;
+        match self.walker.take().map(JoinHandle::join) {
+            None | Some(Ok(())) => Ok(()),
+            Some(Err(_)) => Err(SourceError::Failed {
+                code: ErrorCode::Failure,
+                what: "the walk over the files ended by a fault of hikae itself".to_owned(),
+                advice: Some("report this with the output of the run".into()),
+            }),
+        }
+    }
+}
+
+impl Drop for FilesReading {
+    fn drop(&mut self) {
+        let _ = self.join();
+    }
+}
+
+fn bad_setting(setting: &str, why: impl std::fmt::Display) -> SourceError {
+    SourceError::Setting { setting: setting.to_owned(), why: why.to_string() }
+}
+
+fn exclude_matcher(settings: &FilesSettings) -> Result<Gitignore, SourceError> {
+    let mut builder = GitignoreBuilder::new("");
+    for pattern in &settings.exclude {
+        builder.add_line(None, pattern).map_err(|error| bad_setting("exclude", error))?;
+    }
+    if let Some(path) = &settings.exclude_file {
+        let text = std::fs::read_to_string(path).map_err(|source| SourceError::Io {
+            verb: "read",
+            path: path.clone(),
+            source,
+        })?;
+        for pattern in text.lines() {
+            builder.add_line(None, pattern).map_err(|error| bad_setting("exclude_file", error))?;
+        }
+    }
+    builder.build().map_err(|error| bad_setting("exclude", error))
+}
+
+/// An age as people write it: `7d`, `36h`, `2 weeks`.
+fn parse_age(text: &str) -> Result<SignedDuration, SourceError> {
+    let wrong = |why: &dyn std::fmt::Display| bad_setting("newer_than", format_args!("`{text}`: {why}"));
+    let span: Span = text.parse().map_err(|error| wrong(&error))?;
+    let age = span.to_duration(SpanRelativeTo::days_are_24_hours()).map_err(|error| wrong(&error))?;
+    if age.is_positive() { Ok(age) } else { Err(wrong(&"must be longer than nothing")) }
+}
+
+fn file_time(moment: Timestamp, before: SignedDuration) -> FileTime {
+    let then = moment.saturating_sub(before).unwrap_or(Timestamp::MIN);
+    FileTime { seconds: then.as_second(), nanoseconds: u32::try_from(then.subsec_nanosecond()).unwrap_or(0) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ages_are_read_as_people_write_them() {
+        for (text, hours) in [("7d", 168), ("36h", 36), ("2 weeks", 336), ("1d 12h", 36)] {
+            assert_eq!(parse_age(text).unwrap(), SignedDuration::from_hours(hours), "{text}");
+        }
+        for text in ["", "7", "0d", "-7d", "1 month", "soon"] {
+            assert!(parse_age(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_include_is_a_path_or_a_table_and_a_misspelt_key_is_named() {
+        let settings: FilesSettings = serde_json::from_str(
+            r#"{"include": ["/etc/nginx", {"path": "/srv/.env", "secret": true}], "newer_than": "7d"}"#,
+        )
+        .unwrap();
+        assert_eq!(settings.include[0], Include::from("/etc/nginx"));
+        assert_eq!(settings.include[1], Include { secret: true, ..Include::from("/srv/.env") });
+        let back: FilesSettings = serde_json::from_str(&serde_json::to_string(&settings).unwrap()).unwrap();
+        assert_eq!(back, settings);
+        let wrong = serde_json::from_str::<Include>(r#"{"path": "/srv/.env", "secrit": true}"#).unwrap_err();
+        assert!(wrong.to_string().contains("secrit"), "{wrong}");
+    }
+}
