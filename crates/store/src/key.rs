@@ -41,6 +41,16 @@ impl ObjectKey {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// True if the object stands in the directory `prefix` or below it. Everything stands below the empty prefix.
+    pub fn is_below(&self, prefix: &str) -> bool {
+        prefix.is_empty() || self.0.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('/'))
+    }
+}
+
+/// True if `prefix` can be listed: the name of a directory, or nothing for the whole store.
+pub(crate) fn is_prefix(prefix: &str) -> bool {
+    prefix.is_empty() || ObjectKey::parse(prefix).is_ok()
 }
 
 impl fmt::Display for ObjectKey {
@@ -67,5 +77,12 @@ mod tests {
         for bad in ["", "/a", "a/", "a//b", "..", "a/../b", ".hidden", "A", "a b", "a\0", "tmp/.x", "é"] {
             assert!(ObjectKey::parse(bad).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_prefix_is_a_directory_and_no_part_of_a_name() {
+        let key = ObjectKey::parse("packs/3f/3f02").unwrap();
+        assert!(key.is_below("") && key.is_below("packs") && key.is_below("packs/3f"));
+        assert!(!key.is_below("pack") && !key.is_below("packs/3") && !key.is_below("packs/3f/3f02"));
     }
 }

@@ -3,9 +3,14 @@
 //! A store knows names and bytes. It knows no encryption, no packs, no snapshots: whatever it is given it
 //! keeps whole, and what it has it gives back unread.
 
+mod directory;
 mod key;
+mod memory;
 
+pub use directory::{DirectoryStore, Durability, Reserve};
+use key::is_prefix;
 pub use key::{BadKey, ObjectKey};
+pub use memory::{Change, MemoryStore};
 
 use hikae_model::{Advise, ErrorCode, Hint};
 use std::io;
@@ -39,8 +44,8 @@ pub trait Store: Send + Sync {
     /// As for `get`.
     fn get_range(&self, key: &ObjectKey, range: Range<u64>) -> Result<Vec<u8>, StoreError>;
 
-    /// Shows every object whose key begins with `prefix` (a directory, as `packs`), in any order. An error
-    /// is never an empty list: after an error nothing may be concluded from what was shown.
+    /// Shows every object below `prefix` (a directory, as `packs`, or the empty string for the whole store),
+    /// in any order. An error is never an empty list: after an error nothing may be concluded from what was shown.
     ///
     /// # Errors
     /// Any failure to read the list whole.

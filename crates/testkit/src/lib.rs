@@ -1,1 +1,12 @@
-//! hikae-testkit
+//! For tests: contract suites, faulty stores, a clock that is set by hand, trees of files to grow and compare.
+//!
+//! No crate depends on this one but for its tests and benchmarks.
+
+pub mod cx;
+pub mod faulty;
+mod not_run;
+pub mod store_contract;
+
+pub use cx::{Seed, TestClock, TestCx, TestRandom, system_cx, test_cx};
+pub use faulty::{Call, Failure, Fault, FaultyStore, Verb};
+pub use not_run::not_run;
