@@ -38,7 +38,7 @@ const HOMES: [(&[&str], &[&str], &str); 3] = [
         "only repo knows how things are kept",
     ),
     (
-        &["ignore", "postgres", "rusqlite", "tokio-postgres"],
+        &["ignore", "postgres", "postgres-protocol", "rusqlite", "tokio-postgres"],
         &["source", "testkit"],
         "only source knows what we protect",
     ),
