@@ -2,16 +2,23 @@
 //!
 //! - A backup lists the includes in path order, each thing once, with paths relative to `/`, and reads files
 //!   lazily. It follows no link below an include and opens nothing but files and directories.
+//! - A restore writes beneath its [`Target`] and nowhere else, and gives a file its name when it is whole.
 //! - What cannot be read, vanished or changed under our hands is named; its siblings are complete.
 //!
 //! This module knows one machine's files. It knows no repository and decides nothing about keeping.
 
+mod attributes;
 mod beneath;
 mod include;
 mod names;
+mod place;
 mod read;
+mod target;
 mod walk;
 mod xattr;
+
+pub use self::place::{FileWriter, PlaceError};
+pub use self::target::{Mounts, Overwrite, Placed, Target, TargetReport};
 
 use std::path::PathBuf;
 use std::thread::JoinHandle;
