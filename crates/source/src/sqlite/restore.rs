@@ -1,0 +1,316 @@
+//! Puts a database back: beside what was there, compared with its manifest, and only then under its name.
+//!
+//! What stood there keeps its `-wal` and goes aside with it, whole. Whenever a power cut comes, the name
+//! shows the old database with its own log, nothing, or the new one: never a file with another one's log.
+
+use super::compare::check_restored;
+use super::copy::with_suffix;
+use super::failure::{locked, refused};
+use super::manifest::Manifest;
+use crate::check::Check;
+use crate::{SourceError, Stored};
+use hikae_model::{Attributes, Cx, Entry, EntryKind, ErrorCode, HashKey, Problem};
+use rustix::fs::{CWD, FlockOperation, Gid, RenameFlags, Uid};
+use rustix::io::Errno;
+use std::ffi::OsStr;
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// How a database is put back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RestoreOptions {
+    /// Whether a database that stands there may be moved aside.
+    pub replace: bool,
+}
+
+/// What a restore did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SqliteRestored {
+    /// Where the database stands now.
+    pub path: PathBuf,
+    /// Its length.
+    pub bytes: u64,
+    /// What was compared with the manifest before it got its name. All of them passed.
+    pub checks: Vec<Check>,
+    /// Where the database went that stood there.
+    pub kept_aside: Option<PathBuf>,
+    /// What could not be put back of its attributes.
+    pub problems: Vec<Problem>,
+}
+
+/// What SQLite keeps beside a database.
+const COMPANIONS: [&str; 3] = ["-wal", "-shm", "-journal"];
+
+/// Puts the database of a snapshot back: into `target` if that is a directory, else under that name.
+///
+/// # Errors
+/// [`SourceError`], and then whatever stood there still stands there: something is there and
+/// [`replace`](RestoreOptions::replace) is not set, somebody has it open, what came back is not what the
+/// manifest says, or the operating system refused.
+pub fn restore(
+    stored: &dyn Stored,
+    target: &Path,
+    key: HashKey,
+    options: RestoreOptions,
+    cx: &Cx,
+) -> Result<SqliteRestored, SourceError> {
+    let entry = the_database(stored)?;
+    let manifest = the_manifest(stored)?;
+    let place = Place::find(target, entry)?;
+    if !options.replace {
+        place.require_free()?;
+    }
+    let mut problems = Vec::new();
+    let temporary = Temporary::create(&place, cx)?;
+    let bytes = temporary.fill(stored, entry, cx)?;
+    let old = place.lock_old()?;
+    temporary.set_attributes(old.as_ref().map_or(&entry.attributes, |old| &old.attributes), &mut problems)?;
+
+    let checks = check_restored(&temporary.path, &manifest, key, cx)?;
+    let red: Vec<_> = checks.iter().filter(|check| !check.passed).map(Check::to_string).collect();
+    if !red.is_empty() {
+        return Err(SourceError::Failed {
+            code: ErrorCode::VerificationFailed,
+            what: format!("what was restored is not what was backed up: {}", red.join("; ")),
+            advice: Some("run `hikae verify` on this snapshot, and restore another one".into()),
+        });
+    }
+    cx.check()?;
+    let kept_aside = place.move_aside(cx)?;
+    temporary.take_name(&place)?;
+    drop(old); // its lock kept everybody out until now
+    Ok(SqliteRestored { path: place.path, bytes, checks, kept_aside, problems })
+}
+
+fn the_database(stored: &dyn Stored) -> Result<&Entry, SourceError> {
+    match stored.entries() {
+        [entry] if matches!(entry.kind, EntryKind::File { .. }) => Ok(entry),
+        _ => Err(not_ours("it does not hold exactly one file".into())),
+    }
+}
+
+fn the_manifest(stored: &dyn Stored) -> Result<Manifest, SourceError> {
+    let json = stored.manifest().ok_or_else(|| not_ours("it has no manifest".into()))?;
+    Manifest::parse(json).map_err(|bad| not_ours(bad.to_string()))
+}
+
+fn not_ours(why: String) -> SourceError {
+    SourceError::Failed {
+        code: ErrorCode::VerificationFailed,
+        what: format!("this snapshot cannot be restored as a SQLite database: {why}"),
+        advice: Some("restore it as files, and look at what comes back".into()),
+    }
+}
+
+/// The name that the database will have, and the directory that holds it.
+struct Place {
+    path: PathBuf,
+    directory: PathBuf,
+}
+
+impl Place {
+    fn find(target: &Path, entry: &Entry) -> Result<Self, SourceError> {
+        let target = std::path::absolute(target).map_err(|error| refused("find", target, error))?;
+        let path = match fs::metadata(&target) {
+            Ok(metadata) if metadata.is_dir() => target.join(OsStr::from_bytes(entry.path.name())),
+            _ => target,
+        };
+        // A link stays, and what it names is replaced: SQLite's log stands beside that.
+        let path = match fs::symlink_metadata(&path) {
+            Ok(metadata) if metadata.is_symlink() => {
+                fs::canonicalize(&path).map_err(|error| refused("follow", &path, error))?
+            }
+            _ => path,
+        };
+        let directory = path.parent().map(Path::to_owned).unwrap_or_default();
+        if !directory.is_dir() {
+            return Err(SourceError::Missing { path: directory });
+        }
+        match fs::metadata(&path) {
+            Ok(metadata) if !metadata.is_file() => Err(SourceError::Setting {
+                setting: "target".into(),
+                why: format!("{} is neither a file nor a directory to restore into", path.display()),
+            }),
+            _ => Ok(Self { path, directory }),
+        }
+    }
+
+    /// Refuses if there is a database, or what is left of one: SQLite would play its log into ours.
+    fn require_free(&self) -> Result<(), SourceError> {
+        for suffix in [""].iter().chain(&COMPANIONS) {
+            let path = with_suffix(&self.path, suffix);
+            if fs::symlink_metadata(&path).is_ok() {
+                return Err(SourceError::Failed {
+                    code: ErrorCode::Forbidden,
+                    what: format!("{} is there already", path.display()),
+                    advice: Some(
+                        "restore into another directory, or ask for it to be replaced: it is then kept aside"
+                            .into(),
+                    ),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Locks the database that stands there, if one does, so that nobody can begin to use it.
+    fn lock_old(&self) -> Result<Option<Old>, SourceError> {
+        let metadata = match fs::metadata(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            metadata => metadata.map_err(|error| refused("read", &self.path, error))?,
+        };
+        // Asked before we open it: closing our descriptor would drop the locks of a connection that this
+        // very process has, which is not a lock that we would run into.
+        if let Some(process) = who_has_open(&metadata) {
+            return Err(in_use(&self.path, process));
+        }
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(&self.path)
+            .map_err(|error| refused("lock", &self.path, error))?;
+        match rustix::fs::fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::AGAIN | Errno::ACCESS) => return Err(locked(&self.path)),
+            Err(error) => return Err(refused("lock", &self.path, error.into())),
+        }
+        let attributes = Attributes {
+            mode: metadata.mode() & 0o7777,
+            uid: metadata.uid(),
+            gid: metadata.gid(),
+            ..Attributes::default()
+        };
+        Ok(Some(Old { _locked: file, attributes }))
+    }
+
+    /// Moves the old database aside, first the file and then its log, so that the log is never without it.
+    fn move_aside(&self, cx: &Cx) -> Result<Option<PathBuf>, SourceError> {
+        let time = cx.now().strftime("%Y%m%dT%H%M%SZ");
+        let aside = with_suffix(&self.path, &format!(".before-restore-{time}"));
+        let mut moved = None;
+        for suffix in [""].iter().chain(&COMPANIONS) {
+            let (from, to) = (with_suffix(&self.path, suffix), with_suffix(&aside, suffix));
+            match rename_new(&from, &to) {
+                Ok(()) => moved = Some(aside.clone()),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(refused("move aside", &from, error)),
+            }
+        }
+        self.sync()?;
+        Ok(moved)
+    }
+
+    fn sync(&self) -> Result<(), SourceError> {
+        let synced = File::open(&self.directory).and_then(|directory| directory.sync_all());
+        synced.map_err(|error| refused("sync", &self.directory, error))
+    }
+}
+
+/// The database that stood there, locked.
+struct Old {
+    _locked: File,
+    attributes: Attributes,
+}
+
+fn in_use(path: &Path, process: u32) -> SourceError {
+    SourceError::Failed {
+        code: ErrorCode::Busy,
+        what: format!("{} is open in process {process}", path.display()),
+        advice: Some("stop the program that uses it, or restore into another directory".into()),
+    }
+}
+
+/// A process that has this file open. A connection that is idle holds no lock on a database with a rollback
+/// journal, so the lock alone does not show it. We see the processes that we may look into: those of our
+/// user, or all if we are root.
+fn who_has_open(file: &fs::Metadata) -> Option<u32> {
+    let processes = fs::read_dir("/proc").ok()?.flatten();
+    let mut ids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    ids.find(|id| {
+        let descriptors = fs::read_dir(format!("/proc/{id}/fd")).into_iter().flatten().flatten();
+        descriptors.into_iter().any(|descriptor| {
+            fs::metadata(descriptor.path())
+                .is_ok_and(|open| (open.dev(), open.ino()) == (file.dev(), file.ino()))
+        })
+    })
+}
+
+/// The new database while it has no name of its own. Removed when dropped, unless it got one.
+struct Temporary {
+    path: PathBuf,
+    file: File,
+}
+
+impl Temporary {
+    fn create(place: &Place, cx: &Cx) -> Result<Self, SourceError> {
+        let name = format!(".hikae-restore-{:016x}", u64::from_le_bytes(cx.random::<8>()));
+        let path = place.directory.join(name);
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+        let file = file.map_err(|error| refused("create", &path, error))?;
+        Ok(Self { path, file })
+    }
+
+    fn fill(&self, stored: &dyn Stored, entry: &Entry, cx: &Cx) -> Result<u64, SourceError> {
+        let from = PathBuf::from(OsStr::from_bytes(entry.path.as_bytes()));
+        let unreadable = |source| SourceError::Io { verb: "read back", path: from.clone(), source };
+        let mut content = stored.open(entry).map_err(unreadable)?;
+        let (mut buffer, mut bytes) = (vec![0; 1 << 20], 0);
+        loop {
+            cx.check()?;
+            let n = match content.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(n) => n,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(unreadable(error)),
+            };
+            (&self.file).write_all(&buffer[..n]).map_err(|error| refused("write", &self.path, error))?;
+            bytes += n as u64;
+        }
+        Ok(bytes)
+    }
+
+    /// Gives it mode and owner, and makes it durable.
+    fn set_attributes(&self, wanted: &Attributes, problems: &mut Vec<Problem>) -> Result<(), SourceError> {
+        let metadata = self.file.metadata().map_err(|error| refused("read", &self.path, error))?;
+        if (metadata.uid(), metadata.gid()) != (wanted.uid, wanted.gid) {
+            let owner = (Some(Uid::from_raw(wanted.uid)), Some(Gid::from_raw(wanted.gid)));
+            if let Err(error) = rustix::fs::fchown(&self.file, owner.0, owner.1) {
+                let what = format!("cannot be given to {}:{}: {error}", wanted.uid, wanted.gid);
+                problems.push(
+                    Problem::new("owner", self.path.display(), what)
+                        .advise("run the restore as root, or give the file to its user with `chown`"),
+                );
+            }
+        }
+        // After the owner, whose change takes set-id bits away.
+        let mode = Permissions::from_mode(wanted.mode);
+        self.file.set_permissions(mode).map_err(|error| refused("set the mode of", &self.path, error))?;
+        self.file.sync_all().map_err(|error| refused("sync", &self.path, error))
+    }
+
+    fn take_name(self, place: &Place) -> Result<(), SourceError> {
+        rename_new(&self.path, &place.path).map_err(|error| refused("create", &place.path, error))?;
+        place.sync()
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path); // not there any more if it got its name
+    }
+}
+
+/// Renames to a name that nobody has.
+fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+    match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        // Some file systems (NFS, exFAT) cannot do that in one call.
+        Err(Errno::INVAL | Errno::NOSYS) => match fs::symlink_metadata(to) {
+            Ok(_) => Err(io::ErrorKind::AlreadyExists.into()),
+            Err(_) => fs::rename(from, to),
+        },
+        done => Ok(done?),
+    }
+}

@@ -1,0 +1,3 @@
+//! Tests of the sources against real files, real databases and real servers.
+
+mod sqlite;

@@ -1,0 +1,149 @@
+//! Files that are not what SQLite wrote: before the backup, and after it.
+
+use super::{World, make, rows};
+use hikae_model::{Advise, ErrorCode};
+use hikae_source::Source;
+use rusqlite::Connection;
+
+#[track_caller]
+fn check_refused(world: &World, code: ErrorCode, text: &str) {
+    let begun = world.source(&world.live()).begin(super::KEY, &world.cx).err();
+    let checked = world.source(&world.live()).check(&world.cx).err();
+    for error in [begun, checked] {
+        let error = error.unwrap();
+        assert_eq!(error.code(), code, "{error}");
+        assert!(error.to_string().contains(text), "{error}");
+        assert!(error.advice().is_some(), "{error}");
+    }
+    assert_eq!(super::names_in(&world.scratch()), [""; 0]);
+}
+
+#[test]
+fn what_is_no_database_is_named_as_what_it_is() {
+    let world = World::new();
+    check_refused(&world, ErrorCode::SourceMissing, "is not there");
+    assert!(!world.live().exists(), "and it is not made");
+
+    std::fs::write(world.live(), "not a database, but some text\n".repeat(100)).unwrap();
+    check_refused(&world, ErrorCode::Usage, "is not a SQLite database");
+
+    // SQLCipher's pages are random from the first byte on.
+    let mut random = vec![0; 8192];
+    blake3::Hasher::new().finalize_xof().fill(&mut random);
+    std::fs::write(world.live(), random).unwrap();
+    check_refused(&world, ErrorCode::Usage, "is encrypted");
+}
+
+#[test]
+fn a_directory_is_no_database() {
+    let world = World::new();
+    let error = world.source(&world.scratch()).begin(super::KEY, &world.cx).err().unwrap();
+    assert!(error.to_string().contains("is not a file"), "{error}");
+}
+
+#[test]
+fn a_damaged_database_is_kept_with_its_problems() {
+    let world = World::new();
+    drop(make(&world.live(), &format!("{} CREATE INDEX by_v ON t (v);", rows(5000))));
+    let mut bytes = std::fs::read(world.live()).unwrap();
+    bytes[20 * 4096..22 * 4096].fill(0xaa);
+    std::fs::write(world.live(), &bytes).unwrap();
+
+    let snapshot = world.backup(&world.live());
+
+    assert!(snapshot.problems.iter().any(|problem| problem.code == "damaged"), "{:?}", snapshot.problems);
+    assert!(snapshot.problems.iter().all(|problem| problem.advice.is_some()));
+    let copy = world.write(&snapshot, "copy.db");
+    assert_eq!(snapshot.bytes[20 * 4096..22 * 4096], bytes[20 * 4096..22 * 4096]);
+    assert_eq!(world.red(&copy, &snapshot.manifest()), [""; 0], "the copy is as damaged, and no more");
+}
+
+#[test]
+fn a_database_that_was_cut_short_is_kept_with_its_problems() {
+    let world = World::new();
+    drop(make(&world.live(), &rows(5000)));
+    let bytes = std::fs::read(world.live()).unwrap();
+    std::fs::write(world.live(), &bytes[..bytes.len() / 2]).unwrap();
+
+    let snapshot = world.backup(&world.live());
+
+    assert!(!snapshot.problems.is_empty());
+    assert!(snapshot.bytes[4096..bytes.len() / 2] == bytes[4096..bytes.len() / 2]);
+    assert_eq!(world.red(&world.write(&snapshot, "copy.db"), &snapshot.manifest()), [""; 0]);
+}
+
+#[test]
+fn what_differs_from_the_manifest_is_seen() {
+    let world = World::new();
+    drop(make(&world.live(), &format!("{} CREATE TABLE other (a); CREATE INDEX by_v ON t (v);", rows(500))));
+    let snapshot = world.backup(&world.live());
+    let manifest = snapshot.manifest();
+    let spoil = |name: &str, sql: &str| {
+        let path = world.write(&snapshot, name);
+        Connection::open(&path).unwrap().execute_batch(sql).unwrap();
+        world.red(&path, &manifest)
+    };
+    let copy = world.write(&snapshot, "good.db");
+    assert_eq!(world.red(&copy, &manifest), [""; 0]);
+    assert_eq!(spoil("row.db", "DELETE FROM t WHERE id = 77"), ["rows of t", "hash of t"]);
+    assert_eq!(
+        spoil("value.db", "UPDATE t SET v = replace(v, '00077', '00078') WHERE id = 77"),
+        ["hash of t"],
+        "integrity_check and row counts see nothing of it"
+    );
+    assert_eq!(
+        spoil("type.db", "PRAGMA ignore_check_constraints = 1; PRAGMA user_version = 5"),
+        ["user_version"]
+    );
+    assert_eq!(spoil("schema.db", "DROP INDEX by_v; CREATE INDEX by_v ON t (v DESC)"), ["schema"]);
+    assert_eq!(spoil("missing.db", "DROP TABLE other"), ["schema", "table other"]);
+    assert!(spoil("more.db", "CREATE TABLE more (a)").contains(&"table more".to_owned()));
+
+    let page = snapshot.bytes.len() / 2;
+    for (name, spoilt) in [
+        ("cut.db", snapshot.bytes[..page].to_vec()),
+        ("cut-page.db", snapshot.bytes[..snapshot.bytes.len() - 4096].to_vec()),
+        ("empty.db", Vec::new()),
+        ("noise.db", vec![b'x'; 8192]),
+    ] {
+        let path = copy.with_file_name(name);
+        std::fs::write(&path, spoilt).unwrap();
+        assert!(!world.red(&path, &manifest).is_empty(), "{name}");
+    }
+}
+
+#[test]
+fn a_flipped_bit_in_a_row_is_seen() {
+    let world = World::new();
+    drop(make(&world.live(), &rows(2000)));
+    let snapshot = world.backup(&world.live());
+    let text = "row 00001234 of the table";
+    for offset in 0..text.len() {
+        let mut bytes = snapshot.bytes.clone();
+        flip_in_all(&mut bytes, text, offset);
+        let path = world.restored().join("flipped.db");
+        std::fs::write(&path, bytes).unwrap();
+        assert_eq!(world.red(&path, &snapshot.manifest()), ["hash of t"], "{offset}");
+    }
+}
+
+/// Flips a bit of `text` wherever it stands: pages that were split hold old rows in their free space.
+pub(crate) fn flip_in_all(bytes: &mut [u8], text: &str, offset: usize) {
+    let starts: Vec<_> = bytes
+        .windows(text.len())
+        .enumerate()
+        .filter_map(|(at, window)| (window == text.as_bytes()).then_some(at))
+        .collect();
+    assert!(!starts.is_empty());
+    starts.into_iter().for_each(|at| bytes[at + offset] ^= 1);
+}
+
+#[test]
+fn a_log_beside_the_restored_file_is_seen() {
+    let world = World::new();
+    drop(make(&world.live(), &rows(5)));
+    let snapshot = world.backup(&world.live());
+    let path = world.write(&snapshot, "copy.db");
+    std::fs::write(path.with_file_name("copy.db-wal"), b"of another database").unwrap();
+    assert_eq!(world.red(&path, &snapshot.manifest()), ["log or journal beside the file"]);
+}
