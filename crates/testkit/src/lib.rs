@@ -5,7 +5,9 @@
 pub mod cx;
 pub mod faulty;
 mod not_run;
+pub mod random_tree;
 pub mod store_contract;
+pub mod tree;
 
 pub use cx::{Seed, TestClock, TestCx, TestRandom, system_cx, test_cx};
 pub use faulty::{Call, Failure, Fault, FaultyStore, Verb};
