@@ -3,25 +3,26 @@
 use super::Finding;
 use super::tree::Tree;
 
-/// Beginnings of paths of one machine, put together here so that this file does not hold them.
-const MACHINE_PATHS: [&str; 4] =
-    [concat!("/wo", "rk/"), concat!("/ro", "ot/"), concat!("/home", "/"), concat!("/tmp/", "bash_jobs")];
+/// Paths and names of one machine, put together here so that this file does not hold them.
+const OF_ONE_MACHINE: [&str; 6] = [
+    concat!("/wo", "rk/"),
+    concat!("/ro", "ot/"),
+    concat!("/home", "/"),
+    concat!("/tmp/", "bash_jobs"),
+    concat!("hikae-", "services"),
+    concat!("HIKAE_", "SERVICES"),
+];
 
 /// The one place that the lock file may name.
 const REGISTRY: &str = "registry+https://github.com/rust-lang/crates.io-index";
 
-/// Machine paths in any text, and sources of packages other than the public registry.
+/// Words of one machine in any text, and sources of packages other than the public registry.
 pub(crate) fn check(tree: &Tree) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (path, text) in tree.files() {
         for (i, line) in text.lines().enumerate() {
-            if let Some(word) = MACHINE_PATHS.iter().find(|word| line.contains(*word)) {
-                findings.push(Finding::new(
-                    "words",
-                    path,
-                    i + 1,
-                    format!("`{word}` is a path of one machine"),
-                ));
+            if let Some(word) = OF_ONE_MACHINE.iter().find(|word| line.contains(*word)) {
+                findings.push(Finding::new("words", path, i + 1, format!("`{word}` is of one machine")));
             }
             let source = line.strip_prefix("source = ").map(|source| source.trim_matches('"'));
             if path == "Cargo.lock" && source.is_some_and(|source| source != REGISTRY) {
@@ -51,8 +52,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_of_one_machine_is_found() {
-        let text = format!("see {}a\n", MACHINE_PATHS[0]);
+    fn a_word_of_one_machine_is_found() {
+        let text = format!("see {}a\n", OF_ONE_MACHINE[0]);
         assert_finds(check, &[("docs/a.md", &text)], &[("words", 1)]);
         assert_finds(check, &[("docs/a.md", "see the framework/\n")], &[]);
     }
