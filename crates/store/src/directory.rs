@@ -104,8 +104,9 @@ impl DirectoryStore {
             return Err(fail(io::Error::new(io::ErrorKind::DirectoryNotEmpty, why)));
         }
         store.repair_modes()?;
-        store.directory_for_writing(TMP).map_err(|errno| fail(errno.into()))?;
-        store.make_fan_out().map_err(|errno| fail(errno.into()))?;
+        for mark in [TMP, PACKS] {
+            store.directory_for_writing(mark).map_err(|errno| fail(errno.into()))?;
+        }
         Ok(store)
     }
 
@@ -219,20 +220,11 @@ impl DirectoryStore {
         Ok(nothing_else || all_of_it)
     }
 
-    /// Makes all 256 directories of packs at once, so that a backup need not sync their parent one by one.
-    fn make_fan_out(&self) -> Result<(), Errno> {
-        let packs = self.directory_for_writing(PACKS)?;
-        let names: Vec<String> = (0..=255).map(|byte: u8| format!("{byte:02x}")).collect();
-        for name in &names {
-            self.make_directory(&packs, name)?;
-        }
-        rustix::fs::fsync(&packs)?;
-        self.known_durable(names.iter().map(|name| format!("{PACKS}/{name}")));
-        Ok(())
-    }
-
     /// Opens a directory to put something into, and makes it if need be. When this returns, its name and all
     /// above it are on the disk, whoever made them: another process may have made one and not synced it yet.
+    ///
+    /// So the 256 directories of packs come one by one, each for one sync more. All at once, when the store is
+    /// made, they would cost more than a small repository has to store.
     fn directory_for_writing(&self, path: &str) -> Result<OwnedFd, Errno> {
         if self.is_known_durable(path) {
             match self.open_beneath(path, DIRECTORY) {
@@ -248,7 +240,7 @@ impl DirectoryStore {
             let child = open_beneath(&directory, name, DIRECTORY)?;
             if is_new || !self.is_known_durable(&walked) {
                 rustix::fs::fsync(&directory)?;
-                self.known_durable([walked.clone()]);
+                self.durable.lock().unwrap_or_else(|broken| broken.into_inner()).insert(walked.clone());
             }
             directory = child;
         }
@@ -270,10 +262,6 @@ impl DirectoryStore {
 
     fn is_known_durable(&self, path: &str) -> bool {
         self.durable.lock().unwrap_or_else(|broken| broken.into_inner()).contains(path)
-    }
-
-    fn known_durable(&self, paths: impl IntoIterator<Item = String>) {
-        self.durable.lock().unwrap_or_else(|broken| broken.into_inner()).extend(paths);
     }
 
     fn open_beneath(&self, path: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
@@ -494,23 +482,27 @@ fn absolute(path: &Path) -> Result<PathBuf, StoreError> {
     std::path::absolute(path).map_err(|error| failure("open", "the store", path, error))
 }
 
-/// Makes a directory and what is missing above it; each name is synced in its parent.
+/// Makes a directory and what is missing above it, each name synced in its parent before the next is made.
 fn make_all_durably(path: &Path) -> Result<(), Errno> {
-    match rustix::fs::mkdir(path, PRIVATE_DIRECTORY) {
-        Ok(()) => {}
-        Err(Errno::EXIST) => return Ok(()), // if it is no directory, opening it says so
+    let Some(parent) = path.parent() else { return Ok(()) };
+    let is_new = match rustix::fs::mkdir(path, PRIVATE_DIRECTORY) {
         Err(Errno::NOENT) => {
-            make_all_durably(path.parent().ok_or(Errno::NOENT)?)?;
+            make_all_durably(parent)?;
             match rustix::fs::mkdir(path, PRIVATE_DIRECTORY) {
-                Ok(()) | Err(Errno::EXIST) => {}
-                Err(errno) => return Err(errno),
+                Err(Errno::EXIST) => false,
+                made => made.map(|()| true)?,
             }
         }
-        Err(errno) => return Err(errno),
-    }
-    let parent = path.parent().unwrap_or(Path::new("/"));
+        Err(Errno::EXIST) => false, // if it is no directory, opening it says so
+        made => made.map(|()| true)?,
+    };
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::fs::fsync(rustix::fs::open(parent, flags, Mode::empty())?)
+    match rustix::fs::open(parent, flags, Mode::empty()).and_then(rustix::fs::fsync) {
+        // Whoever made it may have been killed before it was synced. Where we may not even open the parent
+        // we did not make it, and it was there before there was a store.
+        Err(Errno::ACCESS | Errno::PERM | Errno::ROFS) if !is_new => Ok(()),
+        synced => synced,
+    }
 }
 
 fn owner_to_serve(root: &OwnedFd) -> Result<Option<(Uid, Gid)>, Errno> {

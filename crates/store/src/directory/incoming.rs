@@ -108,3 +108,63 @@ impl Drop for Incoming {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    struct Counter(std::sync::atomic::AtomicU8);
+
+    impl Random for Counter {
+        fn fill(&self, bytes: &mut [u8]) {
+            bytes.fill(self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
+        }
+    }
+
+    fn open(path: &Path) -> OwnedFd {
+        rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap()
+    }
+
+    fn incoming(tmp: &Path, bytes: &[u8]) -> Incoming {
+        let counter = Counter(std::sync::atomic::AtomicU8::new(0));
+        let mut incoming = Incoming::create(open(tmp), None, &counter).unwrap();
+        incoming.write(bytes).unwrap();
+        incoming
+    }
+
+    #[test]
+    fn where_a_rename_could_replace_a_link_does_not() {
+        let (tmp, objects) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let directory = open(objects.path());
+        incoming(tmp.path(), b"first").link(&directory, "name").unwrap();
+        let second = incoming(tmp.path(), b"second").link(&directory, "name");
+        assert_eq!(second, Err(Errno::EXIST));
+        assert_eq!(std::fs::read(objects.path().join("name")).unwrap(), b"first");
+        assert_eq!(std::fs::read_dir(tmp.path()).unwrap().count(), 0, "nothing is left in tmp");
+    }
+
+    #[test]
+    fn a_link_whose_answer_was_lost_is_ours() {
+        let (tmp, objects) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let directory = open(objects.path());
+        let incoming = incoming(tmp.path(), b"ours");
+        std::fs::hard_link(tmp.path().join(&incoming.temporary_name), objects.path().join("name")).unwrap();
+        assert_eq!(incoming.link(&directory, "name"), Ok(()));
+    }
+
+    #[test]
+    fn what_does_not_read_back_is_found_before_it_has_a_name() {
+        let tmp = tempfile::tempdir().unwrap();
+        let bytes: Vec<u8> = (0..600_000_u32).map(|i| (i % 251) as u8).collect();
+        let incoming = incoming(tmp.path(), &bytes);
+        incoming.compare_with_disk(&bytes).unwrap();
+        for at in [0, 255 << 10, 599_999] {
+            let mut expected = bytes.clone();
+            expected[at] ^= 1;
+            assert!(incoming.compare_with_disk(&expected).is_err(), "byte {at}");
+        }
+        incoming.file.set_len(599_999).unwrap();
+        assert!(incoming.compare_with_disk(&bytes).is_err());
+    }
+}
