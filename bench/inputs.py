@@ -28,9 +28,14 @@ COMPRESSED = (".gz", ".xz", ".zst", ".bz2", ".png", ".jpg", ".woff2", ".zip", ".
 
 
 class Text:
-    """Prose of made-up words whose frequencies fall as in a language (Zipf): compresses about three times."""
+    """Prose of made-up words whose frequencies fall as in a language (Zipf): compresses about three times.
+
+    Pieces are cut from one pool. It is large beside what any tool compresses together, so that pieces which overlap are
+    a gain to none.
+    """
 
     def __init__(self, rng, n_bytes):
+        n_bytes = min(n_bytes, 64 * MIB)
         letters = "etaoinshrdlucmfwypvbgkjqxz"
         words = ["".join(rng.choices(letters, k=rng.randint(2, 11))) for _ in range(20_000)]
         weights = list(itertools.accumulate(1 / (rank + 3) for rank in range(len(words))))
@@ -45,7 +50,7 @@ class Text:
 def mixed(out, n_bytes, seed):
     """Source trees, text, binaries and compressed files, of `n_bytes` together."""
     rng = random.Random(seed)
-    text = Text(rng, 8 * MIB)
+    text = Text(rng, n_bytes)
     for kind, (share, places) in MIXTURE.items():
         left = int(n_bytes * share)
         for place in places:
@@ -93,7 +98,7 @@ def made(kind, rng, text, n_bytes):
 def tree(out, n_files, largest, seed):
     """Files of 64 to `largest` bytes, small ones more often than large ones, 100 to a directory."""
     rng = random.Random(seed)
-    text = Text(rng, 64 * MIB if n_files > 10_000 else MIB)
+    text = Text(rng, n_files * largest)
     for n in range(n_files):
         n_bytes = int(64 * (largest / 64) ** rng.random())
         write(f"{out}/{n // 10_000:03}/{n // 100 % 100:02}/{n:07}.txt", b"%07d " % n + text.slice(n_bytes))
@@ -111,7 +116,7 @@ def write(path, data):
 
 def sqlite(out, n_bytes, seed):
     """One table with three rows a page of 4096 bytes."""
-    text = Text(random.Random(seed), 8 * MIB)
+    text = Text(random.Random(seed), n_bytes)
     database = sqlite3.connect(out)
     database.execute("PRAGMA page_size = 4096")
     database.execute("CREATE TABLE note (id INTEGER PRIMARY KEY, body BLOB NOT NULL)")
@@ -136,7 +141,7 @@ def sqlite_change(out, share, seed):
 def rows(n_rows, seed):
     """Rows for COPY on standard output: id, owner, title, body, amount, second."""
     rng = random.Random(seed)
-    text = Text(rng, 16 * MIB)
+    text = Text(rng, n_rows * 200)
     for n in range(1, n_rows + 1):
         title, body = text.slice(rng.randint(20, 60)), text.slice(rng.randint(60, 240))
         second = 1_600_000_000 + n * 17 + rng.randrange(17)

@@ -200,7 +200,7 @@ PEERS = {"restic": Restic, "rustic": Rustic, "borg": Borg, "zstd": TarZstd}
 
 
 def find(name, paths):
-    """The newest of the programs of this name in `paths`, then on PATH."""
+    """The first program of this name in `paths`, then on PATH."""
     for path in paths:
         program = os.path.join(path, name)
         if os.access(program, os.X_OK):

@@ -171,7 +171,7 @@ class Dump:
 
 def postgres(bench):
     """A database of 1 GB: the dump, and 30 daily backups with 0.1 % of the rows changed at random each day."""
-    n_rows = {"orders": 2_300_000, "events": 1_150_000, "notes": 350_000}
+    n_rows = {"orders": 2_050_000, "events": 1_030_000, "notes": 310_000}
     n_rows = {table: bench.scaled(n) for table, n in n_rows.items()}
     n_days = 3 if bench.quick else 30
     with Cluster() as cluster:
