@@ -140,6 +140,23 @@ fn a_symbolic_link_in_the_store_leads_nowhere() {
 }
 
 #[test]
+fn a_symbolic_link_within_the_store_gives_no_object_a_second_name() {
+    let world = world();
+    world.store.put(&key("log/1"), b"one").unwrap();
+    symlink("log", world.path("alias")).unwrap();
+    symlink("1", world.path("log/2")).unwrap();
+    for name in ["alias/1", "log/2"] {
+        let error = world.store.get(&key(name)).expect_err(name);
+        assert!(!error.is_not_found(), "{name}: {error:?}");
+        assert!(world.store.put(&key(name), b"x").is_err(), "{name}");
+    }
+    assert!(world.store.put(&key("alias/3"), b"x").is_err());
+    assert!(world.store.remove(&key("alias/1")).is_err());
+    assert!(listed(&world.store, "alias").is_err(), "not an empty list");
+    assert_eq!(listed(&world.store, "").unwrap().len(), 1);
+}
+
+#[test]
 fn tmp_as_a_symbolic_link_leads_nowhere() {
     let world = world();
     let outside = world.directory.path().join("outside");
