@@ -239,7 +239,7 @@ impl DirectoryStore {
             let is_new = self.make_directory(&directory, name)?;
             let child = open_beneath(&directory, name, DIRECTORY)?;
             if is_new || !self.is_known_durable(&walked) {
-                rustix::fs::fsync(&directory)?;
+                self.sync_directory(&directory)?;
                 self.durable.lock().unwrap_or_else(|broken| broken.into_inner()).insert(walked.clone());
             }
             directory = child;
