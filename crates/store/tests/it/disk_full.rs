@@ -5,9 +5,14 @@ use hikae_testkit::store_contract::{key, listed};
 use hikae_testkit::{not_run, test_cx};
 use std::path::Path;
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard};
 
-/// A small disk of memory, unmounted when dropped.
-struct SmallDisk(tempfile::TempDir);
+/// A small disk of memory, unmounted when dropped. There is one at a time: a program that another test
+/// starts holds our files open from its fork to its exec, and so the space of what we removed.
+struct SmallDisk {
+    directory: tempfile::TempDir,
+    _alone: MutexGuard<'static, ()>,
+}
 
 impl SmallDisk {
     /// `None` if we may not mount, which is said on standard error.
@@ -17,6 +22,8 @@ impl SmallDisk {
             not_run("needs root to mount a small disk");
             return None;
         }
+        static ALONE: Mutex<()> = Mutex::new(());
+        let alone = ALONE.lock().unwrap_or_else(|broken| broken.into_inner());
         let directory = tempfile::tempdir().unwrap();
         let mounted = Command::new("mount")
             .args(["-t", "tmpfs", "-o", options, "hikae-test"])
@@ -27,11 +34,11 @@ impl SmallDisk {
             not_run(&format!("cannot mount: {}", String::from_utf8_lossy(&mounted.stderr).trim()));
             return None;
         }
-        Some(Self(directory))
+        Some(Self { directory, _alone: alone })
     }
 
     fn path(&self) -> &Path {
-        self.0.path()
+        self.directory.path()
     }
 }
 
