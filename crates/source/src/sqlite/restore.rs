@@ -63,12 +63,9 @@ pub fn restore(
     if !options.replace {
         place.require_free()?;
     }
-    let mut problems = Vec::new();
+    let old = place.lock_old()?;
     let temporary = Temporary::create(&place, cx)?;
     let bytes = temporary.fill(stored, entry, cx)?;
-    let old = place.lock_old()?;
-    temporary.set_attributes(old.as_ref().map_or(&entry.attributes, |old| &old.attributes), &mut problems)?;
-
     let checks = check_restored(&temporary.path, &manifest, key, cx)?;
     let red: Vec<_> = checks.iter().filter(|check| !check.passed).map(Check::to_string).collect();
     if !red.is_empty() {
@@ -79,6 +76,9 @@ pub fn restore(
         });
     }
     cx.check()?;
+    // Only now, because a file may have a mode under which we cannot read it.
+    let attributes = old.as_ref().map_or(&entry.attributes, |old| &old.attributes);
+    let problems = temporary.set_attributes(attributes, &place)?.into_iter().collect();
     let kept_aside = place.move_aside(cx)?;
     temporary.take_name(&place)?;
     drop(old); // its lock kept everybody out until now
@@ -272,15 +272,17 @@ impl Temporary {
         Ok(bytes)
     }
 
-    /// Gives it mode and owner, and makes it durable.
-    fn set_attributes(&self, wanted: &Attributes, problems: &mut Vec<Problem>) -> Result<(), SourceError> {
+    /// Gives it mode and owner, and makes it durable. An owner that it cannot be given is a problem, not a
+    /// failure.
+    fn set_attributes(&self, wanted: &Attributes, place: &Place) -> Result<Option<Problem>, SourceError> {
+        let mut problem = None;
         let metadata = self.file.metadata().map_err(|error| refused("read", &self.path, error))?;
         if (metadata.uid(), metadata.gid()) != (wanted.uid, wanted.gid) {
             let owner = (Some(Uid::from_raw(wanted.uid)), Some(Gid::from_raw(wanted.gid)));
             if let Err(error) = rustix::fs::fchown(&self.file, owner.0, owner.1) {
                 let what = format!("cannot be given to {}:{}: {error}", wanted.uid, wanted.gid);
-                problems.push(
-                    Problem::new("owner", self.path.display(), what)
+                problem = Some(
+                    Problem::new("owner", place.path.display(), what)
                         .advise("run the restore as root, or give the file to its user with `chown`"),
                 );
             }
@@ -288,7 +290,8 @@ impl Temporary {
         // After the owner, whose change takes set-id bits away.
         let mode = Permissions::from_mode(wanted.mode);
         self.file.set_permissions(mode).map_err(|error| refused("set the mode of", &self.path, error))?;
-        self.file.sync_all().map_err(|error| refused("sync", &self.path, error))
+        self.file.sync_all().map_err(|error| refused("sync", &self.path, error))?;
+        Ok(problem)
     }
 
     fn take_name(self, place: &Place) -> Result<(), SourceError> {

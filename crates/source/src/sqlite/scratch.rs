@@ -111,3 +111,28 @@ fn free_bytes(directory: &Path) -> Result<u64, SourceError> {
         .map_err(|error| refused("look at", directory, io::Error::from(error)))?;
     Ok(figures.f_bavail.saturating_mul(figures.f_frsize))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scratch_in_use_is_not_swept_away_and_one_of_a_killed_process_is() {
+        let parent = tempfile::tempdir().unwrap();
+        let cx = hikae_testkit::test_cx();
+        let used = Scratch::create(parent.path(), &cx).unwrap();
+        let file = used.create_file("copy.db").unwrap();
+        let left = parent.path().join("hikae-sqlite-left");
+        let foreign = parent.path().join("hikae-else");
+        fs::create_dir(&left).unwrap();
+        fs::create_dir(&foreign).unwrap();
+
+        let second = Scratch::create(parent.path(), &cx).unwrap();
+
+        assert!(file.exists() && foreign.exists() && !left.exists());
+        assert_eq!(fs::metadata(&used.directory).unwrap().mode() & 0o777, 0o700);
+        assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o600);
+        drop((used, second));
+        assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 1);
+    }
+}

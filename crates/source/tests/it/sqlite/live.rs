@@ -1,7 +1,7 @@
 //! Databases that somebody uses, or was using when he was killed.
 
 use super::actor::Actor;
-use super::{ONE_AT_A_TIME, World, count, integrity, make, names_in, rows};
+use super::{World, count, integrity, make, names_in, rows, turn};
 use hikae_model::{Advise, ErrorCode};
 use hikae_source::Source;
 use rusqlite::Connection;
@@ -40,7 +40,7 @@ fn wal(world: &World) -> std::path::PathBuf {
 /// E-9 in both journal modes: a writer at full speed, somebody who checkpoints, and our backups.
 #[test]
 fn every_backup_of_a_busy_database_is_one_state_of_it() {
-    let _turn = ONE_AT_A_TIME.lock().unwrap();
+    let _turn = turn();
     for (mode, n_backups) in [("WAL", 25), ("DELETE", 5)] {
         let world = World::new();
         drop(make(&world.live(), &format!("PRAGMA journal_mode = {mode}; PRAGMA synchronous = OFF; {BANK}")));
@@ -68,7 +68,7 @@ fn every_backup_of_a_busy_database_is_one_state_of_it() {
 
 #[test]
 fn a_hot_journal_is_rolled_back_in_the_copy_and_left_where_it_is() {
-    let _turn = ONE_AT_A_TIME.lock().unwrap();
+    let _turn = turn();
     let world = World::new();
     drop(make(&world.live(), &rows(20_000)));
     drop(Actor::start("torn", &world.live())); // killed in its transaction
@@ -89,7 +89,7 @@ fn a_hot_journal_is_rolled_back_in_the_copy_and_left_where_it_is() {
 
 #[test]
 fn a_wal_that_a_killed_process_left_is_read_and_left() {
-    let _turn = ONE_AT_A_TIME.lock().unwrap();
+    let _turn = turn();
     let world = World::new();
     drop(make(&world.live(), &format!("PRAGMA journal_mode = WAL; PRAGMA synchronous = OFF; {BANK}")));
     let writer = Actor::start("writer", &world.live());
@@ -107,7 +107,7 @@ fn a_wal_that_a_killed_process_left_is_read_and_left() {
 
 #[test]
 fn a_database_that_stays_locked_is_busy_and_says_so() {
-    let _turn = ONE_AT_A_TIME.lock().unwrap();
+    let _turn = turn();
     let world = World::new();
     drop(make(&world.live(), &rows(5)));
     let _holder = Actor::start("exclusive", &world.live());
@@ -129,7 +129,7 @@ fn a_database_that_stays_locked_is_busy_and_says_so() {
 
 #[test]
 fn waiting_for_a_lock_can_be_interrupted() {
-    let _turn = ONE_AT_A_TIME.lock().unwrap();
+    let _turn = turn();
     let world = World::new();
     drop(make(&world.live(), &rows(5)));
     let _holder = Actor::start("exclusive", &world.live());

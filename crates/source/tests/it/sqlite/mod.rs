@@ -13,7 +13,7 @@ use hikae_testkit::{TestCx, test_cx};
 use rusqlite::Connection;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard};
 use tempfile::TempDir;
 
 pub(crate) const KEY: HashKey = HashKey([7; 32]);
@@ -159,5 +159,8 @@ pub(crate) fn rows(n: u32) -> String {
     )
 }
 
-/// Locks belong to a process and tests are threads of one: those that make other processes take turns.
-pub(crate) static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+/// Tests that start other processes take turns, so that two cores are enough for each.
+pub(crate) fn turn() -> MutexGuard<'static, ()> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    ONE_AT_A_TIME.lock().unwrap_or_else(|broken| broken.into_inner())
+}

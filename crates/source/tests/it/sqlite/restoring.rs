@@ -1,7 +1,7 @@
 //! Putting a database back where one stands, or stood.
 
 use super::actor::Actor;
-use super::{KEY, ONE_AT_A_TIME, Snapshot, World, count, integrity, make, names_in, rows};
+use super::{KEY, Snapshot, World, count, integrity, make, names_in, rows, turn};
 use hikae_model::{Advise, ErrorCode};
 use hikae_source::SourceError;
 use hikae_source::sqlite::{RestoreOptions, SqliteRestored, restore};
@@ -51,7 +51,7 @@ fn what_stands_there_is_replaced_only_if_asked_for() {
 /// calls that ok.
 #[test]
 fn an_old_wal_is_not_played_into_the_restored_database() {
-    let _turn = ONE_AT_A_TIME.lock().unwrap();
+    let _turn = turn();
     let world = World::new();
     drop(make(&world.live(), &format!("PRAGMA journal_mode = WAL; {}", rows(20_000))));
     let snapshot = world.backup(&world.live());
@@ -78,7 +78,7 @@ fn an_old_wal_is_not_played_into_the_restored_database() {
 
 #[test]
 fn a_database_that_somebody_has_open_is_not_replaced() {
-    let _turn = ONE_AT_A_TIME.lock().unwrap();
+    let _turn = turn();
     for (mode, part) in [("DELETE", "idle"), ("WAL", "idle"), ("DELETE", "exclusive"), ("WAL", "exclusive")] {
         let world = World::new();
         drop(make(&world.live(), &format!("PRAGMA journal_mode = {mode}; {}", rows(5))));
