@@ -15,9 +15,12 @@ use hikae_model::{Attributes, FileTime, Problem, TreePath};
 use rustix::fd::BorrowedFd;
 use rustix::fs::{
     AtFlags, CWD, Gid, Mode, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags, chmodat, chownat, fchmod,
-    fchown, fsetxattr, futimens, setxattr, utimensat,
+    fchown, fremovexattr, fsetxattr, futimens, removexattr, setxattr, utimensat,
 };
 use rustix::io::Errno;
+
+/// Access rules, the second for what will be made in a directory (acl(5)).
+pub(super) const ACLS: [&[u8]; 2] = [b"system.posix_acl_access", b"system.posix_acl_default"];
 
 /// How to get at what was made.
 #[derive(Clone, Copy)]
@@ -43,6 +46,13 @@ impl Made<'_> {
         match self {
             Self::File(fd) => fsetxattr(fd, name, value, XattrFlags::empty()),
             Self::Path(fd) | Self::Link(fd) => setxattr(by_proc(fd), name, value, XattrFlags::empty()),
+        }
+    }
+
+    fn remove_xattr(self, name: &[u8]) -> Result<(), Errno> {
+        match self {
+            Self::File(fd) => fremovexattr(fd, name),
+            Self::Path(fd) | Self::Link(fd) => removexattr(by_proc(fd), name),
         }
     }
 
@@ -77,6 +87,8 @@ fn by_proc(fd: BorrowedFd<'_>) -> String {
 pub(super) struct AttributeWriter {
     user: u32,
     group: u32,
+    /// Whether what is made may have inherited access rules from a directory that was there before.
+    inherits: bool,
     losses: Mutex<BTreeMap<Loss, (u64, TreePath)>>,
 }
 
@@ -89,10 +101,11 @@ enum Loss {
 }
 
 impl AttributeWriter {
-    pub(super) fn for_this_process() -> Self {
+    pub(super) fn for_this_process(inherits: bool) -> Self {
         Self {
             user: rustix::process::geteuid().as_raw(),
             group: rustix::process::getegid().as_raw(),
+            inherits,
             losses: Mutex::default(),
         }
     }
@@ -112,6 +125,14 @@ impl AttributeWriter {
         let is_owned = self.own(made, attributes)?;
         if !is_owned {
             self.lose(Loss::Owner, path);
+        }
+        if self.inherits {
+            for name in
+                ACLS.into_iter().filter(|name| attributes.xattrs.iter().all(|xattr| xattr.name != *name))
+            {
+                // Fails where there is none, or can be none.
+                let _ = made.remove_xattr(name);
+            }
         }
         for xattr in &attributes.xattrs {
             if let Err(error) = made.set_xattr(&xattr.name, &xattr.value) {

@@ -23,7 +23,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::attributes::{AttributeWriter, Made};
+use super::attributes::{ACLS, AttributeWriter, Made};
 use super::beneath;
 use super::names::Names;
 use super::place::PlaceError;
@@ -118,7 +118,7 @@ impl Target {
         let target = Self::open(directory, None, Mounts::Refuse, cx)?;
         if made {
             // Inherited from the directory above, they would end up on everything that is restored.
-            for acl in ["system.posix_acl_default", "system.posix_acl_access"] {
+            for acl in ACLS {
                 let _ = fremovexattr(&target.root, acl);
             }
         }
@@ -191,21 +191,18 @@ impl Target {
                 other => failed(other),
             },
         )?;
-        match flock(&root, FlockOperation::NonBlockingLockExclusive) {
-            Err(Errno::WOULDBLOCK) => {
-                return Err(SourceError::Failed {
-                    code: ErrorCode::Busy,
-                    what: format!("another restore writes into {}", directory.display()),
-                    advice: Some("wait for it to end".into()),
-                });
-            }
-            // A file system without locks cannot tell; names that are drawn at random keep us apart still.
-            Ok(()) | Err(_) => {}
+        // A file system without locks cannot tell; names that are drawn at random keep restores apart still.
+        if flock(&root, FlockOperation::NonBlockingLockExclusive) == Err(Errno::WOULDBLOCK) {
+            return Err(SourceError::Failed {
+                code: ErrorCode::Busy,
+                what: format!("another restore writes into {}", directory.display()),
+                advice: Some("wait for it to end".into()),
+            });
         }
         Ok(Self {
             root,
             overwrite,
-            attributes: AttributeWriter::for_this_process(),
+            attributes: AttributeWriter::for_this_process(overwrite.is_some()),
             mounts,
             parents: Mutex::default(),
             directories: Mutex::default(),
