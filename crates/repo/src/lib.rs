@@ -1,1 +1,44 @@
-//! hikae-repo
+//! The repository: everything that we keep in one store, opened with one key.
+//!
+//! ```text
+//! content -> chunk -> blob -> frame -> pack -> index -> snapshot record -> log entry
+//! ```
+//!
+//! This crate knows bytes, blobs and entries. It knows no source: what a file system or a database is, it
+//! never asks.
+
+mod append;
+mod cbor;
+pub mod chunk;
+mod commit;
+pub mod content;
+pub mod epoch;
+mod error;
+pub mod extent;
+pub mod frame;
+pub mod header;
+pub mod index;
+pub mod index_set;
+pub mod keys;
+pub mod layout;
+pub mod listing;
+pub mod log;
+pub mod object;
+pub mod pack;
+pub mod pieces;
+pub mod reach;
+pub mod reader;
+pub mod recipient;
+mod repo;
+pub mod seal;
+pub mod slot;
+pub mod snapshot;
+pub mod state;
+pub mod writer;
+
+pub use commit::Committed;
+pub use error::RepoError;
+pub use repo::{InitOptions, NewRepository, Repo};
+
+/// Version of this release, as written into what it makes.
+pub const RELEASE: &str = env!("CARGO_PKG_VERSION");

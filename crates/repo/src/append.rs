@@ -1,0 +1,85 @@
+//! Putting an entry at the end of the log.
+//!
+//! Steps 6 to 8 of the commit protocol: read every entry up to `n`, decide, put `n + 1` with a condition.
+//! Who loses the number reads what won and decides again. After any put that did not plainly succeed the
+//! number is read and the nonce compared before anything else: the refusal may come from our own delayed
+//! put. `models/log` of the design checks these rules; each is asserted by a test on a faulty store.
+
+use crate::RepoError;
+use crate::layout;
+use crate::log::{Change, LogEntry, hash_of};
+use crate::repo::Repo;
+use crate::state::State;
+use hikae_model::RunId;
+use hikae_store::StoreError;
+
+/// How often a put whose outcome stays unknown is tried under the same number.
+const TRIES: u32 = 5;
+
+impl Repo {
+    /// Puts the entry that `decide` makes of the newest state. `decide` is asked again each time that
+    /// somebody else's entry came first. Gives the number of the entry.
+    ///
+    /// # Errors
+    /// What `decide` says, or any failure to read or put; then no entry of ours is in the log, unless the
+    /// error is one of the store whose outcome is unknown.
+    pub fn append(
+        &self,
+        decide: &mut dyn FnMut(&State) -> Result<Change, RepoError>,
+    ) -> Result<u64, RepoError> {
+        self.append_as(RunId::from_bytes(self.cx().random()), decide)
+    }
+
+    /// The same under the nonce of a run.
+    ///
+    /// # Errors
+    /// As for [`append`](Self::append).
+    pub fn append_as(
+        &self,
+        nonce: RunId,
+        decide: &mut dyn FnMut(&State) -> Result<Change, RepoError>,
+    ) -> Result<u64, RepoError> {
+        loop {
+            let state = self.follow()?;
+            if let Some(feature) = state.unknown_feature() {
+                return Err(RepoError::TooNew { what: format!("the feature `{feature}`") });
+            }
+            let change = decide(&state)?;
+            let needed = change.needs();
+            if !state.rights_of(self.signer().id()).allow(needed) {
+                return Err(RepoError::NoRight { what: change.verb() });
+            }
+            // `decide` may have taken long and read on; only the state that it saw may be followed.
+            let n = state.n + 1;
+            let entry = LogEntry { n, previous: state.head, at: self.cx().now(), run: nonce, change };
+            if self.put_entry(&entry)? {
+                let state = self.follow()?;
+                self.checkpoint(&state);
+                return Ok(n);
+            }
+        }
+    }
+
+    /// Puts an entry. True if it is in the log now, false if its number is another's.
+    fn put_entry(&self, entry: &LogEntry) -> Result<bool, RepoError> {
+        let key = layout::log_entry(entry.n);
+        let stored = entry.seal(self.header().core.repository, self.keys(), self.signer());
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let refused = match self.store().put(&key, &stored) {
+                Ok(()) => return Ok(true),
+                Err(error @ StoreError::Exists { .. }) => error,
+                Err(error) if error.outcome_is_unknown() => error,
+                Err(error) => return Err(error.into()),
+            };
+            match self.store().get(&key) {
+                Ok(there) => return Ok(hash_of(&there) == hash_of(&stored)),
+                // Not there: the same put again, never a higher number.
+                Err(error) if error.is_not_found() && tries < TRIES => {}
+                Err(error) if error.is_not_found() => return Err(refused.into()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}

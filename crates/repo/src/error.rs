@@ -1,0 +1,187 @@
+//! What can go wrong with a repository. Never a fault of a source.
+
+use crate::object::BadObject;
+use hikae_model::{Advise, BlobId, Cancelled, ErrorCode, Hint, PackId};
+use hikae_store::{ObjectKey, StoreError};
+use std::io;
+use std::path::PathBuf;
+
+/// Why a repository could not do as it was told.
+#[derive(Debug, thiserror::Error)]
+pub enum RepoError {
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// There is a store, and no repository in it.
+    #[error("there is no repository in {address}")]
+    NoRepository {
+        /// Where we looked.
+        address: String,
+    },
+    /// There is one already.
+    #[error("there is a repository in {address} already")]
+    RepositoryExists {
+        /// Where.
+        address: String,
+    },
+    /// No key slot opens with what we were given.
+    #[error("this key does not open the repository in {address}")]
+    WrongKey {
+        /// Where.
+        address: String,
+    },
+    /// The repository is not the one that the key belongs to, or `hikae.json` was changed.
+    #[error("hikae.json in {address} is not what the key slots vouch for")]
+    HeaderChanged {
+        /// Where.
+        address: String,
+    },
+    /// A later release has made or changed it.
+    #[error("the repository uses {what}, which this release does not know")]
+    TooNew {
+        /// The feature or the version.
+        what: String,
+    },
+    /// An object is not what it should be.
+    #[error("{key} is damaged: {why}")]
+    Damaged {
+        /// The object.
+        key: ObjectKey,
+        /// What is wrong with it.
+        why: BadObject,
+    },
+    /// A blob that a snapshot needs is in no pack.
+    #[error("blob {} is in no pack of the repository", .id.short())]
+    BlobMissing {
+        /// The blob.
+        id: BlobId,
+    },
+    /// A frame does not hold what the index says.
+    #[error("pack {} is damaged at {offset}: {why}", .pack.short())]
+    FrameDamaged {
+        /// The pack.
+        pack: PackId,
+        /// Where in the pack the frame begins.
+        offset: u64,
+        /// What is wrong.
+        why: &'static str,
+    },
+    /// What was packed is not what was read: memory, CPU or compressor are at fault.
+    #[error("what was compressed and sealed does not come back the same")]
+    NotTheSame,
+    /// Contents cannot be opened with the key that we hold.
+    #[error("this key opens metadata only, not contents")]
+    NeedsIdentity,
+    /// The writer may not do this.
+    #[error("this key may not {what}")]
+    NoRight {
+        /// As `forget snapshots`.
+        what: &'static str,
+    },
+    /// The log does not hang together.
+    #[error("log entry {n} {why}")]
+    BadLog {
+        /// Its number.
+        n: u64,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A run relied on a pack that prune removed meanwhile.
+    #[error("pack {} was pruned while this run relied on it", .pack.short())]
+    PackGone {
+        /// The pack.
+        pack: PackId,
+    },
+    /// Each time that a run had rescued what it needs, prune had doomed that too.
+    #[error("prune doomed what this run needs again and again")]
+    RescuedInVain,
+    /// The local cache failed.
+    #[error("cannot use the cache {}", .path.display())]
+    Cache {
+        /// The file or directory.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// The file or the text that should be a key is not one.
+    #[error("{what}")]
+    BadKey {
+        /// What is wrong, with what.
+        what: String,
+    },
+    /// An age recipient or identity failed.
+    #[error("{what}")]
+    Age {
+        /// What failed.
+        what: String,
+    },
+    /// A thread of the pipeline is gone.
+    #[error("a worker ended too early")]
+    Worker,
+    /// The work was cancelled.
+    #[error(transparent)]
+    Cancelled(#[from] Cancelled),
+}
+
+impl RepoError {
+    /// For objects that do not open.
+    pub(crate) fn damaged(key: ObjectKey) -> impl FnOnce(BadObject) -> Self {
+        move |why| match why {
+            BadObject::Newer(version) => Self::TooNew { what: format!("format version {version} in {key}") },
+            why => Self::Damaged { key, why },
+        }
+    }
+}
+
+impl Advise for RepoError {
+    fn code(&self) -> ErrorCode {
+        match self {
+            Self::Store(error) => error.code(),
+            Self::NoRepository { .. } => ErrorCode::RepositoryMissing,
+            Self::RepositoryExists { .. } | Self::NoRight { .. } => ErrorCode::Forbidden,
+            Self::WrongKey { .. } | Self::NeedsIdentity | Self::BadKey { .. } | Self::Age { .. } => {
+                ErrorCode::WrongKey
+            }
+            Self::HeaderChanged { .. }
+            | Self::Damaged { .. }
+            | Self::BlobMissing { .. }
+            | Self::FrameDamaged { .. }
+            | Self::BadLog { .. } => ErrorCode::VerificationFailed,
+            Self::TooNew { .. } | Self::NotTheSame | Self::PackGone { .. } | Self::Worker => {
+                ErrorCode::Failure
+            }
+            Self::RescuedInVain => ErrorCode::Busy,
+            Self::Cache { source, .. } => ErrorCode::of_io(source),
+            Self::Cancelled(_) => ErrorCode::Interrupted,
+        }
+    }
+
+    fn advice(&self) -> Option<Hint> {
+        let text = match self {
+            Self::Store(error) => return error.advice(),
+            Self::NoRepository { .. } => "check the path, or make one with `hikae init`",
+            Self::RepositoryExists { .. } => "use it as it is, or choose another place",
+            Self::WrongKey { .. } => {
+                "check passphrase or key file; the recovery sheet opens it with `hikae key add --recovery`"
+            }
+            Self::HeaderChanged { .. } => "put back hikae.json from a copy; do not write to this repository",
+            Self::TooNew { .. } => "use a newer release of hikae",
+            Self::Damaged { .. } | Self::BlobMissing { .. } | Self::FrameDamaged { .. } => {
+                "run `hikae verify` for the extent, then `hikae repo repair`; restores of everything else still work"
+            }
+            Self::NotTheSame => "test this machine's memory before trusting any backup made on it",
+            Self::NeedsIdentity => {
+                "give an identity with --identity, or open the repository with its passphrase"
+            }
+            Self::NoRight { .. } => "use the repository's own passphrase or key file",
+            Self::BadLog { .. } => "do not write to this repository; compare it with a copy",
+            Self::PackGone { .. } => "run the backup again",
+            Self::RescuedInVain => "give prune an orphan grace that is longer than a backup takes",
+            Self::Cache { .. } => "free space there, or choose another place with HIKAE_CACHE",
+            Self::BadKey { .. } | Self::Age { .. } => return None,
+            Self::Worker => "run it again; if it stays, report it",
+            Self::Cancelled(_) => return None,
+        };
+        Some(text.into())
+    }
+}

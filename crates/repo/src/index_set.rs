@@ -1,0 +1,132 @@
+//! All index objects that count, together: where every blob of the repository is.
+
+use crate::RepoError;
+use crate::epoch::{EpochRecord, SessionRecord};
+use crate::index::{BadSegment, Location, Segment};
+use crate::keys::MetadataKeys;
+use crate::layout;
+use crate::object::{BadObject, ObjectClass, open_object};
+use crate::state::State;
+use hikae_model::{BlobId, EpochId, IndexId, PackId, SessionId};
+use hikae_store::Store;
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::sync::Arc;
+
+/// The segments of a state, ready to be looked up. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct IndexSet {
+    segments: BTreeMap<IndexId, Arc<Segment>>,
+    sessions: HashMap<SessionId, SessionRecord>,
+    epochs: HashMap<EpochId, EpochRecord>,
+}
+
+impl IndexSet {
+    /// The index objects of `state`: from `cache` where they are there, else from the store. Segments that
+    /// `self` has already are taken over.
+    ///
+    /// # Errors
+    /// [`RepoError::Damaged`] if an object is not the index that its name promises.
+    pub fn follow(
+        &self,
+        state: &State,
+        store: &dyn Store,
+        keys: &MetadataKeys,
+        cache: &Path,
+    ) -> Result<Self, RepoError> {
+        let mut next = Self::default();
+        for id in state.indexes.keys() {
+            let segment = match self.segments.get(id) {
+                Some(segment) => segment.clone(),
+                None => Arc::new(load(*id, store, keys, cache)?),
+            };
+            next.add(segment);
+        }
+        Ok(next)
+    }
+
+    /// Adds one more segment.
+    pub fn add(&mut self, segment: Arc<Segment>) {
+        self.sessions.extend(segment.sessions().iter().map(|session| (session.id, session.clone())));
+        for epoch in segment.epochs() {
+            // An epoch with a later wrap has more recipients; either opens for those who had it.
+            self.epochs.entry(epoch.id).or_insert_with(|| epoch.clone());
+        }
+        self.segments.insert(segment.id, segment);
+    }
+
+    /// The segments.
+    pub fn segments(&self) -> impl Iterator<Item = &Arc<Segment>> {
+        self.segments.values()
+    }
+
+    /// True if this index object is among them.
+    pub fn has(&self, id: IndexId) -> bool {
+        self.segments.contains_key(&id)
+    }
+
+    /// Every place of a blob, in packs that `is_live` accepts.
+    ///
+    /// # Errors
+    /// [`RepoError::Cache`] if a cache file cannot be read.
+    pub fn find(&self, id: BlobId, is_live: &dyn Fn(PackId) -> bool) -> Result<Vec<Location>, RepoError> {
+        let mut places = Vec::new();
+        for segment in self.segments.values() {
+            segment.find(id, &mut |location| {
+                if is_live(location.pack) {
+                    places.push(location);
+                }
+                true
+            })?;
+        }
+        Ok(places)
+    }
+
+    /// The record of a session.
+    pub fn session(&self, id: SessionId) -> Option<&SessionRecord> {
+        self.sessions.get(&id)
+    }
+
+    /// The record of an epoch.
+    pub fn epoch(&self, id: EpochId) -> Option<&EpochRecord> {
+        self.epochs.get(&id)
+    }
+
+    /// Packs that any segment names.
+    pub fn packs(&self) -> impl Iterator<Item = &crate::index::IndexedPack> {
+        self.segments.values().flat_map(|segment| segment.packs())
+    }
+
+    /// How many blobs are named, copies counted.
+    pub fn n_blobs(&self) -> u64 {
+        self.segments.values().map(|segment| segment.n_blobs() as u64).sum()
+    }
+}
+
+/// Reads and checks the body of an index object.
+///
+/// # Errors
+/// [`RepoError::Damaged`] if it is not the index that its name promises.
+pub fn read_index(id: IndexId, store: &dyn Store, keys: &MetadataKeys) -> Result<Vec<u8>, RepoError> {
+    let key = layout::index(id);
+    let stored = store.get(&key)?;
+    if blake3::hash(&stored).as_bytes() != id.as_bytes() {
+        return Err(RepoError::damaged(key)(BadObject::BrokenSeal));
+    }
+    let opened = open_object(ObjectClass::Index, b"", stored, keys).map_err(RepoError::damaged(key))?;
+    Ok(opened.body)
+}
+
+fn load(id: IndexId, store: &dyn Store, keys: &MetadataKeys, cache: &Path) -> Result<Segment, RepoError> {
+    match Segment::open(id, cache, keys.hash_key()) {
+        Ok(segment) => return Ok(segment),
+        Err(BadSegment::Stale | BadSegment::Object(_)) => {}
+        Err(BadSegment::Io(error)) => return Err(error),
+    }
+    let body = read_index(id, store, keys)?;
+    Segment::create(id, &body, cache, keys.hash_key()).map_err(|error| match error {
+        BadSegment::Object(why) => RepoError::damaged(layout::index(id))(why),
+        BadSegment::Io(error) => error,
+        BadSegment::Stale => RepoError::Worker,
+    })
+}

@@ -1,0 +1,321 @@
+//! The one ordered log: commits, forgets, prunes, writers, recipients, features.
+//!
+//! Entry `log/<n>` is put with a condition and never replaced, so there is one order of all that ever
+//! happened. Each entry is signed and names the hash of the one before. What no entry names does not exist.
+//!
+//! This module knows what an entry says and how it is stored. What holds after it is in `state`, how it is
+//! put in `append`.
+
+use crate::cbor;
+use crate::keys::{MetadataKeys, Signer};
+use crate::object::{BadObject, ObjectClass, Opened, open_object, seal_object};
+use hikae_model::{
+    EpochId, EvidenceId, IndexId, PackId, RepositoryId, RunId, SessionId, SlotId, SnapshotId, WriterId,
+};
+use jiff::Timestamp;
+use minicbor::{Decode, Encode};
+
+/// BLAKE3 of the stored bytes of an entry. Before the first entry stands `hikae.json`.
+pub type EntryHash = [u8; 32];
+
+/// An entry of the log.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct LogEntry {
+    /// Its number, from 1.
+    #[n(0)]
+    pub n: u64,
+    /// Hash of entry `n - 1`.
+    #[cbor(n(1), with = "minicbor::bytes")]
+    pub previous: EntryHash,
+    /// When it was made, by the writer's clock. Nothing rests on it.
+    #[cbor(n(2), with = "cbor::time")]
+    pub at: Timestamp,
+    /// Nonce of the run: by it a run knows its own entry again.
+    #[n(3)]
+    pub run: RunId,
+    /// What it changes.
+    #[n(4)]
+    pub change: Change,
+}
+
+/// What an entry changes.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Change {
+    /// Snapshots become real, and with them the index objects that they need.
+    #[n(0)]
+    Commit(#[n(0)] Commit),
+    /// Snapshots are dropped from the list. What they alone needed goes with the next prune.
+    #[n(1)]
+    Forget(#[n(0)] Forget),
+    /// Packs are doomed, index objects come and go.
+    #[n(2)]
+    Prune(#[n(0)] Prune),
+    /// Objects that were doomed are gone from the store.
+    #[n(3)]
+    Removed(#[n(0)] Removed),
+    /// A writer may take part.
+    #[n(4)]
+    Enrol(#[n(0)] Enrol),
+    /// What a writer wrote is no longer reused, and it may not write any more.
+    #[n(5)]
+    Distrust(#[n(0)] WriterId),
+    /// Who can open contents from now on.
+    #[n(6)]
+    Recipients(#[n(0)] Vec<String>),
+    /// A key slot comes.
+    #[n(7)]
+    SlotAdded(#[n(0)] SlotRef),
+    /// A key slot goes.
+    #[n(8)]
+    SlotRemoved(#[n(0)] SlotId),
+    /// A key epoch begins, or gets a new wrap.
+    #[n(9)]
+    Epoch(#[n(0)] EpochRef),
+    /// A snapshot was restored and compared.
+    #[n(10)]
+    Evidence(#[n(0)] EvidenceRef),
+    /// From here on, writers that do not know this feature must not write.
+    #[n(11)]
+    Feature(#[n(0)] String),
+}
+
+/// A commit.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Commit {
+    /// The snapshots, new ones or forgotten ones that come back.
+    #[n(0)]
+    pub snapshots: Vec<SnapshotRef>,
+    /// The index objects that name their new packs.
+    #[n(1)]
+    pub indexes: Vec<IndexId>,
+}
+
+/// A snapshot, with what retention and lists need of it.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct SnapshotRef {
+    /// Its name.
+    #[n(0)]
+    pub id: SnapshotId,
+    /// Name of the source.
+    #[n(1)]
+    pub source: String,
+    /// The moment that it shows.
+    #[cbor(n(2), with = "cbor::time")]
+    pub moment: Timestamp,
+    /// True if nothing of the source is missing.
+    #[n(3)]
+    pub complete: bool,
+}
+
+/// A forget.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Forget {
+    /// Which snapshots.
+    #[n(0)]
+    pub snapshots: Vec<SnapshotId>,
+    /// Why: the rule, or what the user said.
+    #[n(1)]
+    pub reason: String,
+}
+
+/// A prune. Also merges index objects, then without dooms.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Prune {
+    /// Packs that nothing may rely on from here on.
+    #[n(0)]
+    pub doomed: Vec<PackId>,
+    /// Index objects that come.
+    #[n(1)]
+    pub indexes_added: Vec<IndexId>,
+    /// Index objects that go.
+    #[n(2)]
+    pub indexes_removed: Vec<IndexId>,
+    /// All frames less than half alive: writers take their blobs as unknown.
+    #[n(3)]
+    pub sparse: Vec<FrameName>,
+    /// How long doomed packs stay, in seconds.
+    #[n(4)]
+    pub soft_seconds: u64,
+}
+
+/// A frame: its session and its number there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
+#[cbor(array)]
+pub struct FrameName {
+    /// The session.
+    #[n(0)]
+    pub session: SessionId,
+    /// The number.
+    #[n(1)]
+    pub number: u32,
+}
+
+/// Objects that are gone.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Removed {
+    /// Doomed packs that were removed.
+    #[n(0)]
+    pub packs: Vec<PackId>,
+    /// Index objects that were removed.
+    #[n(1)]
+    pub indexes: Vec<IndexId>,
+}
+
+/// A writer comes.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Enrol {
+    /// Who.
+    #[n(0)]
+    pub writer: WriterId,
+    /// What it may do: a sum of [`Rights`] bits.
+    #[n(1)]
+    pub rights: u32,
+    /// Writers of one group reuse each other's blobs.
+    #[n(2)]
+    pub group: String,
+    /// For people: a host, a person.
+    #[n(3)]
+    pub label: String,
+}
+
+/// A key slot.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct SlotRef {
+    /// Its object.
+    #[n(0)]
+    pub id: SlotId,
+    /// What opens it: `passphrase`, `key-file`, `recipient`.
+    #[n(1)]
+    pub kind: String,
+    /// For people.
+    #[n(2)]
+    pub label: String,
+}
+
+/// A key epoch.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct EpochRef {
+    /// Its name.
+    #[n(0)]
+    pub id: EpochId,
+    /// Its object in `keys/`.
+    #[n(1)]
+    pub object: SlotId,
+}
+
+/// Evidence.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct EvidenceRef {
+    /// Its object.
+    #[n(0)]
+    pub id: EvidenceId,
+    /// The snapshot that was drilled.
+    #[n(1)]
+    pub snapshot: SnapshotId,
+    /// Whether everything held.
+    #[n(2)]
+    pub passed: bool,
+}
+
+/// What a writer may do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rights(pub u32);
+
+impl Rights {
+    /// Commit snapshots, begin epochs, record evidence.
+    pub const WRITE: Self = Self(1);
+    /// Forget and bring back snapshots.
+    pub const FORGET: Self = Self(2);
+    /// Doom and remove packs, merge indexes.
+    pub const PRUNE: Self = Self(4);
+    /// Enrol writers, change recipients, key slots and features.
+    pub const ADMIN: Self = Self(8);
+    /// Everything.
+    pub const ALL: Self = Self(15);
+
+    /// True if these rights include all of `needed`.
+    pub fn allow(self, needed: Self) -> bool {
+        self.0 & needed.0 == needed.0
+    }
+}
+
+impl Change {
+    /// What its writer must be allowed to do.
+    pub fn needs(&self) -> Rights {
+        match self {
+            Self::Commit(_) | Self::Epoch(_) | Self::Evidence(_) => Rights::WRITE,
+            Self::Forget(_) => Rights::FORGET,
+            Self::Prune(_) | Self::Removed(_) => Rights::PRUNE,
+            Self::Enrol(_)
+            | Self::Distrust(_)
+            | Self::Recipients(_)
+            | Self::SlotAdded(_)
+            | Self::SlotRemoved(_)
+            | Self::Feature(_) => Rights::ADMIN,
+        }
+    }
+
+    /// For people: what an entry of this kind does.
+    pub fn verb(&self) -> &'static str {
+        match self {
+            Self::Commit(_) => "commit",
+            Self::Forget(_) => "forget",
+            Self::Prune(_) => "prune",
+            Self::Removed(_) => "removed",
+            Self::Enrol(_) => "enrol",
+            Self::Distrust(_) => "distrust",
+            Self::Recipients(_) => "recipients",
+            Self::SlotAdded(_) => "key added",
+            Self::SlotRemoved(_) => "key removed",
+            Self::Epoch(_) => "key epoch",
+            Self::Evidence(_) => "evidence",
+            Self::Feature(_) => "feature",
+        }
+    }
+}
+
+impl LogEntry {
+    /// Signs and seals the entry.
+    pub fn seal(&self, repository: RepositoryId, keys: &MetadataKeys, writer: &Signer) -> Vec<u8> {
+        seal_object(ObjectClass::LogEntry, &context(repository, self.n), cbor::to_bytes(self), keys, writer)
+    }
+
+    /// Opens entry `n` of `repository`.
+    ///
+    /// # Errors
+    /// [`BadObject`] if it is not that entry.
+    pub fn open(
+        n: u64,
+        stored: Vec<u8>,
+        repository: RepositoryId,
+        keys: &MetadataKeys,
+    ) -> Result<(Self, WriterId), BadObject> {
+        let Opened { body, writer } =
+            open_object(ObjectClass::LogEntry, &context(repository, n), stored, keys)?;
+        let entry: Self = cbor::from_bytes(&body)?;
+        match entry.n == n {
+            true => Ok((entry, writer)),
+            false => Err(BadObject::BadBody(format!("it says that it is entry {}", entry.n))),
+        }
+    }
+}
+
+/// What binds a log entry or a checkpoint to its place.
+pub(crate) fn context(repository: RepositoryId, n: u64) -> Vec<u8> {
+    [repository.as_bytes().as_slice(), &n.to_le_bytes()].concat()
+}
+
+/// Hash of a stored entry.
+pub fn hash_of(stored: &[u8]) -> EntryHash {
+    *blake3::hash(stored).as_bytes()
+}

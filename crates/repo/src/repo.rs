@@ -1,0 +1,520 @@
+//! An open repository: its store, its keys, what its log says, and where its blobs are.
+
+use crate::RepoError;
+use crate::epoch::{ContentKeys, EpochRecord};
+use crate::header::{Core, Header};
+use crate::index_set::IndexSet;
+use crate::keys::{MetadataKeys, RepositorySecret, Secret32, Signer};
+use crate::layout;
+use crate::log::{EpochRef, LogEntry, Rights, hash_of};
+use crate::object::{BadObject, ObjectClass, open_object, seal_object};
+use crate::recipient::{Identity, identity};
+use crate::slot::{self, OpenedSlot, Payload, Unlock, Wrap};
+use crate::snapshot::Snapshot;
+use crate::state::State;
+use crate::{cbor, log};
+use hikae_model::{Cx, HashKey, PackId, RepositoryId, SlotId, SnapshotId, WriterId};
+use hikae_store::{Store, StoreError};
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock};
+
+/// A checkpoint is written after every so many entries.
+const ENTRIES_PER_CHECKPOINT: u64 = 32;
+
+/// An open repository. Shared between threads behind an `Arc`.
+pub struct Repo {
+    store: Arc<dyn Store>,
+    header: Header,
+    keys: MetadataKeys,
+    signer: Signer,
+    secret: Option<RepositorySecret>,
+    contents: ContentKeys,
+    cache: PathBuf,
+    cx: Cx,
+    followed: RwLock<Followed>,
+    /// Every pack whose doom we have read, also those that are gone since: none of them lives again.
+    dooms: Mutex<HashSet<PackId>>,
+    following: Mutex<()>,
+}
+
+#[derive(Clone)]
+struct Followed {
+    state: Arc<State>,
+    index: Arc<IndexSet>,
+}
+
+/// What a new repository should be.
+pub struct InitOptions<'a> {
+    /// Who can open contents, besides the first identity.
+    pub recipients: Vec<String>,
+    /// Leave out the first identity: then only `recipients` can open contents, and the recovery sheet
+    /// cannot.
+    pub without_first_identity: bool,
+    /// What opens it from now on.
+    pub wrap: Wrap<'a>,
+    /// The slot gets metadata keys and a writer's key only; the secret is on the recovery sheet and nowhere
+    /// else.
+    pub write_only: bool,
+}
+
+/// A repository that was just made, and its secret, for the recovery sheet.
+pub struct NewRepository {
+    /// The repository, open.
+    pub repo: Repo,
+    /// The secret. Show it once and drop it.
+    pub secret: RepositorySecret,
+}
+
+impl Repo {
+    /// Makes a repository in an empty store.
+    ///
+    /// Slots come first and `hikae.json` last; a death before that leaves nothing but unused slots.
+    ///
+    /// # Errors
+    /// [`RepoError::RepositoryExists`] if there is one.
+    pub fn init(
+        store: Arc<dyn Store>,
+        options: &InitOptions<'_>,
+        cache: &Path,
+        cx: &Cx,
+    ) -> Result<NewRepository, RepoError> {
+        match store.stat(&layout::header()) {
+            Ok(_) => return Err(RepoError::RepositoryExists { address: store.address() }),
+            Err(error) if error.is_not_found() => {}
+            Err(error) => return Err(error.into()),
+        }
+        let secret = RepositorySecret::new(cx.random());
+        let keys = secret.metadata_keys();
+        let root = secret.root();
+        let mut recipients = options.recipients.clone();
+        if !options.without_first_identity {
+            recipients.insert(0, identity(&secret.first_identity()).to_public().to_string());
+        }
+        // Fails here, before anything is written, if a recipient is none.
+        EpochRecord::begin(&recipients, cx)?;
+        let repository = RepositoryId::from_bytes(cx.random());
+        let core = Core::new(repository, keys.family(), root.id(), recipients, cx.now());
+        let signer = match options.write_only {
+            true => Signer::from_seed(&Secret32::new(cx.random())),
+            false => Signer::from_seed(root.seed()),
+        };
+        let payload = match options.write_only {
+            true => {
+                Payload::Writer { keys: Box::new(keys.clone()), signer: Signer::from_seed(signer.seed()) }
+            }
+            false => Payload::Owner(secret.clone()),
+        };
+        let (slot, stored) = slot::make(&payload, core.hash(), &options.wrap, cx)?;
+        store.put(&layout::slot(slot), &stored)?;
+        let header = Header { core, slots: vec![slot] };
+        match store.put(&layout::header(), &header.to_bytes()) {
+            Ok(()) => {}
+            Err(StoreError::Exists { .. }) => {
+                return Err(RepoError::RepositoryExists { address: store.address() });
+            }
+            Err(error) => return Err(error.into()),
+        }
+        let opened = OpenedSlot { payload: Payload::Owner(secret.clone()), header: header.core.hash() };
+        let mut repo = Self::with(store, header, opened, Vec::new(), cache, cx)?;
+        if options.write_only {
+            let enrol = log::Enrol {
+                writer: signer.id(),
+                rights: Rights::WRITE.0,
+                group: "owner".to_owned(),
+                label: "made at init".to_owned(),
+            };
+            repo.append(&mut |_| Ok(log::Change::Enrol(enrol.clone())))?;
+            repo.signer = signer;
+            repo.secret = None;
+            repo.contents = ContentKeys::new(repo.keys.family(), Vec::new());
+        }
+        Ok(NewRepository { repo, secret })
+    }
+
+    /// Opens the repository in `store` and reads its log.
+    ///
+    /// `identities` open contents in addition to what `unlock` gives.
+    ///
+    /// # Errors
+    /// [`RepoError::NoRepository`], [`RepoError::WrongKey`], [`RepoError::TooNew`], [`RepoError::BadLog`].
+    pub fn open(
+        store: Arc<dyn Store>,
+        unlock: Unlock,
+        identities: Vec<Identity>,
+        cache: &Path,
+        cx: &Cx,
+    ) -> Result<Self, RepoError> {
+        let bytes = match store.get(&layout::header()) {
+            Ok(bytes) => bytes,
+            Err(error) if error.is_not_found() => {
+                return Err(RepoError::NoRepository { address: store.address() });
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let header = Header::parse(&bytes).map_err(RepoError::damaged(layout::header()))?;
+        let opened = match unlock {
+            // The sheet carries the secret itself: it opens the repository even when `keys/` is gone.
+            Unlock::Recovery(secret) => {
+                if secret.root().id() != header.core.root {
+                    return Err(RepoError::WrongKey { address: store.address() });
+                }
+                OpenedSlot { payload: Payload::Owner(secret), header: header.core.hash() }
+            }
+            unlock => open_a_slot(&*store, &unlock)?,
+        };
+        if opened.header != header.core.hash() {
+            return Err(RepoError::HeaderChanged { address: store.address() });
+        }
+        Self::with(store, header, opened, identities, cache, cx)
+    }
+
+    fn with(
+        store: Arc<dyn Store>,
+        header: Header,
+        opened: OpenedSlot,
+        mut identities: Vec<Identity>,
+        cache: &Path,
+        cx: &Cx,
+    ) -> Result<Self, RepoError> {
+        let (keys, signer, secret) = match opened.payload {
+            Payload::Owner(secret) => (secret.metadata_keys(), secret.root(), Some(secret)),
+            Payload::Writer { keys, signer } => (*keys, signer, None),
+        };
+        if keys.family() != header.core.family {
+            return Err(RepoError::HeaderChanged { address: store.address() });
+        }
+        if let Some(secret) = &secret {
+            identities.push(Box::new(identity(&secret.first_identity())));
+        }
+        let cache = cache.join(header.core.repository.to_string());
+        let made = std::fs::create_dir_all(cache.join("index"));
+        made.map_err(|source| RepoError::Cache { path: cache.clone(), source })?;
+        let state = Arc::new(newest_checkpoint(&*store, &header, &keys, signer.id())?);
+        let repo = Self {
+            store,
+            contents: ContentKeys::new(keys.family(), identities),
+            header,
+            keys,
+            signer,
+            secret,
+            cache,
+            cx: cx.clone(),
+            dooms: Mutex::new(state.doomed.keys().copied().collect()),
+            followed: RwLock::new(Followed { state, index: Arc::default() }),
+            following: Mutex::new(()),
+        };
+        repo.check_not_rolled_back()?;
+        repo.follow()?;
+        Ok(repo)
+    }
+
+    /// Reads the entries that came since, and gives the newest state.
+    ///
+    /// # Errors
+    /// [`RepoError::BadLog`] if the log does not continue as it was.
+    pub fn follow(&self) -> Result<Arc<State>, RepoError> {
+        let _one_at_a_time = lock(&self.following);
+        let mut followed = self.followed().clone();
+        let mut state = (*followed.state).clone();
+        while let Some((entry, writer, hash)) = self.read_entry(state.n + 1)? {
+            let n = entry.n;
+            state.apply(&entry, writer, hash).map_err(|why| RepoError::BadLog { n, why: why.to_string() })?;
+            if let log::Change::Prune(prune) = &entry.change {
+                // Void entries doom nothing; those that count are in the state now.
+                lock(&self.dooms).extend(prune.doomed.iter().filter(|pack| state.doomed.contains_key(pack)));
+            }
+        }
+        if state != *followed.state {
+            followed.state = Arc::new(state);
+            *self.followed.write().unwrap_or_else(|broken| broken.into_inner()) = followed.clone();
+            self.remember_head(&followed.state)?;
+        }
+        Ok(followed.state)
+    }
+
+    /// The state that was read last.
+    pub fn state(&self) -> Arc<State> {
+        self.followed().state
+    }
+
+    /// Where the blobs of the state that was read last are.
+    ///
+    /// # Errors
+    /// Any failure to fetch an index object.
+    pub fn index(&self) -> Result<Arc<IndexSet>, RepoError> {
+        let _one_at_a_time = lock(&self.following);
+        let mut followed = self.followed().clone();
+        let complete = followed.index.segments().count() == followed.state.indexes.len()
+            && followed.state.indexes.keys().all(|id| followed.index.has(*id));
+        if !complete {
+            let index =
+                followed.index.follow(&followed.state, &*self.store, &self.keys, &self.index_cache())?;
+            followed.index = Arc::new(index);
+            *self.followed.write().unwrap_or_else(|broken| broken.into_inner()) = followed.clone();
+        }
+        Ok(followed.index)
+    }
+
+    /// True if nothing may rely on this pack any more.
+    pub fn is_doomed(&self, pack: PackId) -> bool {
+        lock(&self.dooms).contains(&pack)
+    }
+
+    /// Every pack whose doom we have read.
+    pub(crate) fn dooms(&self) -> Vec<PackId> {
+        lock(&self.dooms).iter().copied().collect()
+    }
+
+    /// Reads entry `n`, if it is there.
+    ///
+    /// # Errors
+    /// [`RepoError::Damaged`] if it does not open.
+    pub fn read_entry(&self, n: u64) -> Result<Option<(LogEntry, WriterId, log::EntryHash)>, RepoError> {
+        let key = layout::log_entry(n);
+        let stored = match self.store.get(&key) {
+            Ok(stored) => stored,
+            Err(error) if error.is_not_found() => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let hash = hash_of(&stored);
+        let opened = LogEntry::open(n, stored, self.header.core.repository, &self.keys);
+        let (entry, writer) = opened.map_err(RepoError::damaged(key))?;
+        Ok(Some((entry, writer, hash)))
+    }
+
+    /// Reads the record of a snapshot, whether it is in the state or not.
+    ///
+    /// # Errors
+    /// [`RepoError::Damaged`] if it does not open.
+    pub fn snapshot(&self, id: SnapshotId) -> Result<Snapshot, RepoError> {
+        Snapshot::read(&*self.store, id, &self.keys)
+    }
+
+    /// Adds a key slot: its object, then the entry that names it.
+    ///
+    /// # Errors
+    /// [`RepoError::NoRight`] for who is no owner.
+    pub fn add_slot(&self, wrap: &Wrap<'_>, kind: &str, label: &str) -> Result<SlotId, RepoError> {
+        let Some(secret) = &self.secret else { return Err(RepoError::NoRight { what: "add a key" }) };
+        let payload = Payload::Owner(secret.clone());
+        let (id, stored) = slot::make(&payload, self.header.core.hash(), wrap, &self.cx)?;
+        self.put_named(&layout::slot(id), &stored)?;
+        let slot = log::SlotRef { id, kind: kind.to_owned(), label: label.to_owned() };
+        self.append(&mut |_| Ok(log::Change::SlotAdded(slot.clone())))?;
+        Ok(id)
+    }
+
+    /// Removes a key slot: the entry first, then the object. The last one stays.
+    ///
+    /// # Errors
+    /// [`RepoError::BadKey`] if there is no such slot or it is the last.
+    pub fn remove_slot(&self, id: SlotId) -> Result<(), RepoError> {
+        self.append(&mut |state| match state.slots.contains_key(&id) {
+            false => Err(RepoError::BadKey { what: format!("there is no key {}", id.short()) }),
+            true if state.slots.len() == 1 => Err(RepoError::BadKey {
+                what: "the last key cannot be removed; add another first".to_owned(),
+            }),
+            true => Ok(log::Change::SlotRemoved(id)),
+        })?;
+        Ok(self.store.remove(&layout::slot(id))?)
+    }
+
+    /// The epoch that new sessions of this writer belong to: its newest, unless that is too old or the
+    /// recipients have changed since; else a new one.
+    ///
+    /// # Errors
+    /// Any failure to read or begin it.
+    pub(crate) fn current_epoch(&self, max_days: i64) -> Result<EpochRecord, RepoError> {
+        let state = self.state();
+        let own = state.epochs.iter().rev().find(|epoch| epoch.writer == self.signer.id());
+        if let Some(own) = own {
+            let epoch = self.read_epoch(&own.epoch)?;
+            let age_days = (self.cx.now().as_second() - epoch.began.as_second()) / 86_400;
+            if epoch.recipients == state.recipients && (0..max_days).contains(&age_days) {
+                return Ok(epoch);
+            }
+        }
+        let epoch = EpochRecord::begin(&state.recipients, &self.cx)?;
+        self.put_epoch(&epoch)?;
+        Ok(epoch)
+    }
+
+    /// Stores an epoch, or a new wrap of one, and names it in the log.
+    pub(crate) fn put_epoch(&self, epoch: &EpochRecord) -> Result<(), RepoError> {
+        let stored = seal_object(ObjectClass::Epoch, b"", cbor::to_bytes(epoch), &self.keys, &self.signer);
+        let object = SlotId::from_bytes(hash_of(&stored));
+        self.put_named(&layout::slot(object), &stored)?;
+        let named = EpochRef { id: epoch.id, object };
+        self.append(&mut |_| Ok(log::Change::Epoch(named.clone())))?;
+        Ok(())
+    }
+
+    /// Reads the record of an epoch.
+    ///
+    /// # Errors
+    /// [`RepoError::Damaged`] if it does not open.
+    pub fn read_epoch(&self, epoch: &EpochRef) -> Result<EpochRecord, RepoError> {
+        let key = layout::slot(epoch.object);
+        let stored = self.store.get(&key)?;
+        if hash_of(&stored) != *epoch.object.as_bytes() {
+            return Err(RepoError::damaged(key)(BadObject::BrokenSeal));
+        }
+        let opened = open_object(ObjectClass::Epoch, b"", stored, &self.keys);
+        opened.and_then(|opened| cbor::from_bytes(&opened.body)).map_err(RepoError::damaged(key))
+    }
+
+    /// Stores an object whose name is its hash. One that is there already is the same one.
+    pub(crate) fn put_named(&self, key: &hikae_store::ObjectKey, bytes: &[u8]) -> Result<(), RepoError> {
+        match self.store.put(key, bytes) {
+            Ok(()) | Err(StoreError::Exists { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Writes a checkpoint of `state` if one is due. A failure costs reading time and nothing else.
+    pub(crate) fn checkpoint(&self, state: &State) {
+        if state.n.is_multiple_of(ENTRIES_PER_CHECKPOINT) {
+            let context = log::context(state.repository, state.n);
+            let stored =
+                seal_object(ObjectClass::Checkpoint, &context, state.to_bytes(), &self.keys, &self.signer);
+            // Nothing rests on a checkpoint, so nothing fails with it; the next one is written by the next writer.
+            drop(self.store.put(&layout::checkpoint(state.n), &stored));
+        }
+    }
+
+    /// The store.
+    pub fn store(&self) -> &dyn Store {
+        &*self.store
+    }
+
+    /// What `hikae.json` says.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// The keys of metadata.
+    pub fn keys(&self) -> &MetadataKeys {
+        &self.keys
+    }
+
+    /// Key for hashes in manifests.
+    pub fn hash_key(&self) -> HashKey {
+        self.keys.hash_key()
+    }
+
+    /// The keys of contents.
+    pub fn contents(&self) -> &ContentKeys {
+        &self.contents
+    }
+
+    /// What this process signs with.
+    pub fn signer(&self) -> &Signer {
+        &self.signer
+    }
+
+    /// The repository secret, if it was opened with an owner's key.
+    pub fn secret(&self) -> Option<&RepositorySecret> {
+        self.secret.as_ref()
+    }
+
+    /// The context that it was opened with.
+    pub fn cx(&self) -> &Cx {
+        &self.cx
+    }
+
+    pub(crate) fn index_cache(&self) -> PathBuf {
+        self.cache.join("index")
+    }
+
+    fn followed(&self) -> Followed {
+        self.followed.read().unwrap_or_else(|broken| broken.into_inner()).clone()
+    }
+
+    /// A log that is shorter than what this machine has seen, or another one, was rolled back or replaced.
+    fn check_not_rolled_back(&self) -> Result<(), RepoError> {
+        let path = self.cache.join("head");
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(source) => return Err(RepoError::Cache { path, source }),
+        };
+        let Some((n, hash)) = text.trim().split_once(' ') else { return Ok(()) };
+        let Ok(n) = n.parse::<u64>() else { return Ok(()) };
+        let seen = match n {
+            0 => Some(hash_of(&self.header.to_bytes())),
+            n => self.read_entry(n)?.map(|(_, _, hash)| hash),
+        };
+        match seen {
+            Some(seen) if hex(&seen) == hash => Ok(()),
+            Some(_) => {
+                Err(RepoError::BadLog { n, why: "is not the one that this machine has seen".to_owned() })
+            }
+            None => Err(RepoError::BadLog {
+                n,
+                why: "was there once and is missing: the log was rolled back".to_owned(),
+            }),
+        }
+    }
+
+    fn remember_head(&self, state: &State) -> Result<(), RepoError> {
+        let path = self.cache.join("head");
+        let text = format!("{} {}\n", state.n, hex(&state.head));
+        let temporary = self.cache.join(format!("head.{}.tmp", std::process::id()));
+        std::fs::write(&temporary, text)
+            .and_then(|()| std::fs::rename(&temporary, &path))
+            .map_err(|source| RepoError::Cache { path, source })
+    }
+}
+
+fn open_a_slot(store: &dyn Store, unlock: &Unlock) -> Result<OpenedSlot, RepoError> {
+    let mut slots = Vec::new();
+    store.list(layout::KEYS, &mut |object| slots.push(object.key))?;
+    let mut damaged = None;
+    for key in slots {
+        let stored = store.get(&key)?;
+        if layout::name_of::<SlotId>(&key).is_none_or(|id| hash_of(&stored) != *id.as_bytes()) {
+            damaged = Some(RepoError::damaged(key)(BadObject::BrokenSeal));
+            continue;
+        }
+        if let Some(opened) = slot::open(&stored, unlock).map_err(RepoError::damaged(key))? {
+            return Ok(opened);
+        }
+    }
+    // A damaged slot may be the one that our key belongs to: say so rather than "wrong key".
+    Err(damaged.unwrap_or_else(|| RepoError::WrongKey { address: store.address() }))
+}
+
+/// The newest checkpoint that we believe, or the beginning.
+///
+/// A checkpoint is believed if the root key signed it, or we did ourselves: another writer could enrol
+/// itself in a state of its own making.
+fn newest_checkpoint(
+    store: &dyn Store,
+    header: &Header,
+    keys: &MetadataKeys,
+    own: WriterId,
+) -> Result<State, RepoError> {
+    let mut numbers = Vec::new();
+    store.list(layout::CHECKPOINTS, &mut |object| numbers.extend(layout::name_of::<u64>(&object.key)))?;
+    numbers.sort_unstable();
+    for n in numbers.into_iter().rev() {
+        let Ok(stored) = store.get(&layout::checkpoint(n)) else { continue };
+        let context = log::context(header.core.repository, n);
+        let Ok(opened) = open_object(ObjectClass::Checkpoint, &context, stored, keys) else { continue };
+        let Ok(state) = cbor::from_bytes::<State>(&opened.body) else { continue };
+        let believed = opened.writer == header.core.root || opened.writer == own;
+        if believed && state.n == n && state.repository == header.core.repository {
+            return Ok(state);
+        }
+    }
+    Ok(State::begin(header))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|broken| broken.into_inner())
+}

@@ -1,0 +1,358 @@
+//! What holds after entry `n`: the fold of the log.
+//!
+//! The state follows from the entries alone. An entry whose writer lacked the right, or which repeats a
+//! run's commit, is void: it holds its number and does nothing. A checkpoint is a stored state; it saves
+//! reading and decides nothing.
+//!
+//! This module is pure: it knows entries, and no store.
+
+use crate::cbor;
+use crate::header::Header;
+use crate::log::{
+    Change, EntryHash, EpochRef, EvidenceRef, FrameName, LogEntry, Rights, SlotRef, SnapshotRef, hash_of,
+};
+use hikae_model::{IndexId, PackId, RepositoryId, RunId, SlotId, SnapshotId, WriterId};
+use jiff::Timestamp;
+use minicbor::{Decode, Encode};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// Features that this release knows. A log that names another is not written to.
+const KNOWN_FEATURES: [&str; 0] = [];
+
+/// How many runs are remembered, so that a second commit of one of them is void. The second can only come
+/// from a put that was under way when the first was read, which is a matter of the last few entries.
+const REMEMBERED_RUNS: usize = 256;
+
+/// What holds after an entry of the log.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct State {
+    /// Number of the last entry.
+    #[n(0)]
+    pub n: u64,
+    /// Its hash.
+    #[cbor(n(1), with = "minicbor::bytes")]
+    pub head: EntryHash,
+    /// The repository.
+    #[n(2)]
+    pub repository: RepositoryId,
+    /// Its root key, which may do everything.
+    #[n(3)]
+    pub root: WriterId,
+    /// Enrolled writers.
+    #[n(4)]
+    pub writers: BTreeMap<WriterId, WriterState>,
+    /// Who can open contents written from now on.
+    #[n(5)]
+    pub recipients: Vec<String>,
+    /// Key slots.
+    #[n(6)]
+    pub slots: BTreeMap<SlotId, SlotRef>,
+    /// Key epochs with their writers, oldest first.
+    #[n(7)]
+    pub epochs: Vec<EpochState>,
+    /// Snapshots that are there.
+    #[n(8)]
+    pub snapshots: BTreeMap<SnapshotId, SnapshotState>,
+    /// Snapshots that were forgotten and can still be brought back.
+    #[n(9)]
+    pub forgotten: BTreeMap<SnapshotId, ForgottenState>,
+    /// Index objects that count.
+    #[n(10)]
+    pub indexes: BTreeMap<IndexId, IndexState>,
+    /// Index objects that went and may be removed after their soft period.
+    #[n(11)]
+    pub stale_indexes: BTreeMap<IndexId, DoomState>,
+    /// Packs that nothing may rely on. A doomed name never lives again.
+    #[n(12)]
+    pub doomed: BTreeMap<PackId, DoomState>,
+    /// Frames whose blobs a writer takes as unknown.
+    #[n(13)]
+    pub sparse: BTreeSet<FrameName>,
+    /// The last runs that committed.
+    #[n(14)]
+    pub runs: VecDeque<RunId>,
+    /// Features that a writer must know.
+    #[n(15)]
+    pub features: BTreeSet<String>,
+    /// Numbers of the last void entries, for display.
+    #[n(16)]
+    pub void: Vec<u64>,
+}
+
+/// An enrolled writer.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct WriterState {
+    /// Sum of [`Rights`] bits.
+    #[n(0)]
+    pub rights: u32,
+    /// Trust group.
+    #[n(1)]
+    pub group: String,
+    /// For people.
+    #[n(2)]
+    pub label: String,
+    /// False once it was distrusted.
+    #[n(3)]
+    pub trusted: bool,
+}
+
+/// A key epoch.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct EpochState {
+    /// Its name and object.
+    #[n(0)]
+    pub epoch: EpochRef,
+    /// Who began it.
+    #[n(1)]
+    pub writer: WriterId,
+}
+
+/// A snapshot that is there.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct SnapshotState {
+    /// What the commit says of it.
+    #[n(0)]
+    pub snapshot: SnapshotRef,
+    /// The entry that committed it.
+    #[n(1)]
+    pub n: u64,
+    /// The newest evidence about it.
+    #[n(2)]
+    pub evidence: Option<EvidenceRef>,
+}
+
+/// A snapshot that was forgotten.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct ForgottenState {
+    /// What it was.
+    #[n(0)]
+    pub snapshot: SnapshotState,
+    /// When it was forgotten.
+    #[cbor(n(1), with = "cbor::time")]
+    pub at: Timestamp,
+    /// Why.
+    #[n(2)]
+    pub reason: String,
+}
+
+/// An index object that counts.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct IndexState {
+    /// Who vouches for it: the writer of the entry that named it.
+    #[n(0)]
+    pub writer: WriterId,
+    /// That entry.
+    #[n(1)]
+    pub n: u64,
+}
+
+/// Something that may be removed once its soft period is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct DoomState {
+    /// The entry that doomed it.
+    #[n(0)]
+    pub n: u64,
+    /// When that was.
+    #[cbor(n(1), with = "cbor::time")]
+    pub at: Timestamp,
+    /// How long it stays, in seconds.
+    #[n(2)]
+    pub soft_seconds: u64,
+}
+
+impl DoomState {
+    /// True once it may be removed.
+    pub fn is_over(&self, now: Timestamp) -> bool {
+        now.as_second().saturating_sub(self.at.as_second())
+            >= i64::try_from(self.soft_seconds).unwrap_or(i64::MAX)
+    }
+}
+
+/// Why an entry cannot follow the state.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadEntry {
+    /// It is not the next one.
+    #[error("is not the one that follows entry {after}")]
+    WrongNumber {
+        /// The last entry.
+        after: u64,
+    },
+    /// It does not name the entry before it.
+    #[error("does not continue the log that we have read: the log was replaced or rolled back")]
+    WrongPrevious,
+}
+
+impl State {
+    /// The state of a new repository, before the first entry.
+    pub fn begin(header: &Header) -> Self {
+        let slot =
+            |id: &SlotId| (*id, SlotRef { id: *id, kind: String::new(), label: "made at init".to_owned() });
+        Self {
+            n: 0,
+            head: hash_of(&header.to_bytes()),
+            repository: header.core.repository,
+            root: header.core.root,
+            writers: BTreeMap::new(),
+            recipients: header.core.recipients.clone(),
+            slots: header.slots.iter().map(slot).collect(),
+            epochs: Vec::new(),
+            snapshots: BTreeMap::new(),
+            forgotten: BTreeMap::new(),
+            indexes: BTreeMap::new(),
+            stale_indexes: BTreeMap::new(),
+            doomed: BTreeMap::new(),
+            sparse: BTreeSet::new(),
+            runs: VecDeque::new(),
+            features: BTreeSet::new(),
+            void: Vec::new(),
+        }
+    }
+
+    /// Applies the next entry.
+    ///
+    /// # Errors
+    /// [`BadEntry`] if it does not follow; the state is then unchanged.
+    pub fn apply(&mut self, entry: &LogEntry, writer: WriterId, hash: EntryHash) -> Result<(), BadEntry> {
+        if entry.n != self.n + 1 {
+            return Err(BadEntry::WrongNumber { after: self.n });
+        }
+        if entry.previous != self.head {
+            return Err(BadEntry::WrongPrevious);
+        }
+        (self.n, self.head) = (entry.n, hash);
+        let allowed = self.rights_of(writer).allow(entry.change.needs());
+        let repeated = matches!(entry.change, Change::Commit(_)) && self.runs.contains(&entry.run);
+        if !allowed || repeated {
+            self.void.push(entry.n);
+            return Ok(());
+        }
+        self.change(entry, writer);
+        Ok(())
+    }
+
+    fn change(&mut self, entry: &LogEntry, writer: WriterId) {
+        let n = entry.n;
+        match &entry.change {
+            Change::Commit(commit) => {
+                for snapshot in &commit.snapshots {
+                    let returning = self.forgotten.remove(&snapshot.id);
+                    let state = match returning {
+                        Some(forgotten) => SnapshotState { n, ..forgotten.snapshot },
+                        None => SnapshotState { snapshot: snapshot.clone(), n, evidence: None },
+                    };
+                    self.snapshots.insert(snapshot.id, state);
+                }
+                self.indexes.extend(commit.indexes.iter().map(|index| (*index, IndexState { writer, n })));
+                self.runs.push_back(entry.run);
+                while self.runs.len() > REMEMBERED_RUNS {
+                    self.runs.pop_front();
+                }
+            }
+            Change::Forget(forget) => {
+                for id in &forget.snapshots {
+                    if let Some(snapshot) = self.snapshots.remove(id) {
+                        let reason = forget.reason.clone();
+                        self.forgotten.insert(*id, ForgottenState { snapshot, at: entry.at, reason });
+                    }
+                }
+            }
+            Change::Prune(prune) => {
+                let doom = DoomState { n, at: entry.at, soft_seconds: prune.soft_seconds };
+                self.doomed.extend(prune.doomed.iter().map(|pack| (*pack, doom)));
+                self.indexes
+                    .extend(prune.indexes_added.iter().map(|index| (*index, IndexState { writer, n })));
+                for index in &prune.indexes_removed {
+                    if self.indexes.remove(index).is_some() {
+                        self.stale_indexes.insert(*index, doom);
+                    }
+                }
+                self.sparse = prune.sparse.iter().copied().collect();
+            }
+            Change::Removed(removed) => {
+                self.doomed.retain(|pack, _| !removed.packs.contains(pack));
+                self.stale_indexes.retain(|index, _| !removed.indexes.contains(index));
+            }
+            Change::Enrol(enrol) => {
+                let state = WriterState {
+                    rights: enrol.rights,
+                    group: enrol.group.clone(),
+                    label: enrol.label.clone(),
+                    trusted: true,
+                };
+                self.writers.insert(enrol.writer, state);
+            }
+            Change::Distrust(writer) => {
+                if let Some(state) = self.writers.get_mut(writer) {
+                    state.trusted = false;
+                }
+            }
+            Change::Recipients(recipients) => self.recipients.clone_from(recipients),
+            Change::SlotAdded(slot) => drop(self.slots.insert(slot.id, slot.clone())),
+            Change::SlotRemoved(slot) => drop(self.slots.remove(slot)),
+            Change::Epoch(epoch) => match self.epochs.iter_mut().find(|state| state.epoch.id == epoch.id) {
+                Some(state) => state.epoch = epoch.clone(),
+                None => self.epochs.push(EpochState { epoch: epoch.clone(), writer }),
+            },
+            Change::Evidence(evidence) => {
+                if let Some(snapshot) = self.snapshots.get_mut(&evidence.snapshot) {
+                    snapshot.evidence = Some(evidence.clone());
+                }
+            }
+            Change::Feature(feature) => drop(self.features.insert(feature.clone())),
+        }
+    }
+
+    /// What `writer` may do.
+    pub fn rights_of(&self, writer: WriterId) -> Rights {
+        if writer == self.root {
+            return Rights::ALL;
+        }
+        match self.writers.get(&writer) {
+            Some(state) if state.trusted => Rights(state.rights),
+            _ => Rights::default(),
+        }
+    }
+
+    /// True if `reader` may rely on blobs that `writer` indexed: they are of one trust group.
+    pub fn trusts(&self, reader: WriterId, writer: WriterId) -> bool {
+        const ROOT_GROUP: &str = "owner";
+        let group = |id: WriterId| match self.writers.get(&id) {
+            _ if id == self.root => Some(ROOT_GROUP),
+            Some(state) if state.trusted => Some(state.group.as_str()),
+            _ => None,
+        };
+        reader == writer || group(reader).is_some_and(|ours| Some(ours) == group(writer))
+    }
+
+    /// A feature that this release does not know, if there is one.
+    pub fn unknown_feature(&self) -> Option<&str> {
+        self.features.iter().map(String::as_str).find(|feature| !KNOWN_FEATURES.contains(feature))
+    }
+
+    /// The snapshots of a source, or of all, newest moment first.
+    pub fn newest_first(&self, source: Option<&str>) -> Vec<&SnapshotState> {
+        let wanted = |state: &&SnapshotState| source.is_none_or(|source| state.snapshot.source == source);
+        let mut snapshots: Vec<_> = self.snapshots.values().filter(wanted).collect();
+        snapshots.sort_by_key(|state| std::cmp::Reverse((state.snapshot.moment, state.n, state.snapshot.id)));
+        snapshots
+    }
+
+    /// The stored form, for a checkpoint.
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+        cbor::to_bytes(self)
+    }
+}
+
+impl SnapshotState {
+    /// True if a drill restored it and everything held.
+    pub fn is_verified(&self) -> bool {
+        self.evidence.as_ref().is_some_and(|evidence| evidence.passed)
+    }
+}
