@@ -66,6 +66,9 @@ impl Writer {
             if repo.dooms().iter().any(|pack| !shared.base.doomed.contains_key(pack)) {
                 own.rescue(repo, state, &snapshots)?;
             }
+            if state.damaged.iter().any(|pack| !shared.base.damaged.contains(pack)) {
+                own.refuse_damaged(repo, state, &snapshots)?;
+            }
             Ok(Change::Commit(Commit {
                 snapshots: refs.clone(),
                 indexes: own.segments.keys().copied().collect(),
@@ -138,6 +141,26 @@ impl OwnIndex {
         if !builder.is_empty() {
             let segment = Arc::new(put_index(repo, &builder)?);
             self.segments.insert(segment.id, segment);
+        }
+        Ok(())
+    }
+
+    /// Ends the run if a blob of `snapshots` lies only in packs that were found damaged since it began. There
+    /// is no rescue: which of their frames still open, only who has an identity can tell.
+    fn refuse_damaged(&self, repo: &Repo, state: &State, snapshots: &[Snapshot]) -> Result<(), RepoError> {
+        let index = self.with_log(repo, state)?;
+        let mut reader = BlobReader::over(repo, index.clone())?;
+        for snapshot in snapshots {
+            let named = Named { id: snapshot.id, record: &snapshot.record };
+            reader.each_blob(named, &mut |_, blob| {
+                let places = index.find(blob, &|pack| !repo.is_doomed(pack))?;
+                match places.first() {
+                    Some(place) if places.iter().all(|place| state.damaged.contains(&place.pack)) => {
+                        Err(RepoError::PackDamaged { pack: place.pack })
+                    }
+                    _ => Ok(()),
+                }
+            })?;
         }
         Ok(())
     }

@@ -109,7 +109,11 @@ impl ContentWriter {
         let key = lane.repo().hash_key();
         let mut map = MapWriter::new(key);
         if let Some((reader, parent)) = parent {
-            know_parent(&mut map, reader, parent, lane)?;
+            match know_parent(&mut map, reader, parent, lane) {
+                // A damaged parent costs space and must not cost the backup that would make good for it.
+                Err(error) if error.is_damage() => map = MapWriter::new(key),
+                known => known?,
+            }
         }
         let whole = blake3::Hasher::new_keyed(&key.0);
         let mut pieces = Pieces { lane, chunker: rows, page, map, whole, bytes: 0 };

@@ -92,6 +92,12 @@ pub enum RepoError {
         /// The pack.
         pack: PackId,
     },
+    /// A run relied on a pack that was found damaged meanwhile.
+    #[error("pack {} was found damaged while this run relied on it", .pack.short())]
+    PackDamaged {
+        /// The pack.
+        pack: PackId,
+    },
     /// Each time that a run had rescued what it needs, prune had doomed that too.
     #[error("prune doomed what this run needs again and again")]
     RescuedInVain,
@@ -133,6 +139,18 @@ impl RepoError {
     }
 }
 
+impl RepoError {
+    /// True if something that is kept is not what it was or not there, as opposed to a store that does not
+    /// answer, a wrong key or a cancelled run: the next copy, or the source itself, may help.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Store(error) => matches!(error, StoreError::NotFound { .. } | StoreError::Truncated { .. }),
+            Self::Damaged { .. } | Self::BlobMissing { .. } | Self::FrameDamaged { .. } => true,
+            _ => false,
+        }
+    }
+}
+
 impl Advise for RepoError {
     fn code(&self) -> ErrorCode {
         match self {
@@ -147,9 +165,11 @@ impl Advise for RepoError {
             | Self::BlobMissing { .. }
             | Self::FrameDamaged { .. }
             | Self::BadLog { .. } => ErrorCode::VerificationFailed,
-            Self::TooNew { .. } | Self::NotTheSame | Self::PackGone { .. } | Self::Worker => {
-                ErrorCode::Failure
-            }
+            Self::TooNew { .. }
+            | Self::NotTheSame
+            | Self::PackGone { .. }
+            | Self::PackDamaged { .. }
+            | Self::Worker => ErrorCode::Failure,
             Self::RescuedInVain => ErrorCode::Busy,
             Self::Cache { source, .. } => ErrorCode::of_io(source),
             Self::Cancelled(_) => ErrorCode::Interrupted,
@@ -175,7 +195,7 @@ impl Advise for RepoError {
             }
             Self::NoRight { .. } => "use the repository's own passphrase or key file",
             Self::BadLog { .. } => "do not write to this repository; compare it with a copy",
-            Self::PackGone { .. } => "run the backup again",
+            Self::PackGone { .. } | Self::PackDamaged { .. } => "run the backup again",
             Self::RescuedInVain => "give prune an orphan grace that is longer than a backup takes",
             Self::Cache { .. } => "free space there, or choose another place with HIKAE_CACHE",
             Self::BadKey { .. } | Self::Age { .. } => return None,

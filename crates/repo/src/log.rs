@@ -78,6 +78,9 @@ pub enum Change {
     /// From here on, writers that do not know this feature must not write.
     #[n(11)]
     Feature(#[n(0)] String),
+    /// Packs were found damaged, or well again.
+    #[n(12)]
+    Damaged(#[n(0)] Damaged),
 }
 
 /// A commit.
@@ -165,6 +168,21 @@ pub struct Removed {
     /// Index objects that were removed.
     #[n(1)]
     pub indexes: Vec<IndexId>,
+}
+
+/// Packs that were read and found to be no more what their names say, and packs that are well again.
+///
+/// A damaged pack stays where it is and readers still try it, for most of its frames may open. But writers
+/// store its blobs again, and prune does not count it as a copy.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Damaged {
+    /// Found damaged or missing.
+    #[n(0)]
+    pub packs: Vec<PackId>,
+    /// Found well: put back from a copy, or a fault of the store that has passed.
+    #[n(1)]
+    pub well: Vec<PackId>,
 }
 
 /// A writer comes.
@@ -255,7 +273,7 @@ impl Change {
         match self {
             Self::Commit(_) | Self::Epoch(_) | Self::Evidence(_) => Rights::WRITE,
             Self::Forget(_) => Rights::FORGET,
-            Self::Prune(_) | Self::Removed(_) => Rights::PRUNE,
+            Self::Prune(_) | Self::Removed(_) | Self::Damaged(_) => Rights::PRUNE,
             Self::Enrol(_)
             | Self::Distrust(_)
             | Self::Recipients(_)
@@ -280,6 +298,7 @@ impl Change {
             Self::Epoch(_) => "key epoch",
             Self::Evidence(_) => "evidence",
             Self::Feature(_) => "feature",
+            Self::Damaged(_) => "damaged",
         }
     }
 }

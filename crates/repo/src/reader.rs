@@ -23,6 +23,7 @@ pub struct BlobReader<'r> {
     repo: &'r Repo,
     index: Arc<IndexSet>,
     coder: FrameCoder,
+    kept_frames: usize,
     opened: VecDeque<(PackId, u32, Arc<Vec<u8>>)>,
 }
 
@@ -40,7 +41,14 @@ impl<'r> BlobReader<'r> {
     /// # Errors
     /// [`RepoError::Worker`] if there is no memory.
     pub fn over(repo: &'r Repo, index: Arc<IndexSet>) -> Result<Self, RepoError> {
-        Ok(Self { repo, index, coder: FrameCoder::new(repo.keys().family())?, opened: VecDeque::new() })
+        let coder = FrameCoder::new(repo.keys().family())?;
+        Ok(Self { repo, index, coder, kept_frames: KEPT_FRAMES, opened: VecDeque::new() })
+    }
+
+    /// Keeps `n` opened frames, up to a few MiB each: a map of pieces refers to one super-block for each
+    /// backup that changed something nearby.
+    pub fn keep_frames(&mut self, n: usize) {
+        self.kept_frames = n;
     }
 
     /// The index that it looks in.
@@ -48,14 +56,15 @@ impl<'r> BlobReader<'r> {
         &self.index
     }
 
-    /// Every place of a blob: those in packs that live first, then those that are doomed and may still be
-    /// there.
+    /// Every place of a blob: those in good packs first, then those in packs that were found damaged, then
+    /// those that are doomed and may still be there.
     ///
     /// # Errors
     /// [`RepoError::Cache`] if the index cannot be read.
     pub fn places(&self, id: BlobId) -> Result<Vec<Location>, RepoError> {
         let mut places = self.index.find(id, &|_| true)?;
-        places.sort_by_key(|place| self.repo.is_doomed(place.pack));
+        let state = self.repo.state();
+        places.sort_by_key(|place| (self.repo.is_doomed(place.pack), state.damaged.contains(&place.pack)));
         Ok(places)
     }
 
@@ -95,15 +104,18 @@ impl<'r> BlobReader<'r> {
     /// [`RepoError::FrameDamaged`] if it does not open.
     pub fn frame(&mut self, pack: PackId, frame: &PackedFrame) -> Result<Arc<Vec<u8>>, RepoError> {
         let kept = self.opened.iter().position(|(id, offset, _)| (*id, *offset) == (pack, frame.offset));
-        if let Some(at) = kept {
-            return Ok(self.opened[at].2.clone());
+        if let Some(frame) = kept.and_then(|at| self.opened.remove(at)) {
+            // To the back: what was used last goes last.
+            let plain = frame.2.clone();
+            self.opened.push_back(frame);
+            return Ok(plain);
         }
         let start = u64::from(frame.offset);
         let range = start..start + u64::from(frame.stored_bytes);
         let stored = self.repo.store().get_range(&layout::pack(pack), range)?;
         let plain = Arc::new(self.open(pack, frame, stored)?);
         self.opened.push_back((pack, frame.offset, plain.clone()));
-        if self.opened.len() > KEPT_FRAMES {
+        if self.opened.len() > self.kept_frames {
             self.opened.pop_front();
         }
         Ok(plain)

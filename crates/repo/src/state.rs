@@ -78,6 +78,10 @@ pub struct State {
     /// Numbers of the last void entries, for display.
     #[n(16)]
     pub void: Vec<u64>,
+    /// Packs that were found damaged or missing. Nothing new relies on them, and they count as no copy; who
+    /// reads may try them.
+    #[n(17)]
+    pub damaged: BTreeSet<PackId>,
 }
 
 /// An enrolled writer.
@@ -212,6 +216,7 @@ impl State {
             runs: VecDeque::new(),
             features: BTreeSet::new(),
             void: Vec::new(),
+            damaged: BTreeSet::new(),
         }
     }
 
@@ -266,6 +271,7 @@ impl State {
             Change::Prune(prune) => {
                 let doom = DoomState { n, at: entry.at, soft_seconds: prune.soft_seconds };
                 self.doomed.extend(prune.doomed.iter().map(|pack| (*pack, doom)));
+                self.damaged.retain(|pack| !prune.doomed.contains(pack));
                 self.indexes
                     .extend(prune.indexes_added.iter().map(|index| (*index, IndexState { writer, n })));
                 for index in &prune.indexes_removed {
@@ -306,6 +312,11 @@ impl State {
                 }
             }
             Change::Feature(feature) => drop(self.features.insert(feature.clone())),
+            Change::Damaged(found) => {
+                let doomed = &self.doomed;
+                self.damaged.extend(found.packs.iter().filter(|pack| !doomed.contains_key(pack)));
+                self.damaged.retain(|pack| !found.well.contains(pack));
+            }
         }
     }
 
@@ -318,6 +329,11 @@ impl State {
             Some(state) if state.trusted => Rights(state.rights),
             _ => Rights::default(),
         }
+    }
+
+    /// True if a copy in this pack can be relied on: the pack is not doomed and was not found damaged.
+    pub fn is_good(&self, pack: PackId) -> bool {
+        !self.doomed.contains_key(&pack) && !self.damaged.contains(&pack)
     }
 
     /// True if `reader` may rely on blobs that `writer` indexed: they are of one trust group.

@@ -307,7 +307,7 @@ impl Shared {
     }
 
     /// Step 2 of the commit protocol: named by an index object of a writer that we trust, in a pack that is
-    /// not doomed, in a frame that is not sparse.
+    /// neither doomed nor damaged, in a frame that is not sparse.
     fn is_usable(&self, id: BlobId) -> Result<bool, RepoError> {
         let own = self.repo.signer().id();
         for segment in self.base_index.segments() {
@@ -319,7 +319,7 @@ impl Shared {
             let mut usable = false;
             segment.find(id, &mut |place| {
                 let name = FrameName { session: place.frame.head.session, number: place.frame.head.number };
-                usable = !self.base.doomed.contains_key(&place.pack) && !self.base.sparse.contains(&name);
+                usable = self.base.is_good(place.pack) && !self.base.sparse.contains(&name);
                 !usable
             })?;
             if usable {
