@@ -1,0 +1,205 @@
+//! The configuration: one TOML file, strict.
+//!
+//! ```toml
+//! [repository.main]
+//! store = "/var/lib/hikae/main"
+//! unlock = { key_file = "/etc/hikae/main.key" }
+//!
+//! [source.app]
+//! kind = "files"
+//! include = ["/srv/app"]
+//!
+//! [job.nightly]
+//! sources = ["app"]
+//! repository = "main"
+//! ```
+//!
+//! - An unknown key, a key given twice or a wrong type is an error with line and column: a misspelt rule must
+//!   not read as none.
+//! - Secrets are references ([`SecretRef`]), so a configuration can be shown and kept.
+//!
+//! Each crate owns the settings of its things; this module puts them together and knows where the file is.
+
+mod append;
+mod effective;
+mod fault;
+mod nearest;
+mod parse;
+mod schema;
+mod secret;
+mod source;
+
+pub use append::{NewSource, append_sources, new_text};
+pub use effective::{Difference, differences, effective, to_text};
+pub use fault::{ConfigError, Fault};
+pub use nearest::nearest;
+pub use parse::parse;
+pub use schema::schema;
+pub use secret::{BadSecretRef, SecretError, SecretRef};
+pub use source::{SourceConfig, SourceSettings};
+
+use crate::surroundings::Surroundings;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// A whole configuration.
+#[derive(Clone, Debug, Default)]
+pub struct Config {
+    /// The file that it was read from.
+    pub file: Option<PathBuf>,
+    /// Repositories by name.
+    pub repositories: BTreeMap<String, RepositoryConfig>,
+    /// Sources by name.
+    pub sources: BTreeMap<String, SourceConfig>,
+    /// Jobs by name.
+    pub jobs: BTreeMap<String, JobConfig>,
+    /// What is no error and should be mended, as a password in a connection string.
+    pub warnings: Vec<Fault>,
+}
+
+/// `[repository.NAME]`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RepositoryConfig {
+    /// Where it is kept.
+    pub store: StoreConfig,
+    /// What opens it, unless the command line says otherwise.
+    #[serde(default)]
+    pub unlock: Option<UnlockConfig>,
+    /// Who can open contents, besides the repository's own identity: age recipients, used when it is made.
+    #[serde(default)]
+    pub recipients: Vec<String>,
+    /// This host keeps no key that opens contents; used when it is made.
+    #[serde(default)]
+    pub write_only: bool,
+    /// Free space that packs leave on the disk; by default 2 % of it, at most 1 GiB.
+    #[serde(default)]
+    pub reserve: Option<bytesize::ByteSize>,
+}
+
+/// Where a repository is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreConfig {
+    /// A directory.
+    Directory(PathBuf),
+}
+
+impl<'de> Deserialize<'de> for StoreConfig {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct PathOrTable;
+
+        impl<'de> serde::de::Visitor<'de> for PathOrTable {
+            type Value = StoreConfig;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a path such as \"/var/lib/hikae/main\"")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, path: &str) -> Result<StoreConfig, E> {
+                match path.starts_with('/') {
+                    true => Ok(StoreConfig::Directory(path.into())),
+                    false => Err(E::custom(format_args!("the store `{path}` is not an absolute path"))),
+                }
+            }
+
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<StoreConfig, A::Error> {
+                use serde::de::Error as _;
+                let kind: String = map.next_key()?.unwrap_or_default();
+                Err(A::Error::custom(format_args!(
+                    "this release knows no stores of the kind `{kind}`, only directories: store = \"/path\""
+                )))
+            }
+        }
+
+        deserializer.deserialize_any(PathOrTable)
+    }
+}
+
+/// What opens a repository.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UnlockConfig {
+    /// A key file.
+    KeyFile(PathBuf),
+    /// A passphrase.
+    Passphrase(SecretRef),
+    /// A file of age or SSH identities.
+    IdentityFile(PathBuf),
+}
+
+/// `[job.NAME]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JobConfig {
+    /// Sources that are backed up together, as one run; all of them, if left out.
+    #[serde(default)]
+    pub sources: Option<Vec<String>>,
+    /// Where to; not needed if there is one repository.
+    #[serde(default)]
+    pub repository: Option<String>,
+    /// What the job is for; kept with each snapshot that it makes.
+    #[serde(default)]
+    pub description: Option<String>,
+}
+
+impl Config {
+    /// Reads and checks the file at `path`.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with every fault that was found, each with its place.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+        parse(&text, Some(path))
+    }
+
+    /// The file to read: the one that was named, else the first that is there.
+    pub fn find(named: Option<&Path>, around: &Surroundings) -> Option<PathBuf> {
+        let named = named.map(Path::to_owned);
+        named.or_else(|| Self::places(around).into_iter().find(|path| path.exists()))
+    }
+
+    /// Where a configuration is looked for, in this order, if none was named.
+    pub fn places(around: &Surroundings) -> [PathBuf; 2] {
+        [around.config.join("config.toml"), "/etc/hikae/config.toml".into()]
+    }
+
+    /// The repository of this name, or the only one.
+    ///
+    /// # Errors
+    /// [`ConfigError`] if there is none, or there are several and none was named.
+    pub fn repository(&self, name: Option<&str>) -> Result<(&str, &RepositoryConfig), ConfigError> {
+        let names = || self.repositories.keys().map(String::as_str);
+        let found = match name {
+            Some(name) => self.repositories.get_key_value(name),
+            None if self.repositories.len() == 1 => self.repositories.first_key_value(),
+            None => None,
+        };
+        found.map(|(name, repository)| (name.as_str(), repository)).ok_or_else(|| match name {
+            Some(name) => ConfigError::no_such("repository", name, names()),
+            None => ConfigError::WhichOne { what: "repository", names: names().map(str::to_owned).collect() },
+        })
+    }
+
+    /// The sources that a job asks for, or all of them.
+    ///
+    /// # Errors
+    /// [`ConfigError`] if there is no such job.
+    pub fn sources_of(&self, job: Option<&str>) -> Result<Vec<&str>, ConfigError> {
+        let all = || self.sources.keys().map(String::as_str).collect();
+        let Some(name) = job else { return Ok(all()) };
+        let names = || self.jobs.keys().map(String::as_str);
+        let job = self.jobs.get(name).ok_or_else(|| ConfigError::no_such("job", name, names()))?;
+        Ok(job.sources.as_ref().map_or_else(all, |sources| sources.iter().map(String::as_str).collect()))
+    }
+
+    /// The source of this name.
+    ///
+    /// # Errors
+    /// [`ConfigError`] if there is none.
+    pub fn source(&self, name: &str) -> Result<&SourceConfig, ConfigError> {
+        let names = || self.sources.keys().map(String::as_str);
+        self.sources.get(name).ok_or_else(|| ConfigError::no_such("source", name, names()))
+    }
+}

@@ -1,0 +1,230 @@
+//! JSON Schema of the configuration, for editors.
+//!
+//! The settings of sources are of another crate that knows no schemas, so they are drawn here a second time; a
+//! test compares the names with those that are read.
+
+use schemars::{JsonSchema, schema_for};
+
+/// Configuration of hikae, the backup program.
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields, title = "hikae")]
+#[allow(dead_code)] // only its shape is used
+struct Configuration {
+    /// Where backups are kept.
+    repository: Option<std::collections::BTreeMap<String, Repository>>,
+    /// What is protected.
+    source: Option<std::collections::BTreeMap<String, Source>>,
+    /// What is backed up together.
+    job: Option<std::collections::BTreeMap<String, Job>>,
+}
+
+/// A repository.
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+#[allow(dead_code)]
+struct Repository {
+    /// An absolute path to a directory.
+    store: String,
+    /// What opens it, unless the command line says otherwise.
+    unlock: Option<Unlock>,
+    /// Age recipients who can open contents, besides the repository's own identity; used when it is made.
+    recipients: Option<Vec<String>>,
+    /// This host keeps no key that opens contents; used when it is made.
+    write_only: Option<bool>,
+    /// Free space that packs leave on the disk, as "1 GiB"; by default 2 % of it, at most 1 GiB.
+    reserve: Option<String>,
+}
+
+/// What opens a repository.
+#[derive(JsonSchema)]
+#[schemars(rename_all = "snake_case", deny_unknown_fields)]
+#[allow(dead_code)]
+enum Unlock {
+    /// A key file (mode 0600).
+    KeyFile(String),
+    /// A passphrase.
+    Passphrase(Secret),
+    /// A file of age or SSH identities (mode 0600).
+    IdentityFile(String),
+}
+
+/// Where a secret is.
+#[derive(JsonSchema)]
+#[schemars(untagged)]
+#[allow(dead_code)]
+enum Secret {
+    /// file:/path, env:NAME, command:program arguments, or credential:name.
+    Reference(#[schemars(regex(pattern = "^(file:/|env:|command:|credential:)."))] String),
+    /// A program and its arguments.
+    Program(Program),
+}
+
+/// A program that prints a secret.
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+#[allow(dead_code)]
+struct Program {
+    /// The program, then its arguments.
+    command: Vec<String>,
+}
+
+/// Something to protect.
+#[derive(JsonSchema)]
+#[schemars(tag = "kind", rename_all = "lowercase")]
+#[allow(dead_code)]
+enum Source {
+    /// Folders and files.
+    Files(Files),
+    /// A SQLite database.
+    Sqlite(Sqlite),
+    /// A PostgreSQL database.
+    Postgresql(Postgresql),
+}
+
+/// Folders and files.
+#[derive(JsonSchema)]
+#[allow(dead_code)]
+struct Files {
+    /// Folders and files to back up.
+    include: Vec<Include>,
+    /// What to leave out, in gitignore syntax, relative to each include.
+    exclude: Option<Vec<String>>,
+    /// A file with more such patterns, one a line.
+    exclude_file: Option<String>,
+    /// Stay on the file system of each include.
+    one_file_system: Option<bool>,
+    /// Only files modified within this time, as "7d".
+    newer_than: Option<String>,
+    /// Programs around the reading.
+    hooks: Option<Hooks>,
+}
+
+/// A path, or a path with what is special about it.
+#[derive(JsonSchema)]
+#[schemars(untagged)]
+#[allow(dead_code)]
+enum Include {
+    /// A path.
+    Path(String),
+    /// A path with what is special about it.
+    Table(IncludeTable),
+}
+
+/// A path with what is special about it.
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+#[allow(dead_code)]
+struct IncludeTable {
+    /// Where it is.
+    path: String,
+    /// It holds secrets.
+    secret: Option<bool>,
+    /// It need not be there.
+    optional: Option<bool>,
+}
+
+/// A SQLite database.
+#[derive(JsonSchema)]
+#[allow(dead_code)]
+struct Sqlite {
+    /// The database file.
+    path: String,
+    /// Where the copy is made that is backed up.
+    scratch: Option<String>,
+    /// Programs around the reading.
+    hooks: Option<Hooks>,
+}
+
+/// A PostgreSQL database.
+#[derive(JsonSchema)]
+#[allow(dead_code)]
+struct Postgresql {
+    /// host=… dbname=… user=…, or postgresql://…, without a password.
+    connection: String,
+    /// Where the password is, if not in ~/.pgpass.
+    password: Option<Secret>,
+    /// Tables whose rows are kept, with what they need; by default all.
+    tables: Option<Vec<String>>,
+    /// Schemas all of whose tables are kept.
+    schemas: Option<Vec<String>>,
+    /// Read as a superuser; a backup needs to read, nothing more.
+    allow_superuser: Option<bool>,
+    /// How long to wait for a table that somebody holds locked, as "60s".
+    lock_timeout: Option<String>,
+    /// How many tables are read at once.
+    jobs: Option<std::num::NonZeroU32>,
+    /// Where pg_dump is, if not in one of the usual places.
+    program_directory: Option<String>,
+    /// Tables of at least twice this many bytes are read in parts of about so many.
+    part_bytes: Option<u64>,
+    /// Programs around the reading.
+    hooks: Option<Hooks>,
+}
+
+/// Programs around the reading of a source, as argument arrays; no shell.
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+#[allow(dead_code)]
+struct Hooks {
+    /// Run in this order before the source is read. One that fails has failed the source.
+    before: Option<Vec<Vec<String>>>,
+    /// Run in this order after it was read, whatever came of it.
+    after: Option<Vec<Vec<String>>>,
+    /// How long each may take, as "10m".
+    time_limit: Option<String>,
+}
+
+/// What is backed up together.
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+#[allow(dead_code)]
+struct Job {
+    /// Names of sources; all of them, if left out.
+    sources: Option<Vec<String>>,
+    /// Name of the repository; not needed if there is one.
+    repository: Option<String>,
+    /// What the job is for; kept with each snapshot that it makes.
+    description: Option<String>,
+}
+
+/// The schema, as JSON.
+pub fn schema() -> serde_json::Value {
+    schema_for!(Configuration).to_value()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{ConfigError, parse};
+    use super::*;
+
+    /// What the reader says that it knows in a table, when it is given a key that it does not know.
+    fn known_keys(table: &str) -> Vec<String> {
+        let text = format!("{table}\nsurely_unknown = 1");
+        let Err(ConfigError::Wrong { faults }) = parse(&text, None) else { panic!("{text} was taken") };
+        let advice = faults[0].advice.clone().unwrap_or_default();
+        let known = advice.strip_prefix("known here: ").unwrap_or_else(|| panic!("{table}: {faults:?}"));
+        known.split(", ").map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn the_schema_names_what_is_read_and_nothing_else() {
+        let schema = schema();
+        let definitions = &schema["$defs"];
+        for (table, definition, apart) in [
+            ("[repository.x]\nstore = '/s'", "Repository", &[][..]),
+            ("[source.x]\nkind = 'files'\ninclude = []", "Files", &["hooks"]),
+            ("[source.x]\nkind = 'sqlite'\npath = '/s'", "Sqlite", &["hooks"]),
+            ("[source.x]\nkind = 'postgresql'\nconnection = ''", "Postgresql", &["hooks", "password"]),
+            ("[source.x]\nkind = 'files'\ninclude = []\n[source.x.hooks]", "Hooks", &[]),
+            ("[job.x]", "Job", &[]),
+        ] {
+            let mut read = known_keys(table);
+            read.extend(apart.iter().map(|&name| name.to_owned()));
+            read.sort();
+            let properties = definitions[definition]["properties"].as_object().unwrap();
+            let mut drawn: Vec<String> = properties.keys().cloned().collect();
+            drawn.sort();
+            assert_eq!(drawn, read, "{definition}");
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! Making and opening a repository as the configuration or the command line says: store, key, cache.
+
+use crate::config::{RepositoryConfig, SecretError, SecretRef, StoreConfig, UnlockConfig};
+use crate::private_file::{self, PrivateFileError};
+use crate::secret_text::{self, BadSecretText, SecretKind};
+use crate::surroundings::Surroundings;
+use hikae_model::{Advise, Cx, ErrorCode, Hint, Random};
+use hikae_repo::keys::{RepositorySecret, Secret32};
+use hikae_repo::recipient::{Identity, parse_identities};
+use hikae_repo::slot::{KdfCost, Unlock, Wrap};
+use hikae_repo::{InitOptions, NewRepository, Repo, RepoError};
+use hikae_store::{DirectoryStore, Reserve, StoreError};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use zeroize::Zeroizing;
+
+/// What somebody has to open a repository with.
+#[derive(Clone)]
+pub enum KeyChoice {
+    /// A passphrase.
+    Passphrase(Zeroizing<String>),
+    /// A key file.
+    KeyFile(PathBuf),
+    /// A file of age or SSH identities.
+    IdentityFile(PathBuf),
+    /// The text of the recovery sheet.
+    Recovery(Zeroizing<String>),
+}
+
+/// Why a repository could not be made or opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The repository or its store.
+    #[error(transparent)]
+    Repo(#[from] RepoError),
+    /// A secret could not be had.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    /// A file with a secret cannot be used.
+    #[error(transparent)]
+    File(#[from] PrivateFileError),
+    /// A key file or a recovery sheet holds no key.
+    #[error("{}", .place.display())]
+    BadText {
+        /// The file.
+        place: PathBuf,
+        /// What is wrong with it.
+        source: BadSecretText,
+    },
+    /// Nothing says what opens it.
+    #[error("nothing says what opens the repository in {address}")]
+    NoKey {
+        /// Where it is.
+        address: String,
+    },
+    /// The passphrase is too short to protect anything.
+    #[error("the passphrase is shorter than {least} characters")]
+    ShortPassphrase {
+        /// The least.
+        least: usize,
+    },
+}
+
+impl From<StoreError> for OpenError {
+    fn from(error: StoreError) -> Self {
+        Self::Repo(error.into())
+    }
+}
+
+impl Advise for OpenError {
+    fn code(&self) -> ErrorCode {
+        match self {
+            Self::Repo(error) => error.code(),
+            Self::Secret(error) => error.code(),
+            Self::File(error) => error.code(),
+            Self::BadText { source, .. } => source.code(),
+            Self::NoKey { .. } => ErrorCode::WrongKey,
+            Self::ShortPassphrase { .. } => ErrorCode::Usage,
+        }
+    }
+
+    fn advice(&self) -> Option<Hint> {
+        match self {
+            Self::Repo(error) => error.advice(),
+            Self::Secret(error) => error.advice(),
+            Self::File(error) => error.advice(),
+            Self::BadText { source, .. } => source.advice(),
+            Self::NoKey { .. } => Some(
+                "give --key-file, --passphrase-command, --identity, --recovery or HIKAE_PASSPHRASE, or set `unlock` \
+                 in the configuration"
+                    .into(),
+            ),
+            Self::ShortPassphrase { .. } => Some("choose five or more random words".into()),
+        }
+    }
+}
+
+/// Shortest passphrase that a new key slot takes.
+const LEAST_PASSPHRASE: usize = 8;
+
+/// Where a repository is, and what opens it.
+#[derive(Clone)]
+pub struct Place {
+    /// The store.
+    pub store: StoreConfig,
+    /// Free space that packs leave.
+    pub reserve: Reserve,
+    /// What opens it.
+    pub key: Option<KeyChoice>,
+    /// Further identities that open contents.
+    pub identities: Vec<PathBuf>,
+}
+
+impl Place {
+    /// The place that the configuration describes. `key` goes before its `unlock`.
+    ///
+    /// # Errors
+    /// [`OpenError::Secret`] if the passphrase cannot be had.
+    pub fn of(
+        config: &RepositoryConfig,
+        key: Option<KeyChoice>,
+        around: &Surroundings,
+        cx: &Cx,
+    ) -> Result<Self, OpenError> {
+        let key = match (key, &config.unlock) {
+            (Some(key), _) => Some(key),
+            (None, Some(UnlockConfig::KeyFile(path))) => Some(KeyChoice::KeyFile(path.clone())),
+            (None, Some(UnlockConfig::IdentityFile(path))) => Some(KeyChoice::IdentityFile(path.clone())),
+            (None, Some(UnlockConfig::Passphrase(secret))) => {
+                Some(KeyChoice::Passphrase(secret.resolve(around, cx)?))
+            }
+            (None, None) => None,
+        };
+        let reserve = config.reserve.map_or(Reserve::Usual, |size| Reserve::Bytes(size.as_u64()));
+        Ok(Self { store: config.store.clone(), reserve, key, identities: Vec::new() })
+    }
+
+    /// Where it is, for people.
+    pub fn address(&self) -> String {
+        let StoreConfig::Directory(path) = &self.store;
+        path.display().to_string()
+    }
+
+    /// Opens the store, and nothing in it.
+    ///
+    /// # Errors
+    /// [`OpenError::Repo`] if there is none.
+    pub fn open_store(&self, cx: &Cx) -> Result<DirectoryStore, OpenError> {
+        let StoreConfig::Directory(path) = &self.store;
+        Ok(DirectoryStore::open(path, self.reserve, random(cx))?)
+    }
+
+    /// Opens the repository.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open(&self, around: &Surroundings, cx: &Cx) -> Result<Arc<Repo>, OpenError> {
+        let store = self.open_store(cx)?;
+        let mut identities: Vec<Identity> = Vec::new();
+        for path in &self.identities {
+            identities.extend(parse_identities(&private_file::read(path)?)?);
+        }
+        let unlock = match &self.key {
+            None => return Err(OpenError::NoKey { address: self.address() }),
+            Some(KeyChoice::Passphrase(passphrase)) => Unlock::Passphrase(passphrase.clone()),
+            Some(KeyChoice::KeyFile(path)) => Unlock::KeyFile(read_key_file(path)?),
+            Some(KeyChoice::IdentityFile(path)) => {
+                let text = private_file::read(path)?;
+                // Once to open the slot and once to open contents: identities cannot be cloned.
+                identities.extend(parse_identities(&text)?);
+                Unlock::Identities(parse_identities(&text)?)
+            }
+            Some(KeyChoice::Recovery(text)) => Unlock::Recovery(read_recovery(text)?),
+        };
+        private_file::create_directory(&around.cache)?;
+        let store = Arc::new(store);
+        let repo = Repo::open(store.clone(), unlock, identities, &around.cache, cx)?;
+        // It is a repository: now its modes may be mended (L-3). One that cannot be is for `doctor` to show.
+        drop(store.repair_modes());
+        Ok(Arc::new(repo))
+    }
+
+    /// Makes a repository.
+    ///
+    /// # Errors
+    /// [`OpenError`], with [`RepoError::RepositoryExists`] if there is one.
+    pub fn init(
+        &self,
+        recipients: &[String],
+        write_only: bool,
+        around: &Surroundings,
+        cx: &Cx,
+    ) -> Result<NewRepository, OpenError> {
+        let key;
+        let passphrase;
+        let recipient;
+        let wrap = match &self.key {
+            None | Some(KeyChoice::Recovery(_)) => return Err(OpenError::NoKey { address: self.address() }),
+            Some(KeyChoice::Passphrase(given)) => {
+                passphrase = long_enough(given)?;
+                Wrap::Passphrase(&passphrase, KdfCost::STANDARD)
+            }
+            Some(KeyChoice::KeyFile(path)) => {
+                key = read_key_file(path)?;
+                Wrap::KeyFile(&key)
+            }
+            Some(KeyChoice::IdentityFile(path)) => {
+                recipient = recipient_of(path)?;
+                Wrap::Recipient(&recipient)
+            }
+        };
+        let options = InitOptions {
+            recipients: recipients.to_vec(),
+            without_first_identity: write_only && !recipients.is_empty(),
+            wrap,
+            write_only,
+        };
+        private_file::create_directory(&around.cache)?;
+        let StoreConfig::Directory(path) = &self.store;
+        let store = DirectoryStore::create(path, self.reserve, random(cx))?;
+        Ok(Repo::init(Arc::new(store), &options, &around.cache, cx)?)
+    }
+}
+
+/// A passphrase that is worth its name.
+///
+/// # Errors
+/// [`OpenError::ShortPassphrase`].
+pub fn long_enough(passphrase: &Zeroizing<String>) -> Result<Zeroizing<String>, OpenError> {
+    match passphrase.chars().count() >= LEAST_PASSPHRASE {
+        true => Ok(passphrase.clone()),
+        false => Err(OpenError::ShortPassphrase { least: LEAST_PASSPHRASE }),
+    }
+}
+
+/// Makes a key file of mode 0600 with a new random key.
+///
+/// # Errors
+/// [`OpenError::File`], also if the file is there already: a key file is never written over.
+pub fn create_key_file(path: &Path, cx: &Cx) -> Result<Secret32, OpenError> {
+    let key = Secret32::new(cx.random());
+    let text = secret_text::write(SecretKind::KeyFile, &key);
+    let file = Zeroizing::new(format!(
+        "# A key of a hikae repository. Who has this file and the repository can read every backup.\n{}\n",
+        *text
+    ));
+    private_file::create(path, file.as_bytes())?;
+    Ok(key)
+}
+
+/// Reads a key file.
+///
+/// # Errors
+/// [`OpenError::File`] if others may read it, [`OpenError::BadText`] if it holds no key.
+pub fn read_key_file(path: &Path) -> Result<Secret32, OpenError> {
+    let text = private_file::read(path)?;
+    let lines = text.lines().filter(|line| !line.trim_start().starts_with('#')).collect::<Vec<_>>();
+    let key = Zeroizing::new(lines.join("\n"));
+    secret_text::read(SecretKind::KeyFile, &key)
+        .map_err(|source| OpenError::BadText { place: path.to_owned(), source })
+}
+
+fn read_recovery(text: &str) -> Result<RepositorySecret, OpenError> {
+    let secret = secret_text::read(SecretKind::Recovery, text);
+    let secret =
+        secret.map_err(|source| OpenError::BadText { place: "the recovery sheet".into(), source })?;
+    Ok(RepositorySecret::new(*secret.bytes()))
+}
+
+/// The recipient whose identity a file holds: age writes it beside, as `# public key: age1…`.
+fn recipient_of(path: &Path) -> Result<String, OpenError> {
+    let text = private_file::read(path)?;
+    let public = text.lines().find_map(|line| line.strip_prefix("# public key: "));
+    public.map(|line| line.trim().to_owned()).ok_or_else(|| {
+        let what = format!("{} does not say `# public key: age1…`, as age-keygen writes it", path.display());
+        OpenError::Repo(RepoError::BadKey { what })
+    })
+}
+
+/// The passphrase that a command tells.
+///
+/// # Errors
+/// [`SecretError`].
+pub fn passphrase_of_command(
+    command: &str,
+    around: &Surroundings,
+    cx: &Cx,
+) -> Result<Zeroizing<String>, SecretError> {
+    SecretRef::Command(command.split_whitespace().map(str::to_owned).collect()).resolve(around, cx)
+}
+
+/// The store's source of names for what it is writing.
+fn random(cx: &Cx) -> Arc<dyn Random> {
+    struct OfCx(Cx);
+
+    impl Random for OfCx {
+        fn fill(&self, bytes: &mut [u8]) {
+            for chunk in bytes.chunks_mut(16) {
+                chunk.copy_from_slice(&self.0.random::<16>()[..chunk.len()]);
+            }
+        }
+    }
+
+    Arc::new(OfCx(cx.clone()))
+}

@@ -1,0 +1,159 @@
+//! Files that hold a secret: written for their owner alone, and refused when others may read them.
+//!
+//! The mode is taken of what is open, not of the name: the name may be changed between two looks.
+
+use hikae_model::{Advise, ErrorCode, Hint};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use zeroize::Zeroizing;
+
+/// Largest secret file that is read.
+const MAX_BYTES: u64 = 1 << 20;
+
+/// Why a secret file could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum PrivateFileError {
+    /// It is not there.
+    #[error("{} is not there", .path.display())]
+    Missing {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Others may read it.
+    #[error("others may use {} (mode {mode:03o})", .path.display())]
+    NotPrivate {
+        /// The file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// The operating system refused or failed.
+    #[error("cannot {verb} {}", .path.display())]
+    Io {
+        /// `read` or `write`.
+        verb: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+}
+
+impl Advise for PrivateFileError {
+    fn code(&self) -> ErrorCode {
+        match self {
+            Self::Missing { .. } => ErrorCode::Usage,
+            Self::NotPrivate { .. } => ErrorCode::Permission,
+            Self::Io { source, .. } => ErrorCode::of_io(source),
+        }
+    }
+
+    fn advice(&self) -> Option<Hint> {
+        match self {
+            Self::Missing { .. } => Some("see that the path is right".into()),
+            Self::NotPrivate { path, .. } => Some(
+                format!(
+                    "run chmod 600 {}, and change the secret if somebody may have read it",
+                    path.display()
+                )
+                .into(),
+            ),
+            Self::Io { .. } => None,
+        }
+    }
+}
+
+/// Reads a text that only its owner may read.
+///
+/// # Errors
+/// [`PrivateFileError::NotPrivate`] if its group or others may use it.
+pub fn read(path: &Path) -> Result<Zeroizing<String>, PrivateFileError> {
+    let failed = |source| PrivateFileError::Io { verb: "read", path: path.to_owned(), source };
+    let file = match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(PrivateFileError::Missing { path: path.to_owned() });
+        }
+        opened => opened.map_err(failed)?,
+    };
+    let mode = file.metadata().map_err(failed)?.mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(PrivateFileError::NotPrivate { path: path.to_owned(), mode });
+    }
+    let mut text = Zeroizing::new(String::new());
+    file.take(MAX_BYTES).read_to_string(&mut text).map_err(failed)?;
+    Ok(text)
+}
+
+/// Writes a new file of mode 0600, whatever the umask says, and makes it durable. It must not be there yet.
+///
+/// # Errors
+/// [`PrivateFileError::Io`], also if it is there.
+pub fn create(path: &Path, bytes: &[u8]) -> Result<(), PrivateFileError> {
+    let failed = |source| PrivateFileError::Io { verb: "write", path: path.to_owned(), source };
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
+    file.set_permissions(std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed)?;
+    sync_directory_of(path).map_err(failed)
+}
+
+/// Writes a file of mode 0600 in place of the one that is there, whole or not at all.
+///
+/// # Errors
+/// [`PrivateFileError::Io`]; the old file is then as it was.
+pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), PrivateFileError> {
+    let failed = |source| PrivateFileError::Io { verb: "write", path: path.to_owned(), source };
+    let temporary = path.with_added_extension("new");
+    // What a killed run left of one.
+    match std::fs::remove_file(&temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    create(&temporary, bytes)?;
+    std::fs::rename(&temporary, path).and_then(|()| sync_directory_of(path)).map_err(failed)
+}
+
+/// Makes a directory that only its owner may enter, and those above it. One that is there stays as it is.
+///
+/// # Errors
+/// [`PrivateFileError::Io`] if it cannot be made.
+pub fn create_directory(path: &Path) -> Result<(), PrivateFileError> {
+    let failed = |source| PrivateFileError::Io { verb: "make", path: path.to_owned(), source };
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)
+}
+
+fn sync_directory_of(path: &Path) -> io::Result<()> {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => File::open(parent)?.sync_all(),
+        _ => File::open(".")?.sync_all(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_that_others_may_read_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("key");
+        create(&path, b"secret").unwrap();
+        assert_eq!(read(&path).unwrap().as_str(), "secret");
+        for mode in [0o604, 0o640, 0o660, 0o601, 0o777] {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            assert!(matches!(read(&path), Err(PrivateFileError::NotPrivate { .. })), "{mode:o}");
+        }
+    }
+
+    #[test]
+    fn a_secret_never_replaces_another_by_accident() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("key");
+        create(&path, b"first").unwrap();
+        assert!(create(&path, b"second").is_err());
+        replace(&path, b"third").unwrap();
+        assert_eq!(read(&path).unwrap().as_str(), "third");
+        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+    }
+}
