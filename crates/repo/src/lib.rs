@@ -14,6 +14,7 @@ mod commit;
 pub mod content;
 pub mod epoch;
 mod error;
+pub mod evidence;
 pub mod extent;
 pub mod frame;
 pub mod header;

@@ -1,4 +1,6 @@
 //! The repository over real and faulty stores.
 
+mod evidence;
 mod round_trip;
+mod small;
 mod world;

@@ -1,0 +1,125 @@
+//! A repository as small as can be that holds every class of object, for tests that try every harm.
+
+use crate::world::{KEY, Tree, World, backup, noise};
+use hikae_model::{Cut, PackId, SnapshotId};
+use hikae_repo::evidence::{CheckRecord, EvidenceRecord, PhaseRecord, put_evidence};
+use hikae_repo::keys::{Secret32, Signer};
+use hikae_repo::log::{Change, Enrol, Forget, Prune, Rights, SlotRef};
+use hikae_repo::slot::{KdfCost, Payload, Unlock, Wrap};
+use hikae_repo::{Repo, RepoError, layout, slot};
+use hikae_store::{MemoryStore, ObjectKey, Store};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// A small repository and what must come out of it.
+pub struct Small {
+    pub store: MemoryStore,
+    /// The snapshots that are there, and what they hold.
+    pub trees: BTreeMap<SnapshotId, Tree>,
+}
+
+/// The key file of a writer that opens no content.
+pub const WRITER_KEY: [u8; 32] = [43; 32];
+
+impl Small {
+    pub fn build() -> Self {
+        let store = MemoryStore::new();
+        let world = World::over(Arc::new(store.clone()));
+        let repo = &world.repo;
+        let mut trees = BTreeMap::new();
+
+        let forgotten = backup(repo, &tree(0), Cut::Files, None).unwrap().snapshots[0];
+        for (n, cut) in [(1, Cut::Files), (2, Cut::Pages(64))] {
+            let id = backup(repo, &tree(n), cut, None).unwrap().snapshots[0];
+            trees.insert(id, tree(n));
+        }
+        let forget = Forget { snapshots: vec![forgotten], reason: "a test".to_owned() };
+        repo.append(&mut |_| Ok(Change::Forget(forget.clone()))).unwrap();
+        put_evidence(repo, &evidence(repo, *trees.keys().next().unwrap())).unwrap();
+        repo.add_slot(&Wrap::Passphrase("a passphrase", KdfCost::FLOOR), "passphrase", "").unwrap();
+        add_writer(repo, &WRITER_KEY, Rights::WRITE);
+        let prune = Prune { doomed: vec![PackId::from_bytes([1; 32])], soft_seconds: 9, ..Prune::default() };
+        repo.append(&mut |_| Ok(Change::Prune(prune.clone()))).unwrap();
+        while repo.state().n < 32 {
+            repo.append(&mut |_| Ok(Change::Removed(Default::default()))).unwrap();
+        }
+        repo.append(&mut |_| Ok(Change::Removed(Default::default()))).unwrap();
+        Self { store, trees }
+    }
+
+    pub fn bytes(&self) -> u64 {
+        let mut bytes = 0;
+        self.store.list("", &mut |object| bytes += object.bytes).unwrap();
+        bytes
+    }
+}
+
+/// Names a writer with its own key file in the log.
+pub fn add_writer(repo: &Repo, key: &[u8; 32], rights: Rights) {
+    let signer = Signer::from_seed(&Secret32::new(repo.cx().random()));
+    let enrol =
+        Enrol { writer: signer.id(), rights: rights.0, group: "owner".to_owned(), label: String::new() };
+    let payload = Payload::Writer { keys: Box::new(repo.keys().clone()), signer };
+    let key = Secret32::new(*key);
+    let (id, stored) =
+        slot::make(&payload, repo.header().core.hash(), &Wrap::KeyFile(&key), repo.cx()).unwrap();
+    repo.store().put(&layout::slot(id), &stored).unwrap();
+    repo.append(&mut |_| Ok(Change::Enrol(enrol.clone()))).unwrap();
+    let slot = SlotRef { id, kind: "key-file".to_owned(), label: String::new() };
+    repo.append(&mut |_| Ok(Change::SlotAdded(slot.clone()))).unwrap();
+}
+
+/// Opens a store with one of the two key files, with a cache of its own.
+pub fn open_with(
+    store: impl Store + 'static,
+    key: [u8; 32],
+    cache: &std::path::Path,
+) -> Result<Arc<Repo>, RepoError> {
+    let unlock = Unlock::KeyFile(Secret32::new(key));
+    Repo::open(Arc::new(store), unlock, Vec::new(), cache, &hikae_testkit::system_cx()).map(Arc::new)
+}
+
+/// The same as the owner.
+pub fn open(store: impl Store + 'static, cache: &std::path::Path) -> Result<Arc<Repo>, RepoError> {
+    open_with(store, KEY, cache)
+}
+
+pub fn evidence(repo: &Repo, snapshot: SnapshotId) -> EvidenceRecord {
+    let state = repo.state();
+    // Stored times have microseconds.
+    let now = jiff::Timestamp::from_microsecond(repo.cx().now().as_microsecond()).unwrap();
+    let check = CheckRecord {
+        name: "files".to_owned(),
+        expected: "2".to_owned(),
+        actual: "2".to_owned(),
+        passed: true,
+    };
+    EvidenceRecord {
+        snapshot,
+        source: "tree".to_owned(),
+        kind: "restore".to_owned(),
+        checks: vec![check],
+        phases: vec![PhaseRecord { name: "fetch".to_owned(), microseconds: 12 }],
+        recovery_microseconds: 34,
+        recovered_moment: now,
+        restored_bytes: 56,
+        tools: vec![("pg_restore".to_owned(), "17.12".to_owned())],
+        release: hikae_repo::RELEASE.to_owned(),
+        host: "test".to_owned(),
+        log_n: state.n,
+        log_hash: state.head,
+        started: now,
+        finished: now,
+    }
+}
+
+fn tree(n: u64) -> Tree {
+    let mut tree = Tree::from([("file".to_owned(), noise(n, 300)), ("same".to_owned(), noise(99, 200))]);
+    tree.insert("text".to_owned(), b"words ".repeat(50 + n as usize));
+    tree
+}
+
+/// The first part of a key: `log`, `packs`, `hikae.json`.
+pub fn class_of(key: &ObjectKey) -> String {
+    key.as_str().split('/').next().unwrap_or_default().to_owned()
+}
