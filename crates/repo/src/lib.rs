@@ -35,6 +35,7 @@ pub mod seal;
 pub mod slot;
 pub mod snapshot;
 pub mod state;
+pub mod verify;
 pub mod writer;
 
 pub use commit::Committed;

@@ -1,0 +1,141 @@
+//! Harm done to stored objects is found, and never restored from.
+//!
+//! `HIKAE_FULL=1` tries every single bit; without it a sample is tried.
+
+use crate::small::{Small, WRITER_KEY, class_of, open, open_with};
+use crate::world::restore;
+use hikae_model::Outcome;
+use hikae_repo::Repo;
+use hikae_repo::verify::{VerifyOptions, VerifyReport, verify};
+use hikae_store::{MemoryStore, ObjectKey, Store};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+const READ_DATA: VerifyOptions = VerifyOptions { read_data: true, snapshots: None, sample: None };
+const STORED_BYTES: VerifyOptions = VerifyOptions { read_data: false, snapshots: None, sample: None };
+
+fn is_full() -> bool {
+    std::env::var_os("HIKAE_FULL").is_some()
+}
+
+#[track_caller]
+fn report(repo: &Repo, options: &VerifyOptions) -> VerifyReport {
+    verify(repo, options, repo.cx()).unwrap()
+}
+
+/// A copy of the small repository that can be harmed and mended: seen by its owner and by a writer, both of
+/// whom opened it while it was well.
+struct Patient<'a> {
+    small: &'a Small,
+    store: MemoryStore,
+    owner: std::sync::Arc<Repo>,
+    writer: std::sync::Arc<Repo>,
+    scratch: tempfile::TempDir,
+    _caches: [tempfile::TempDir; 2],
+}
+
+impl<'a> Patient<'a> {
+    fn new(small: &'a Small) -> Self {
+        let store = small.store.fork();
+        let caches = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        Self {
+            small,
+            owner: open(store.clone(), caches[0].path()).unwrap(),
+            writer: open_with(store.clone(), WRITER_KEY, caches[1].path()).unwrap(),
+            store,
+            scratch: tempfile::tempdir().unwrap(),
+            _caches: caches,
+        }
+    }
+
+    /// With contents or without, verify sees that something is wrong.
+    #[track_caller]
+    fn check_seen(&self, what: &str) {
+        for (repo, options) in [(&self.owner, &READ_DATA), (&self.writer, &STORED_BYTES)] {
+            let report = verify(repo, options, repo.cx());
+            let seen = report.as_ref().is_ok_and(|report| report.outcome == Outcome::Failed);
+            assert!(seen, "{what}: not seen with {options:?}: {report:?}");
+        }
+    }
+
+    /// Who opens the repository now gets an error or the right bytes. Gives whether every byte came.
+    #[track_caller]
+    fn check_restores_nothing_wrong(&self, what: &str) -> bool {
+        // Without a cache from before: with it, damage to the index would not be felt.
+        let _ = std::fs::remove_dir_all(self.scratch.path());
+        std::fs::create_dir_all(self.scratch.path()).unwrap();
+        let Ok(repo) = open(self.store.clone(), self.scratch.path()) else { return false };
+        let there: Vec<_> = repo.state().snapshots.keys().copied().collect();
+        let known: Vec<_> = self.small.trees.keys().copied().collect();
+        assert_eq!(there, known, "{what}: other snapshots");
+        let mut all = true;
+        for (id, tree) in &self.small.trees {
+            match restore(&repo, *id) {
+                Ok(restored) => assert!(restored == *tree, "{what}: wrong bytes were restored"),
+                Err(_) => all = false,
+            }
+        }
+        all
+    }
+
+    /// Does `harm` to the object, looks, and undoes it.
+    fn harm(&self, key: &ObjectKey, harm: impl FnOnce(&mut Vec<u8>), look: impl FnOnce()) {
+        let before = self.store.get(key).unwrap();
+        self.store.damage(key, harm);
+        assert_ne!(self.store.get(key).unwrap(), before, "{key} was not harmed");
+        look();
+        self.store.damage(key, |bytes| *bytes = before);
+    }
+}
+
+#[test]
+fn a_whole_repository_is_found_whole() {
+    let small = Small::build();
+    let patient = Patient::new(&small);
+    println!("{} bytes in {} objects", small.bytes(), small.store.keys().len());
+    let classes: std::collections::BTreeSet<_> = small.store.keys().iter().map(class_of).collect();
+    let all = ["checkpoints", "evidence", "hikae.json", "index", "keys", "log", "packs", "snapshots"];
+    assert!(classes.iter().eq(all), "{classes:?}");
+    for (repo, options) in [(&patient.owner, &READ_DATA), (&patient.writer, &STORED_BYTES)] {
+        let report = report(repo, options);
+        assert_eq!((report.outcome, report.problems), (Outcome::Complete, Vec::new()));
+        assert_eq!((report.n_entries, report.n_snapshots, report.n_orphans), (33, 2, 0));
+        assert_eq!(report.n_packs, report.n_packs_read);
+    }
+    assert!(patient.check_restores_nothing_wrong("whole"));
+}
+
+#[test]
+fn every_single_bit_that_flips_is_found_and_never_restored() {
+    let small = Small::build();
+    let mut flips = Vec::new();
+    for key in small.store.keys() {
+        let n_bits = small.store.get(&key).unwrap().len() * 8;
+        let n_sampled = if class_of(&key) == "log" { 4 } else { 20 };
+        // An odd stride meets every bit of a byte.
+        let stride = if is_full() { 1 } else { (n_bits / n_sampled).max(1) | 1 };
+        flips.extend((0..n_bits).step_by(stride).map(|bit| (key.clone(), bit)));
+    }
+    let next = AtomicUsize::new(0);
+    let mut tried = BTreeMap::<String, usize>::new();
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let patient = Patient::new(&small);
+                while let Some((key, bit)) = flips.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let what = format!("bit {bit} of {key}");
+                    patient.harm(
+                        key,
+                        |bytes| bytes[bit / 8] ^= 1 << (bit % 8),
+                        || {
+                            patient.check_seen(&what);
+                            patient.check_restores_nothing_wrong(&what);
+                        },
+                    );
+                }
+            });
+        }
+    });
+    flips.iter().for_each(|(key, _)| *tried.entry(class_of(key)).or_default() += 1);
+    println!("{} flips tried and found: {tried:?}", flips.len());
+}
