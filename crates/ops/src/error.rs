@@ -1,0 +1,89 @@
+//! What can end an operation. A fault of the repository and a fault of a source are different things, and
+//! stay so up to the exit code.
+
+use hikae_model::{Advise, Cancelled, ErrorCode, Hint};
+use hikae_repo::RepoError;
+use hikae_source::SourceError;
+use hikae_store::StoreError;
+
+/// Why an operation ended.
+#[derive(Debug, thiserror::Error)]
+pub enum OpsError {
+    /// The repository failed.
+    #[error(transparent)]
+    Repo(#[from] RepoError),
+    /// A source or a target failed.
+    #[error("{source_name}: {source}")]
+    Source {
+        /// Name of the source.
+        source_name: String,
+        /// What it said.
+        source: SourceError,
+    },
+    /// A program around a source failed.
+    #[error("{source_name}: the program `{program}` {what}")]
+    Hook {
+        /// Name of the source.
+        source_name: String,
+        /// The program.
+        program: String,
+        /// What it did.
+        what: String,
+    },
+    /// What was asked for cannot be.
+    #[error("{what}")]
+    Refused {
+        /// The kind, for the exit code.
+        code: ErrorCode,
+        /// What cannot be, and why.
+        what: String,
+        /// What to do instead.
+        advice: Option<Hint>,
+    },
+    /// The work was cancelled.
+    #[error(transparent)]
+    Cancelled(#[from] Cancelled),
+}
+
+impl OpsError {
+    /// For `map_err`: says which source it was.
+    pub(crate) fn of_source(name: &str) -> impl Fn(SourceError) -> Self + use<'_> {
+        move |source| match source {
+            SourceError::Cancelled(cancelled) => Self::Cancelled(cancelled),
+            source => Self::Source { source_name: name.to_owned(), source },
+        }
+    }
+
+    /// A refusal.
+    pub fn refused(code: ErrorCode, what: impl Into<String>, advice: Option<Hint>) -> Self {
+        Self::Refused { code, what: what.into(), advice }
+    }
+}
+
+impl From<StoreError> for OpsError {
+    fn from(error: StoreError) -> Self {
+        Self::Repo(error.into())
+    }
+}
+
+impl Advise for OpsError {
+    fn code(&self) -> ErrorCode {
+        match self {
+            Self::Repo(error) => error.code(),
+            Self::Source { source, .. } => source.code(),
+            Self::Hook { .. } => ErrorCode::Failure,
+            Self::Refused { code, .. } => *code,
+            Self::Cancelled(_) => ErrorCode::Interrupted,
+        }
+    }
+
+    fn advice(&self) -> Option<Hint> {
+        match self {
+            Self::Repo(error) => error.advice(),
+            Self::Source { source, .. } => source.advice(),
+            Self::Hook { .. } => Some("run the program by hand and see what it says".into()),
+            Self::Refused { advice, .. } => advice.clone(),
+            Self::Cancelled(_) => None,
+        }
+    }
+}
