@@ -1,0 +1,288 @@
+//! Drill: a real restore into a scratch place, compared exactly, timed, and kept as signed evidence.
+//!
+//! Files are restored and read again; a SQLite database is put back and every row compared with the
+//! manifest; a PostgreSQL database comes up in a server of its own that nothing else can reach. The scratch
+//! place is gone afterwards. A drill that compared nothing has not passed.
+
+use crate::OpsError;
+use crate::compare::{Exactness, compare};
+use crate::restore::restore_files;
+use crate::stored::StoredSnapshot;
+use crate::surroundings::Surroundings;
+use hikae_model::{Cx, ErrorCode, EvidenceId, Outcome, SnapshotId};
+use hikae_repo::evidence::{CheckRecord, EvidenceRecord, PhaseRecord, put_evidence};
+use hikae_repo::snapshot::SnapshotRecord;
+use hikae_repo::{RELEASE, Repo};
+use hikae_source::check::Check;
+use hikae_source::files::Target;
+use hikae_source::{SourceError, postgresql, sqlite};
+use serde::Serialize;
+use std::num::NonZeroUsize;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How to drill.
+#[derive(Clone, Debug, Default)]
+pub struct DrillOptions {
+    /// Where PostgreSQL's programs are, if not in one of the usual places.
+    pub program_directory: Option<PathBuf>,
+    /// As which user a throwaway server runs if we are root.
+    pub run_as: Option<String>,
+}
+
+/// What a drill showed.
+#[derive(Clone, Debug, Serialize)]
+pub struct DrillReport {
+    /// The snapshot.
+    pub snapshot: SnapshotId,
+    /// Its source.
+    pub source: String,
+    /// Its kind.
+    pub kind: String,
+    /// Complete if everything held.
+    pub outcome: Outcome,
+    /// The evidence that was stored.
+    pub evidence: EvidenceId,
+    /// Time to recover: from the decision until the source could have served again.
+    pub recovery_seconds: f64,
+    /// How long the whole drill took.
+    pub seconds: f64,
+    /// The moment that was recovered.
+    pub recovered_moment: jiff::Timestamp,
+    /// Entries restored, for files.
+    pub entries: u64,
+    /// Bytes restored.
+    pub bytes: u64,
+    /// Everything that was compared.
+    pub checks: Vec<Check>,
+    /// How long each part took.
+    pub phases: Vec<Phase>,
+    /// Versions of what took part.
+    pub tools: Vec<(String, String)>,
+    /// What was left out or done differently.
+    pub notes: Vec<String>,
+}
+
+/// One part of a drill.
+#[derive(Clone, Debug, Serialize)]
+pub struct Phase {
+    /// As `restore`, `compare`.
+    pub name: String,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+/// What the three kinds of drill find.
+#[derive(Default)]
+struct Found {
+    entries: u64,
+    bytes: u64,
+    checks: Vec<Check>,
+    phases: Vec<Phase>,
+    /// The phases until the source could have served again; the rest is comparing.
+    recovery: Duration,
+    tools: Vec<(String, String)>,
+    notes: Vec<String>,
+}
+
+/// Restores a snapshot into a scratch place, compares it, and stores the evidence.
+///
+/// # Errors
+/// Faults that kept the drill from being done: they say nothing about the snapshot. A restore that was done
+/// and does not hold is a report with `Failed`.
+pub fn drill(
+    repo: &Repo,
+    snapshot: SnapshotId,
+    options: &DrillOptions,
+    around: &Surroundings,
+    cx: &Cx,
+) -> Result<DrillReport, OpsError> {
+    let (began, started) = (cx.elapsed(), cx.now());
+    let state = repo.follow()?;
+    let record = repo.snapshot(snapshot)?.record;
+    let scratch = Scratch::make(&around.scratch, snapshot, cx)?;
+    let one = OneDrill { repo, snapshot, record: &record, scratch: &scratch.0, options, around, cx };
+    let found = match record.kind.as_str() {
+        "files" => one.files()?,
+        "sqlite" => one.sqlite()?,
+        "postgresql" => one.postgresql()?,
+        kind => {
+            let what = format!("this release cannot drill a source of kind `{kind}`");
+            return Err(OpsError::refused(ErrorCode::Usage, what, Some("use a newer release of hikae".into())));
+        }
+    };
+    drop(scratch);
+    let evidence = EvidenceRecord {
+        snapshot,
+        source: record.source.clone(),
+        kind: "restore".to_owned(),
+        checks: found.checks.iter().map(check_record).collect(),
+        phases: found.phases.iter().map(phase_record).collect(),
+        recovery_microseconds: u64::try_from(found.recovery.as_micros()).unwrap_or(u64::MAX),
+        recovered_moment: record.moment,
+        restored_bytes: found.bytes,
+        tools: found.tools.clone(),
+        release: RELEASE.to_owned(),
+        host: around.host.clone(),
+        log_n: state.n,
+        log_hash: state.head,
+        started,
+        finished: cx.now(),
+    };
+    let passed = evidence.passed();
+    let evidence = put_evidence(repo, &evidence)?;
+    Ok(DrillReport {
+        snapshot,
+        source: record.source.clone(),
+        kind: record.kind.clone(),
+        outcome: if passed { Outcome::Complete } else { Outcome::Failed },
+        evidence,
+        recovery_seconds: found.recovery.as_secs_f64(),
+        seconds: (cx.elapsed() - began).as_secs_f64(),
+        recovered_moment: record.moment,
+        entries: found.entries,
+        bytes: found.bytes,
+        checks: found.checks,
+        phases: found.phases,
+        tools: found.tools,
+        notes: found.notes,
+    })
+}
+
+struct OneDrill<'a> {
+    repo: &'a Repo,
+    snapshot: SnapshotId,
+    record: &'a SnapshotRecord,
+    scratch: &'a Path,
+    options: &'a DrillOptions,
+    around: &'a Surroundings,
+    cx: &'a Cx,
+}
+
+impl OneDrill<'_> {
+    fn files(&self) -> Result<Found, OpsError> {
+        let of_source = OpsError::of_source(&self.record.source);
+        let target = self.scratch.join("restored");
+        let mut found = Found::default();
+        let mut watch = Stopwatch::start(self.cx);
+        let into = Target::into_new(&target, self.cx).map_err(of_source)?;
+        let restored = restore_files(self.repo, self.snapshot, &[], into, self.cx)?;
+        found.recovery = watch.lap("restore", &mut found.phases);
+        let lost_xattrs = restored.problems.iter().any(|problem| problem.code.contains("xattr"));
+        let exactness = Exactness { owners: restored.n_owners_not_set == 0, xattrs: !lost_xattrs };
+        let compared = compare(self.repo, self.snapshot, &target, exactness, self.cx)?;
+        watch.lap("compare", &mut found.phases);
+        (found.entries, found.bytes) = (compared.found_entries, compared.same_bytes);
+        found.checks = vec![
+            Check::equal("entries", compared.expected_entries, compared.found_entries),
+            Check::equal("bytes of content, each compared with its hash", compared.expected_bytes, compared.same_bytes),
+            Check::equal("entries that differ", 0, compared.n_differences),
+        ];
+        let told = restored.problems.iter().chain(&compared.differences);
+        found.checks.extend(told.map(|problem| Check {
+            name: problem.on.clone(),
+            expected: "as in the snapshot".to_owned(),
+            actual: problem.what.clone(),
+            passed: false,
+        }));
+        if !exactness.owners {
+            found.notes.push("owners were not compared: only root can restore them".to_owned());
+        }
+        Ok(found)
+    }
+
+    fn sqlite(&self) -> Result<Found, OpsError> {
+        let mut found = Found::default();
+        let mut watch = Stopwatch::start(self.cx);
+        self.cx.progress().begin("restoring", &self.record.source, self.record.bytes);
+        let stored = StoredSnapshot::open(self.repo, self.snapshot)?;
+        let options = sqlite::RestoreOptions { replace: false };
+        let restored = sqlite::restore(&stored, self.scratch, self.repo.hash_key(), options, self.cx);
+        let restored = restored.map_err(OpsError::of_source(&self.record.source))?;
+        found.recovery = watch.lap("restore and compare", &mut found.phases);
+        (found.entries, found.bytes) = (1, restored.bytes);
+        found.checks = restored.checks;
+        found.notes.extend(restored.problems.iter().map(ToString::to_string));
+        Ok(found)
+    }
+
+    fn postgresql(&self) -> Result<Found, OpsError> {
+        self.cx.progress().begin("restoring", &self.record.source, self.record.bytes);
+        let stored = StoredSnapshot::open(self.repo, self.snapshot)?;
+        let options = postgresql::DrillOptions {
+            key: self.repo.hash_key(),
+            jobs: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
+            program_directory: self.options.program_directory.clone(),
+            run_as: self.options.run_as.clone(),
+        };
+        let environment = self.around.for_postgresql();
+        let drilled = postgresql::drill(&stored, self.scratch, &options, &environment, self.cx);
+        let drilled = drilled.map_err(OpsError::of_source(&self.record.source))?;
+        let milliseconds: u64 = drilled.timings.iter().map(|lap| lap.milliseconds).sum();
+        let lap = |lap: &postgresql::PhaseTime| Phase {
+            name: lap.phase.clone(),
+            seconds: Duration::from_millis(lap.milliseconds).as_secs_f64(),
+        };
+        Ok(Found {
+            entries: self.record.entries,
+            bytes: self.record.bytes,
+            checks: drilled.checks,
+            phases: drilled.timings.iter().map(lap).collect(),
+            recovery: Duration::from_millis(milliseconds),
+            tools: vec![
+                ("PostgreSQL of the source".to_owned(), drilled.source_version),
+                ("PostgreSQL of the drill".to_owned(), drilled.server_version),
+            ],
+            notes: drilled.notes,
+        })
+    }
+}
+
+/// A private directory that is gone when this is dropped.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn make(below: &Path, snapshot: SnapshotId, cx: &Cx) -> Result<Self, OpsError> {
+        let nonce = u32::from_le_bytes(cx.random());
+        let path = below.join(format!("drill-{}-{nonce:08x}", snapshot.short()));
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&path);
+        let failed = |source| SourceError::Io { verb: "make", path: path.clone(), source };
+        made.map_err(failed).map_err(OpsError::of_source("drill"))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // What cannot be removed is scratch in a directory that says so; the drill's result does not change.
+        drop(std::fs::remove_dir_all(&self.0));
+    }
+}
+
+struct Stopwatch<'a> {
+    cx: &'a Cx,
+    last: Duration,
+}
+
+impl<'a> Stopwatch<'a> {
+    fn start(cx: &'a Cx) -> Self {
+        Self { cx, last: cx.elapsed() }
+    }
+
+    fn lap(&mut self, name: &str, phases: &mut Vec<Phase>) -> Duration {
+        let now = self.cx.elapsed();
+        let lap = now - std::mem::replace(&mut self.last, now);
+        phases.push(Phase { name: name.to_owned(), seconds: lap.as_secs_f64() });
+        lap
+    }
+}
+
+fn check_record(check: &Check) -> CheckRecord {
+    let Check { name, expected, actual, passed } = check.clone();
+    CheckRecord { name, expected, actual, passed }
+}
+
+fn phase_record(phase: &Phase) -> PhaseRecord {
+    PhaseRecord { name: phase.name.clone(), microseconds: (phase.seconds * 1e6) as u64 }
+}
