@@ -65,10 +65,12 @@ pub fn compare(
     })?;
     let settings = FilesSettings { include: vec![root.as_path().into()], ..FilesSettings::default() };
     let source = FilesSource::new(settings).map_err(&of_source)?;
-    let found = Found { reading: source.begin(repo.hash_key(), cx).map_err(&of_source)?, root: prefix(&root) };
+    let found =
+        Found { reading: source.begin(repo.hash_key(), cx).map_err(&of_source)?, root: prefix(&root) };
     let named = Named { id: snapshot, record: &record };
     let expected = Entries::of(BlobReader::new(repo)?, named, None)?;
-    let mut both = Both { keys: repo.keys(), exactness, result: Comparison::default(), buffer: Vec::new(), cx };
+    let mut both =
+        Both { keys: repo.keys(), exactness, result: Comparison::default(), buffer: Vec::new(), cx };
     both.walk(expected, found)?;
     Ok(both.result)
 }
@@ -126,7 +128,9 @@ impl Both<'_> {
                     self.pair(&stored, item, expected.reader())?;
                     (left, right) = (expected.next_entry()?, found.next()?);
                 }
-                (Some(stored), item) if item.as_ref().is_none_or(|item| stored.entry.path < item.entry.path) => {
+                (Some(stored), item)
+                    if item.as_ref().is_none_or(|item| stored.entry.path < item.entry.path) =>
+                {
                     self.result.expected_entries += 1;
                     self.result.expected_bytes += stored.entry.size();
                     self.differ(&stored.entry.path, "was not restored");
@@ -143,7 +147,12 @@ impl Both<'_> {
         }
     }
 
-    fn pair(&mut self, stored: &StoredEntry, item: Item, reader: &mut BlobReader<'_>) -> Result<(), OpsError> {
+    fn pair(
+        &mut self,
+        stored: &StoredEntry,
+        item: Item,
+        reader: &mut BlobReader<'_>,
+    ) -> Result<(), OpsError> {
         self.result.expected_bytes += stored.entry.size();
         self.cx.progress().add_entries(1);
         if let Some(what) = self.attributes(&stored.entry, &item.entry) {
@@ -193,7 +202,8 @@ impl Both<'_> {
                 Extent::Hole { bytes } => file.is_zero(bytes, &mut self.buffer)?,
                 Extent::Data { blob, bytes, .. } => {
                     self.buffer.resize(bytes as usize, 0);
-                    file.fill(&mut self.buffer)? && self.keys.blob_id(BlobClass::Content, &self.buffer) == blob
+                    file.fill(&mut self.buffer)?
+                        && self.keys.blob_id(BlobClass::Content, &self.buffer) == blob
                 }
             };
             self.cx.progress().add_read(extent.bytes());

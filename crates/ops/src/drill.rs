@@ -109,7 +109,11 @@ pub fn drill(
         "postgresql" => one.postgresql()?,
         kind => {
             let what = format!("this release cannot drill a source of kind `{kind}`");
-            return Err(OpsError::refused(ErrorCode::Usage, what, Some("use a newer release of hikae".into())));
+            return Err(OpsError::refused(
+                ErrorCode::Usage,
+                what,
+                Some("use a newer release of hikae".into()),
+            ));
         }
     };
     drop(scratch);
@@ -176,7 +180,11 @@ impl OneDrill<'_> {
         (found.entries, found.bytes) = (compared.found_entries, compared.same_bytes);
         found.checks = vec![
             Check::equal("entries", compared.expected_entries, compared.found_entries),
-            Check::equal("bytes of content, each compared with its hash", compared.expected_bytes, compared.same_bytes),
+            Check::equal(
+                "bytes of content, each compared with its hash",
+                compared.expected_bytes,
+                compared.same_bytes,
+            ),
             Check::equal("entries that differ", 0, compared.n_differences),
         ];
         let told = restored.problems.iter().chain(&compared.differences);
