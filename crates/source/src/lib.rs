@@ -5,6 +5,7 @@
 
 pub mod check;
 pub mod files;
+pub mod postgresql;
 pub mod sqlite;
 
 use hikae_model::{Advise, Cut, Cx, Entry, ErrorCode, HashKey, Hint, Problem, ReadContent};

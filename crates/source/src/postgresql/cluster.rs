@@ -1,0 +1,348 @@
+//! A throw-away server: made, used and gone. Drills run in it, and so do tests.
+//!
+//! - A directory of its own, mode 0700, below one that the caller names. No TCP, only a socket in that directory.
+//! - It runs as an unprivileged user even if we are root, and where we may, in a network namespace without any
+//!   network, so that nothing in a restored database can reach out.
+//! - It archives no WAL: a drill with `archive_mode` on has pushed its own history into a production archive.
+//! - It keeps no promise of durability (`fsync=off`): what it holds is a copy and will be removed.
+//!
+//! Dropping a [`Cluster`] stops the server and removes the directory.
+
+use super::connection::Connection;
+use super::programs::{Environment, PrivateDir, Programs, Running, SystemUser, find, system_users};
+use super::wire::Client;
+use super::{Secret, failed};
+use crate::SourceError;
+use hikae_model::{Cx, ErrorCode};
+use rustix::process::{Pid, Signal, kill_process};
+use std::ffi::OsString;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, chown};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+/// Longest path of a unix socket on Linux, without its NUL (`sun_path` in unix(7)).
+const MAX_SOCKET_PATH: usize = 107;
+/// Any port: it is only a part of the socket's name.
+const PORT: u16 = 5432;
+/// How long a new server may take to answer.
+const START_LIMIT: Duration = Duration::from_secs(60);
+/// How long a server may take to stop at once.
+const STOP_LIMIT: Duration = Duration::from_secs(10);
+
+/// How to make a throw-away server.
+#[derive(Clone, Debug, Default)]
+pub struct ClusterOptions {
+    /// Oldest major version that will do. The nearest that is installed is taken.
+    pub major: u32,
+    /// Where the server's programs are, if not in one of the usual places.
+    pub program_directory: Option<PathBuf>,
+    /// As which user it runs if we are root. Nobody named: `postgres`, else `nobody`.
+    pub run_as: Option<String>,
+    /// Further settings of the server.
+    pub settings: Vec<(String, String)>,
+    /// Further options of `initdb`.
+    pub initdb: Vec<String>,
+}
+
+/// A throw-away server under way.
+pub struct Cluster {
+    server: std::process::Child,
+    programs: Programs,
+    user: Option<SystemUser>,
+    connection: Connection,
+    fenced: bool,
+    /// Dropped last, once the server has stopped.
+    directory: PrivateDir,
+    _socket: Option<PrivateDir>,
+}
+
+impl Cluster {
+    /// Makes a server below `parent` and waits until it answers.
+    ///
+    /// # Errors
+    /// [`SourceError`]: no such version is installed, no user to run it as, or it did not start.
+    pub fn start(
+        options: &ClusterOptions,
+        parent: &Path,
+        environment: &Environment,
+        cx: &Cx,
+    ) -> Result<Self, SourceError> {
+        let programs = find("postgres", options.major, options.program_directory.as_deref(), environment)?;
+        let user = server_user(options)?;
+        let directory = PrivateDir::create(parent, cx)?;
+        let base = directory.path().to_owned();
+        give(&base, user.as_ref())?;
+        see_reachable(&base, user.as_ref())?;
+        let (sockets, socket_guard) = socket_directory(&base, user.as_ref(), cx)?;
+        let data = base.join("data");
+
+        let mut arguments: Vec<OsString> =
+            ["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync", "--pgdata"]
+                .map(Into::into)
+                .into();
+        arguments.push(data.clone().into());
+        arguments.extend(options.initdb.iter().map(Into::into));
+        Running::start(&programs.path("initdb"), &arguments, user.as_ref(), Stdio::null(), Stdio::null())?
+            .wait(cx)?;
+
+        write(&base.join("hba.conf"), "local all all trust\n", user.as_ref())?;
+        write(&base.join("ident.conf"), "", user.as_ref())?;
+        let log = base.join("log");
+        write(&log, "", user.as_ref())?;
+        let (server, fenced) = spawn_server(&programs, user.as_ref(), &base, &sockets, options)?;
+        let mut connection =
+            Connection::parse(&format!("user=postgres dbname=postgres port={PORT}"), "postgres")?;
+        connection.host = super::Host::Socket(sockets);
+        connection.password = None;
+        let mut cluster =
+            Self { server, programs, user, connection, fenced, directory, _socket: socket_guard };
+        cluster.wait_until_ready(&log, cx)?;
+        Ok(cluster)
+    }
+
+    fn wait_until_ready(&mut self, log: &Path, cx: &Cx) -> Result<(), SourceError> {
+        let begun = cx.elapsed();
+        loop {
+            cx.check()?;
+            let exited = matches!(self.server.try_wait(), Ok(Some(_)));
+            if !exited && Client::connect(&self.connection, cx.cancel()).is_ok() {
+                return Ok(());
+            }
+            if exited || cx.elapsed().saturating_sub(begun) > START_LIMIT {
+                let said = std::fs::read_to_string(log).unwrap_or_default();
+                let last: Vec<&str> = said.lines().rev().take(3).collect();
+                let what = format!(
+                    "the throw-away PostgreSQL {} did not start: {}",
+                    self.programs.version,
+                    last.into_iter().rev().collect::<Vec<_>>().join("; ")
+                );
+                return Err(failed(ErrorCode::Failure, what, None));
+            }
+            std::thread::sleep(Duration::from_millis(15));
+        }
+    }
+
+    /// How to enter it, as its superuser.
+    pub fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// The server's version, as `15.13`.
+    pub fn version(&self) -> &str {
+        &self.programs.version
+    }
+
+    /// Its major version.
+    pub fn major(&self) -> u32 {
+        self.programs.major
+    }
+
+    /// Whether it runs without any network.
+    pub fn is_fenced(&self) -> bool {
+        self.fenced
+    }
+
+    /// Its directory. Whoever puts files there for the server's user gives them to that user.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Where its programs are.
+    pub fn program_directory(&self) -> &Path {
+        &self.programs.directory
+    }
+
+    pub(super) fn user(&self) -> Option<&SystemUser> {
+        self.user.as_ref()
+    }
+
+    /// The same connection as another role.
+    pub fn connection_as(&self, role: &str, password: Option<Secret>) -> Connection {
+        Connection { user: role.to_owned(), password, ..self.connection.clone() }
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        // SIGQUIT is PostgreSQL's immediate shutdown: nothing here is worth a checkpoint.
+        let pid = i32::try_from(self.server.id()).ok().and_then(Pid::from_raw);
+        let mut waited = Duration::ZERO;
+        while let Ok(None) = self.server.try_wait() {
+            if waited == Duration::ZERO
+                && let Some(pid) = pid
+            {
+                let _ = kill_process(pid, Signal::QUIT);
+            }
+            if waited > STOP_LIMIT {
+                let _ = self.server.kill();
+                let _ = self.server.wait();
+            }
+            std::thread::sleep(Duration::from_millis(5));
+            waited += Duration::from_millis(5);
+        }
+    }
+}
+
+/// PostgreSQL refuses to run as root.
+fn server_user(options: &ClusterOptions) -> Result<Option<SystemUser>, SourceError> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(None);
+    }
+    let users = system_users();
+    let wanted: Vec<&str> = match &options.run_as {
+        Some(name) => vec![name.as_str()],
+        None => vec!["postgres", "nobody"],
+    };
+    let found = wanted.iter().find_map(|name| users.iter().find(|user| user.name == *name && user.uid != 0));
+    found.cloned().map(Some).ok_or_else(|| {
+        failed(
+            ErrorCode::Permission,
+            format!("PostgreSQL does not run as root, and there is no user {}", wanted.join(" or ")),
+            Some("name an unprivileged user".into()),
+        )
+    })
+}
+
+/// The socket's directory: within `base` if the path is short enough, else one of its own.
+fn socket_directory(
+    base: &Path,
+    user: Option<&SystemUser>,
+    cx: &Cx,
+) -> Result<(PathBuf, Option<PrivateDir>), SourceError> {
+    let fits = |directory: &Path| {
+        directory.join(format!(".s.PGSQL.{PORT}")).as_os_str().len() <= MAX_SOCKET_PATH
+            && directory.to_str().is_some_and(|path| !path.contains([',', '"', '\'']))
+    };
+    let inside = base.join("socket");
+    if fits(&inside) {
+        let made = std::fs::DirBuilder::new().mode(0o700).create(&inside);
+        made.map_err(|source| SourceError::Io { verb: "create", path: inside.clone(), source })?;
+        give(&inside, user)?;
+        return Ok((inside, None));
+    }
+    let own = PrivateDir::create(Path::new("/tmp"), cx)?;
+    give(own.path(), user)?;
+    Ok((own.path().to_owned(), Some(own)))
+}
+
+fn give(path: &Path, user: Option<&SystemUser>) -> Result<(), SourceError> {
+    let Some(user) = user else { return Ok(()) };
+    chown(path, Some(user.uid), Some(user.gid)).map_err(|source| SourceError::Io {
+        verb: "give away",
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// Writes a file that belongs to the server's user.
+pub(super) fn write(path: &Path, text: &str, user: Option<&SystemUser>) -> Result<(), SourceError> {
+    std::fs::write(path, text).map_err(|source| SourceError::Io {
+        verb: "write",
+        path: path.to_owned(),
+        source,
+    })?;
+    give(path, user)
+}
+
+/// Every directory above must let the server's user pass.
+fn see_reachable(path: &Path, user: Option<&SystemUser>) -> Result<(), SourceError> {
+    let Some(user) = user else { return Ok(()) };
+    for directory in path.ancestors().skip(1).filter(|directory| !directory.as_os_str().is_empty()) {
+        let Ok(metadata) = std::fs::metadata(directory) else { continue };
+        let bit = match (metadata.uid() == user.uid, metadata.gid() == user.gid) {
+            (true, _) => 0o100,
+            (false, true) => 0o010,
+            (false, false) => 0o001,
+        };
+        if metadata.mode() & bit == 0 {
+            return Err(failed(
+                ErrorCode::Permission,
+                format!("user {} may not pass through {}", user.name, directory.display()),
+                Some("choose a scratch directory that other users can reach, as /var/tmp".into()),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Starts the server, fenced off from the network if we may.
+fn spawn_server(
+    programs: &Programs,
+    user: Option<&SystemUser>,
+    base: &Path,
+    sockets: &Path,
+    options: &ClusterOptions,
+) -> Result<(std::process::Child, bool), SourceError> {
+    let mut settings: Vec<(String, String)> = [
+        ("archive_mode", "off"),
+        ("listen_addresses", ""),
+        ("port", &PORT.to_string()),
+        ("fsync", "off"),
+        ("full_page_writes", "off"),
+        ("synchronous_commit", "off"),
+        ("wal_level", "minimal"),
+        ("max_wal_senders", "0"),
+        ("max_wal_size", "8GB"),
+        ("checkpoint_timeout", "1h"),
+        ("autovacuum", "off"),
+        ("maintenance_work_mem", "256MB"),
+        ("max_connections", "50"),
+        ("max_locks_per_transaction", "1024"),
+        ("max_logical_replication_workers", "0"),
+        ("shared_preload_libraries", ""),
+        ("ssl", "off"),
+        ("jit", "off"),
+        ("logging_collector", "off"),
+        ("log_destination", "stderr"),
+        ("lc_messages", "C"),
+        ("timezone", "UTC"),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .into();
+    let path = |path: &Path| path.to_string_lossy().into_owned();
+    settings.push(("unix_socket_directories".into(), path(sockets)));
+    settings.push(("hba_file".into(), path(&base.join("hba.conf"))));
+    settings.push(("ident_file".into(), path(&base.join("ident.conf"))));
+    settings.extend(options.settings.iter().cloned());
+
+    let mut arguments: Vec<OsString> = vec!["-D".into(), base.join("data").into()];
+    for (name, value) in settings {
+        arguments.push("-c".into());
+        arguments.push(format!("{name}={value}").into());
+    }
+    let mut command = std::process::Command::new(programs.path("postgres"));
+    let mut fenced = false;
+    if let Some(user) = user {
+        use std::os::unix::process::CommandExt as _;
+        let fence = [Path::new("/usr/bin/unshare"), Path::new("/usr/bin/setpriv")];
+        if fence.iter().all(|program| program.exists()) && may_unshare(fence[0]) {
+            fenced = true;
+            // Both replace themselves, so the process that we started is the server.
+            command = std::process::Command::new(fence[0]);
+            command.args(["--net", "--"]).arg(fence[1]);
+            command.arg(format!("--reuid={}", user.uid)).arg(format!("--regid={}", user.gid));
+            command.args(["--clear-groups", "--no-new-privs", "--"]).arg(programs.path("postgres"));
+        } else {
+            command.uid(user.uid).gid(user.gid);
+        }
+    }
+    let log = base.join("log");
+    let open = || std::fs::OpenOptions::new().append(true).open(&log);
+    let failed_at = |path: &Path| {
+        let path = path.to_owned();
+        move |source| SourceError::Io { verb: "run", path, source }
+    };
+    let (stdout, stderr) = (open().map_err(failed_at(&log))?, open().map_err(failed_at(&log))?);
+    command.args(arguments).env_clear().env("PATH", "/usr/bin:/bin").env("LC_ALL", "C").current_dir(base);
+    command.stdin(Stdio::null()).stdout(stdout).stderr(stderr);
+    Ok((command.spawn().map_err(failed_at(&programs.path("postgres")))?, fenced))
+}
+
+/// Whether a network namespace can be made: not in every container.
+fn may_unshare(unshare: &Path) -> bool {
+    let mut command = std::process::Command::new(unshare);
+    command.args(["--net", "--", "/bin/true"]).env_clear();
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
+}

@@ -1,0 +1,248 @@
+//! Passwords: how they are held and where they are read from.
+//!
+//! - Never from `PGPASSWORD`, never in an argument, never in a message: [`Secret`] cannot be shown.
+//! - From `.pgpass`, in libpq's format; from a file of `NAME=value` lines, which is parsed and never run; or from the
+//!   caller. A file that others may read is refused.
+//!
+//! The formats: "The Password File" in PostgreSQL's documentation; `backup.env` as shells write it.
+
+use super::connection::{Connection, Host};
+use crate::SourceError;
+use std::io::Read as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+/// A password. It has no `Debug` and no `Display`, so that it cannot be logged by accident.
+#[derive(Clone)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Holds `text`.
+    pub fn new(text: String) -> Self {
+        Self(text)
+    }
+
+    /// The password itself, for whoever must send or write it.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Largest password file that is read.
+const MAX_FILE_BYTES: u64 = 1 << 20;
+
+/// Looks the password for `connection` up in a file of libpq's format. `None` if no line is for it.
+///
+/// # Errors
+/// [`SourceError`] if the file is not there, others may read it, or it is no text.
+pub fn from_pgpass(file: &Path, connection: &Connection) -> Result<Option<Secret>, SourceError> {
+    let text = read_private(file)?;
+    let port = connection.port.to_string();
+    // libpq writes `localhost` for a socket in the default directory, else the directory.
+    let hosts = match &connection.host {
+        Host::Name(name) => [name.clone(), name.clone()],
+        Host::Socket(directory) => ["localhost".to_owned(), directory.to_string_lossy().into_owned()],
+    };
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        let fields = split_pgpass(line);
+        let [host, line_port, database, user, password] = fields.as_slice() else { continue };
+        let fits = |field: &str, value: &str| field == "*" || field == value;
+        if (fits(host, &hosts[0]) || fits(host, &hosts[1]))
+            && fits(line_port, &port)
+            && fits(database, &connection.database)
+            && fits(user, &connection.user)
+        {
+            return Ok(Some(Secret::new(password.clone())));
+        }
+    }
+    Ok(None)
+}
+
+/// Splits at `:`; a backslash takes the next character as it is. The fifth field is the rest.
+fn split_pgpass(line: &str) -> Vec<String> {
+    let mut fields = vec![String::new()];
+    let mut chars = line.chars();
+    while let Some(c) = chars.next() {
+        let n = fields.len();
+        let field = &mut fields[n - 1];
+        match c {
+            '\\' => field.extend(chars.next()),
+            ':' if n < 5 => fields.push(String::new()),
+            c => field.push(c),
+        }
+    }
+    fields
+}
+
+/// The value of `name` in a file of `NAME=value` lines, as a shell would have it after `source`, without
+/// running any of it. What a shell would expand (`$`, a backquote) is refused, because its value would be another.
+///
+/// # Errors
+/// [`SourceError`] if others may read the file, the name is not in it, or a line is not understood.
+pub fn from_env_file(file: &Path, name: &str) -> Result<Secret, SourceError> {
+    let text = read_private(file)?;
+    let bad = |why: String| SourceError::Setting { setting: format!("{}", file.display()), why };
+    let mut found = None;
+    for (i, line) in text.lines().enumerate() {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let assignment = line.strip_prefix("export ").map_or(line, str::trim_start);
+        let Some((key, value)) = assignment.split_once('=') else {
+            return Err(bad(format!("line {} is not NAME=value", i + 1)));
+        };
+        if key == name {
+            // The last one wins, as in a shell.
+            let value = unquote(value).map_err(|why| bad(format!("line {}: {why}", i + 1)))?;
+            found = Some(Secret::new(value));
+        }
+    }
+    found.ok_or_else(|| bad(format!("no line sets {name}")))
+}
+
+fn unquote(value: &str) -> Result<String, &'static str> {
+    let mut plain = String::new();
+    let mut chars = value.chars();
+    let mut quote = None;
+    while let Some(c) = chars.next() {
+        match (quote, c) {
+            (Some(open), c) if c == open => quote = None,
+            (Some('\''), c) => plain.push(c),
+            (None, '\'' | '"') => quote = Some(c),
+            (_, '$' | '`') => return Err("a shell would expand it; put the value in single quotes"),
+            (None, '\\') => plain.extend(chars.next()),
+            (Some(_), '\\') => match chars.next() {
+                Some(c @ ('"' | '\\' | '$' | '`')) => plain.push(c),
+                Some(c) => plain.extend(['\\', c]),
+                None => return Err("it ends in a backslash"),
+            },
+            (None, c) if c.is_whitespace() => {
+                let rest = chars.as_str().trim_start();
+                if rest.is_empty() || rest.starts_with('#') {
+                    break;
+                }
+                return Err("words follow the value; put the value in single quotes");
+            }
+            (None, ';' | '&' | '|' | '<' | '>' | '(' | ')') => {
+                return Err("a shell would not take it as text; put the value in single quotes");
+            }
+            (_, c) => plain.push(c),
+        }
+    }
+    if quote.is_some() { Err("the quotes do not end") } else { Ok(plain) }
+}
+
+/// Reads a small file that only its owner may read.
+fn read_private(file: &Path) -> Result<String, SourceError> {
+    let failed = |source| SourceError::Io { verb: "read", path: file.to_owned(), source };
+    let mut opened = match std::fs::File::open(file) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Err(SourceError::Missing { path: file.to_owned() });
+        }
+        opened => opened.map_err(failed)?,
+    };
+    // The mode of what is open, not of the name: the name may be changed between two looks.
+    let mode = opened.metadata().map_err(failed)?.mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(SourceError::Setting {
+            setting: format!("{}", file.display()),
+            why: format!("others may use this password file (mode {mode:03o}); run chmod 600 on it"),
+        });
+    }
+    let mut text = String::new();
+    opened.by_ref().take(MAX_FILE_BYTES).read_to_string(&mut text).map_err(failed)?;
+    Ok(text)
+}
+
+/// One line of a password file that is for this connection alone, for a child program.
+pub(super) fn pgpass_line(connection: &Connection, password: &Secret) -> String {
+    let escape = |text: &str| text.replace('\\', "\\\\").replace(':', "\\:");
+    format!("*:*:*:{}:{}\n", escape(&connection.user), escape(password.reveal()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    /// A file in the directory of temporary files, gone when dropped.
+    struct Private(std::path::PathBuf);
+
+    impl Private {
+        fn new(name: &str, text: &str, mode: u32) -> Self {
+            let path = std::env::temp_dir().join(format!("hikae-password-{}-{name}", std::process::id()));
+            std::fs::write(&path, text).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            Self(path)
+        }
+    }
+
+    impl Drop for Private {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_file(&self.0);
+        }
+    }
+
+    fn connection(text: &str) -> Connection {
+        Connection::parse(text, "me").unwrap()
+    }
+
+    #[test]
+    fn the_first_line_for_a_connection_gives_its_password() {
+        let file = Private::new(
+            "pgpass",
+            "# host:port:database:user:password\nother:*:*:*:no\ndb:5432:shop:me:a\\:b\\\\c:d\n*:*:*:*:last\n",
+            0o600,
+        );
+        let of = |text| from_pgpass(&file.0, &connection(text)).unwrap().map(|s| s.reveal().to_owned());
+        assert_eq!(of("host=db dbname=shop").as_deref(), Some("a:b\\c:d"));
+        assert_eq!(of("host=db dbname=other").as_deref(), Some("last"));
+    }
+
+    #[test]
+    fn a_line_written_for_a_child_is_read_back() {
+        let connection = connection("host=db user='a:b\\\\c'");
+        let line = pgpass_line(&connection, &Secret::new("p:w\\d".into()));
+        let file = Private::new("line", &line, 0o600);
+        assert_eq!(from_pgpass(&file.0, &connection).unwrap().unwrap().reveal(), "p:w\\d");
+    }
+
+    #[test]
+    fn a_password_file_that_others_may_read_is_refused() {
+        for mode in [0o644, 0o640, 0o604, 0o666] {
+            let file = Private::new("open", "DB=x\n", mode);
+            assert!(from_env_file(&file.0, "DB").is_err(), "{mode:o}");
+            assert!(from_pgpass(&file.0, &connection("")).is_err(), "{mode:o}");
+        }
+    }
+
+    #[test]
+    fn an_env_file_is_parsed_and_never_run() {
+        let value = |text: &str| {
+            let file = Private::new("env", text, 0o600);
+            from_env_file(&file.0, "DB_PASSWORD").map(|secret| secret.reveal().to_owned()).ok()
+        };
+        for (line, expected) in [
+            ("DB_PASSWORD=plain", "plain"),
+            ("export DB_PASSWORD=\"two words\" # comment", "two words"),
+            ("DB_PASSWORD='$(touch pwned)`'", "$(touch pwned)`"),
+            ("DB_PASSWORD=\"a\\\"b\\$c\"", "a\"b$c"),
+            ("OTHER=$(touch pwned)\nDB_PASSWORD=x", "x"),
+            ("DB_PASSWORD=first\nDB_PASSWORD=second", "second"),
+            ("DB_PASSWORD=a'b'c", "abc"),
+        ] {
+            assert_eq!(value(line).as_deref(), Some(expected), "{line}");
+        }
+        for line in [
+            "DB_PASSWORD=$(x)",
+            "DB_PASSWORD=\"`x`\"",
+            "DB_PASSWORD='open",
+            "touch pwned",
+            "DB_PASSWORD=a; b",
+            "X=1",
+        ] {
+            assert_eq!(value(line), None, "{line}");
+        }
+    }
+}
