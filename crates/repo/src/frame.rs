@@ -11,6 +11,7 @@ use crate::keys::{BlobClass, MetadataKeys, Secret32};
 use crate::object::FORMAT_VERSION;
 use crate::seal::{self, Algorithm, Salt};
 use hikae_model::{BlobId, FamilyId, SessionId};
+use zstd::zstd_safe::CParameter;
 
 /// A frame is closed once it holds this many plain bytes.
 pub const TARGET_BYTES: usize = 1 << 20;
@@ -98,9 +99,15 @@ impl FrameCoder {
     pub fn new(family: FamilyId) -> Result<Self, RepoError> {
         let level = 3;
         let no_memory = |_| RepoError::Worker;
+        let mut compressor = zstd::bulk::Compressor::new(level).map_err(no_memory)?;
+        // Tables that fit into the cache of a core: a fifth less time for a hundredth more bytes on frames of
+        // 1 MiB, measured on source trees and binaries.
+        for parameter in [CParameter::HashLog(15), CParameter::ChainLog(15)] {
+            compressor.set_parameter(parameter).map_err(no_memory)?;
+        }
         Ok(Self {
             family,
-            compressor: zstd::bulk::Compressor::new(level).map_err(no_memory)?,
+            compressor,
             level,
             sampler: zstd::bulk::Compressor::new(1).map_err(no_memory)?,
             decompressor: zstd::bulk::Decompressor::new().map_err(no_memory)?,
@@ -124,7 +131,19 @@ impl FrameCoder {
         mut stored: Vec<u8>,
     ) -> Result<(FrameHead, Vec<u8>), RepoError> {
         stored.clear();
+        #[cfg(not(feature = "sabotage-flip-after-hash"))]
         let codec = self.compress(&frame.plain, frame.level, &mut stored)?;
+        #[cfg(feature = "sabotage-flip-after-hash")]
+        let codec = {
+            let mut plain = frame.plain.clone();
+            plain[frame.plain.len() / 2] ^= 1;
+            self.compress(&plain, frame.level, &mut stored)?
+        };
+        #[cfg(feature = "sabotage-flip-after-compress")]
+        {
+            let middle = stored.len() / 2;
+            stored[middle] ^= 1;
+        }
         let algorithm = Algorithm::fastest();
         let aad = aad(self.family, frame.class, session, number);
         let salt = seal::seal(key, algorithm, &aad, &mut stored);

@@ -20,12 +20,15 @@ use crate::keys::{BlobClass, MetadataKeys, Signer};
 use crate::layout;
 use crate::object::{BadObject, ObjectClass, open_object, seal_object};
 use crate::seal::Algorithm;
-use hikae_model::{BlobId, PackId};
+use hikae_model::{BlobId, PackId, WriterId};
 use hikae_store::Store;
 use minicbor::{Decode, Encode};
 
 /// A pack is finished once its frames have this many bytes.
 pub const TARGET_BYTES: usize = 32 << 20;
+
+/// Room for the frame that fills a pack, and for most footers.
+const ROOM_BYTES: usize = 3 << 20;
 
 /// No footer is longer: 32 MiB of the smallest blobs, and their frames.
 const MAX_FOOTER_BYTES: u64 = 256 << 20;
@@ -44,6 +47,23 @@ pub struct PackedFrame {
     pub stored_bytes: u32,
     /// Its blobs in order.
     pub blobs: Vec<FrameBlob>,
+}
+
+impl PackedFrame {
+    /// What is wrong with the opened frame, if anything is: its blobs are not what their names say.
+    pub(crate) fn misfit(&self, plain: &[u8], keys: &MetadataKeys) -> Option<String> {
+        let mut rest = plain;
+        for blob in &self.blobs {
+            let Some((bytes, after)) = rest.split_at_checked(blob.bytes as usize) else {
+                return Some("it is shorter than its blobs".to_owned());
+            };
+            if keys.blob_id(self.head.class, bytes) != blob.id {
+                return Some(format!("blob {} is not what its name says", blob.id.short()));
+            }
+            rest = after;
+        }
+        (!rest.is_empty()).then(|| "it is longer than its blobs".to_owned())
+    }
 }
 
 /// What a footer says.
@@ -100,6 +120,8 @@ impl OpenPack {
     /// An empty pack that grows in `memory`.
     pub fn new(mut memory: Vec<u8>) -> Self {
         memory.clear();
+        // All at once: a buffer that doubles would end at twice the size of a pack.
+        memory.reserve_exact(TARGET_BYTES + ROOM_BYTES);
         Self { bytes: memory, frames: Vec::new() }
     }
 
@@ -136,6 +158,7 @@ impl OpenPack {
     ) -> FinishedPack {
         let footer = Footer { nonce, sessions, epochs, frames: self.frames };
         let sealed = seal_object(ObjectClass::Footer, b"", footer.to_bytes(), keys, writer);
+        self.bytes.reserve_exact(sealed.len() + TAIL_BYTES as usize);
         self.bytes.extend_from_slice(&sealed);
         self.bytes.extend_from_slice(&(sealed.len() as u32).to_le_bytes());
         self.bytes.extend_from_slice(TAIL);
@@ -209,11 +232,16 @@ impl Footer {
     /// # Errors
     /// [`BadObject`] if there is none that opens.
     pub fn of_pack(pack: &[u8], keys: &MetadataKeys) -> Result<Self, BadObject> {
+        Self::signed(pack, keys).map(|(footer, _)| footer)
+    }
+
+    /// The same, and who signed it.
+    pub(crate) fn signed(pack: &[u8], keys: &MetadataKeys) -> Result<(Self, WriterId), BadObject> {
         let body = pack.strip_suffix(TAIL).ok_or(BadObject::NotOurs)?;
         let (body, length) = body.split_last_chunk::<4>().ok_or(BadObject::NotOurs)?;
         let start = body.len().checked_sub(u32::from_le_bytes(*length) as usize).ok_or(BadObject::NotOurs)?;
         let opened = open_object(ObjectClass::Footer, b"", body[start..].to_vec(), keys)?;
-        Self::parse(&opened.body)
+        Ok((Self::parse(&opened.body)?, opened.writer))
     }
 }
 

@@ -331,6 +331,11 @@ impl State {
         }
     }
 
+    /// True if this writer is enrolled or once was.
+    pub fn is_known(&self, writer: WriterId) -> bool {
+        writer == self.root || self.writers.contains_key(&writer)
+    }
+
     /// True if a copy in this pack can be relied on: the pack is not doomed and was not found damaged.
     pub fn is_good(&self, pack: PackId) -> bool {
         !self.doomed.contains_key(&pack) && !self.damaged.contains(&pack)

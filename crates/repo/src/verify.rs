@@ -126,7 +126,7 @@ pub fn verify(repo: &Repo, options: &VerifyOptions, cx: &Cx) -> Result<VerifyRep
     let state = repo.state();
     objects::check_keys(repo, &state, &history, &found)?;
     objects::check_evidence(repo, &history, &found)?;
-    let (index, lost) = objects::check_indexes(repo, &state, &found)?;
+    let (index, lost) = objects::check_indexes(repo, &state, &history, &found)?;
     let index = Arc::new(index);
     let mut damage = Damage { indexes: lost, ..Damage::default() };
 

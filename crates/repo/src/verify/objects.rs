@@ -25,6 +25,8 @@ pub(super) struct History {
     pub(super) n_entries: u64,
     epochs: BTreeMap<SlotId, (EpochId, WriterId)>,
     removed_slots: BTreeSet<SlotId>,
+    /// Who named each index object.
+    indexers: BTreeMap<IndexId, WriterId>,
     evidence: Vec<EvidenceRef>,
 }
 
@@ -116,6 +118,8 @@ impl History {
             Change::Epoch(epoch) => drop(self.epochs.insert(epoch.object, (epoch.id, writer))),
             Change::SlotRemoved(slot) => drop(self.removed_slots.insert(*slot)),
             Change::Evidence(evidence) => self.evidence.push(evidence.clone()),
+            Change::Commit(commit) => self.indexers.extend(commit.indexes.iter().map(|id| (*id, writer))),
+            Change::Prune(prune) => self.indexers.extend(prune.indexes_added.iter().map(|id| (*id, writer))),
             _ => {}
         }
     }
@@ -191,15 +195,16 @@ pub(super) fn check_evidence(repo: &Repo, history: &History, found: &Found<'_>) 
 pub(super) fn check_indexes(
     repo: &Repo,
     state: &State,
+    history: &History,
     found: &Found<'_>,
 ) -> Result<(IndexSet, BTreeSet<IndexId>), RepoError> {
     names::<IndexId>(repo, layout::INDEX, found)?;
     let (mut index, mut lost) = (IndexSet::default(), BTreeSet::new());
     let (cache, hash_key) = (repo.index_cache(), repo.hash_key());
-    for (id, named) in &state.indexes {
+    for id in state.indexes.keys() {
         found.cx.check()?;
         let key = layout::index(*id);
-        let body = read_index(repo, *id, named.writer);
+        let body = read_index(repo, *id, history.indexers.get(id).copied());
         let segment = match (Segment::open(*id, &cache, hash_key), &body) {
             (Ok(segment), _) => Some(segment),
             (Err(BadSegment::Io(error)), _) => return Err(error),
@@ -230,7 +235,8 @@ pub(super) fn check_indexes(
     Ok((index, lost))
 }
 
-fn read_index(repo: &Repo, id: IndexId, writer: WriterId) -> Result<Vec<u8>, RepoError> {
+/// The body of an index object that `writer` named and so must have signed.
+fn read_index(repo: &Repo, id: IndexId, writer: Option<WriterId>) -> Result<Vec<u8>, RepoError> {
     let key = layout::index(id);
     let stored = repo.store().get(&key)?;
     if hash_of(&stored) != *id.as_bytes() {
@@ -238,7 +244,7 @@ fn read_index(repo: &Repo, id: IndexId, writer: WriterId) -> Result<Vec<u8>, Rep
     }
     let opened = open_object(ObjectClass::Index, b"", stored, repo.keys());
     let opened = opened.map_err(RepoError::damaged(key.clone()))?;
-    match opened.writer == writer {
+    match writer.is_none_or(|writer| writer == opened.writer) {
         true => Ok(opened.body),
         false => Err(RepoError::damaged(key)(BadObject::BadSignature)),
     }

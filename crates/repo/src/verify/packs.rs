@@ -357,18 +357,8 @@ impl Checker<'_> {
             Err(RepoError::FrameDamaged { why, .. }) => return Ok(Some(why.to_owned())),
             Err(error) => return Ok(Some(error.to_string())),
         };
-        let mut rest = plain.as_slice();
-        for blob in &frame.blobs {
-            let Some((bytes, after)) = rest.split_at_checked(blob.bytes as usize) else {
-                return Ok(Some("it is shorter than its blobs".to_owned()));
-            };
-            if self.repo.keys().blob_id(frame.head.class, bytes) != blob.id {
-                return Ok(Some(format!("blob {} is not what its name says", blob.id.short())));
-            }
-            rest = after;
-        }
         self.n_blobs.fetch_add(frame.blobs.len() as u64, Ordering::Relaxed);
-        Ok((!rest.is_empty()).then(|| "it is longer than its blobs".to_owned()))
+        Ok(frame.misfit(&plain, self.repo.keys()))
     }
 }
 

@@ -121,12 +121,11 @@ pub(super) fn walk(
         }
     }
     if only.is_none() {
-        for id in super::objects::names::<SnapshotId>(repo, layout::SNAPSHOTS, found)? {
-            if state.forgotten.contains_key(&id)
-                && let Err(error) = repo.snapshot(id)
-                && !matches!(&error, RepoError::Store(error) if error.is_not_found())
-            {
-                found.error("damaged-snapshot", layout::snapshot(id), error)?;
+        super::objects::names::<SnapshotId>(repo, layout::SNAPSHOTS, found)?;
+        for id in state.forgotten.keys() {
+            found.cx.check()?;
+            if let Err(error) = repo.snapshot(*id) {
+                found.error("damaged-snapshot", layout::snapshot(*id), error)?;
             }
         }
     }
@@ -150,7 +149,7 @@ fn read_record(
     };
     let said = &known.snapshot;
     let record = &snapshot.record;
-    let is_known = snapshot.writer == state.root || state.writers.contains_key(&snapshot.writer);
+    let is_known = state.is_known(snapshot.writer);
     if (&record.source, record.moment, record.complete) != (&said.source, said.moment, said.complete) {
         return Ok(Err(differs("it does not say what the log says of it")));
     }

@@ -139,3 +139,143 @@ fn every_single_bit_that_flips_is_found_and_never_restored() {
     flips.iter().for_each(|(key, _)| *tried.entry(class_of(key)).or_default() += 1);
     println!("{} flips tried and found: {tried:?}", flips.len());
 }
+
+/// What happens to whole objects: B-5 of the fault catalogue.
+#[test]
+fn every_harm_to_an_object_is_found_and_never_restored() {
+    let small = Small::build();
+    let patient = Patient::new(&small);
+    let mut n_tried = 0;
+    let keys = small.store.keys();
+    let mut of_class = BTreeMap::<String, Vec<ObjectKey>>::new();
+    keys.iter().for_each(|key| of_class.entry(class_of(key)).or_default().push(key.clone()));
+    let log = of_class.get_mut("log").unwrap();
+    // The others are alike.
+    *log = [0, 3, 10, 31, 32].iter().map(|n| log[*n].clone()).collect();
+
+    type Harm = (&'static str, fn(&mut Vec<u8>));
+    let harms: [Harm; 6] = [
+        ("emptied", Vec::clear),
+        ("one byte less", |bytes| bytes.truncate(bytes.len() - 1)),
+        ("half", |bytes| bytes.truncate(bytes.len() / 2)),
+        ("one byte more", |bytes| bytes.push(0)),
+        ("a MiB more", |bytes| bytes.extend(vec![0; 1 << 20])),
+        ("a page of zeroes", |bytes| {
+            let end = bytes.len().min(4096);
+            bytes[..end].fill(0);
+        }),
+    ];
+    for key in of_class.values().flatten() {
+        for (name, harm) in harms {
+            let what = format!("{key}: {name}");
+            patient.harm(key, harm, || {
+                patient.check_seen(&what);
+                patient.check_restores_nothing_wrong(&what);
+            });
+            n_tried += 1;
+        }
+    }
+    let swap = |one: &ObjectKey, two: &ObjectKey| {
+        let bytes = small.store.get(two).unwrap();
+        let what = format!("{one} and {two} swapped");
+        patient.harm(
+            one,
+            |there| *there = bytes,
+            || {
+                patient.harm(
+                    two,
+                    |there| *there = small.store.get(one).unwrap(),
+                    || {
+                        patient.check_seen(&what);
+                        patient.check_restores_nothing_wrong(&what);
+                    },
+                );
+            },
+        );
+    };
+    for objects in of_class.values() {
+        for pair in objects.windows(2) {
+            swap(&pair[0], &pair[1]);
+            n_tried += 1;
+        }
+    }
+    let first_of_each: Vec<_> = of_class.values().map(|objects| &objects[0]).collect();
+    for (at, one) in first_of_each.iter().enumerate() {
+        for two in &first_of_each[at + 1..] {
+            swap(one, two);
+            n_tried += 1;
+        }
+    }
+    for key in of_class.values().flatten() {
+        let bytes = patient.store.get(key).unwrap();
+        patient.store.remove(key).unwrap();
+        // Nothing rests on a checkpoint: without one the log is read from its start.
+        if class_of(key) == "checkpoints" {
+            assert!(patient.check_restores_nothing_wrong("no checkpoint"));
+        } else {
+            patient.check_seen(&format!("{key}: removed"));
+            if *key != of_class["log"][4] {
+                patient.check_restores_nothing_wrong(&format!("{key}: removed"));
+            }
+        }
+        patient.store.put(key, &bytes).unwrap();
+        n_tried += 1;
+    }
+    assert!(patient.check_restores_nothing_wrong("mended"));
+    println!("{n_tried} harms tried and found");
+}
+
+/// Objects of another history of the same repository, each rightly signed and sealed.
+#[test]
+fn an_object_of_another_history_is_found() {
+    let small = Small::build();
+    let patient = Patient::new(&small);
+    let past = small.store.history().iter().position(|change| {
+        matches!(change, hikae_store::Change::Put { key, .. } if key.as_str().ends_with("00000000000000000020"))
+    });
+    let other = small.store.as_of(past.unwrap());
+    let cache = tempfile::tempdir().unwrap();
+    let repo = open(other.clone(), cache.path()).unwrap();
+    while repo.state().n < 33 {
+        repo.append(&mut |_| Ok(hikae_repo::log::Change::Removed(Default::default()))).unwrap();
+    }
+    let mut n_tried = 0;
+    for key in other.keys().into_iter().filter(|key| matches!(&*class_of(key), "log" | "checkpoints")) {
+        let theirs = other.get(&key).unwrap();
+        if theirs != small.store.get(&key).unwrap() {
+            let what = format!("{key} of another history");
+            patient.harm(&key, |bytes| *bytes = theirs, || patient.check_seen(&what));
+            n_tried += 1;
+        }
+    }
+    assert_eq!(n_tried, 15, "entries 20 to 33 and a checkpoint");
+}
+
+/// The whole repository put back as it was some time ago: who has seen more says so.
+#[test]
+fn a_repository_that_was_rolled_back_does_not_open_where_it_was_seen() {
+    let small = Small::build();
+    let cache = tempfile::tempdir().unwrap();
+    drop(open(small.store.clone(), cache.path()).unwrap());
+    let n_changes = small.store.history().len();
+    let refused = open(small.store.as_of(n_changes - 1), cache.path());
+    assert!(matches!(refused, Err(hikae_repo::RepoError::BadLog { .. })));
+    let elsewhere = tempfile::tempdir().unwrap();
+    assert!(open(small.store.as_of(n_changes - 1), elsewhere.path()).is_ok());
+}
+
+/// B-6: built with one of the faults, nothing that is wrong may reach the store.
+#[test]
+#[cfg(any(
+    feature = "sabotage-flip-after-hash",
+    feature = "sabotage-flip-after-compress",
+    feature = "sabotage-flip-after-seal"
+))]
+fn what_a_faulty_machine_seals_is_refused_before_it_is_stored() {
+    let store = MemoryStore::new();
+    let world = crate::world::World::over(std::sync::Arc::new(store.clone()));
+    let tree = crate::world::Tree::from([("text".to_owned(), b"words ".repeat(100))]);
+    let refused = world.backup(&tree, hikae_model::Cut::Files);
+    assert!(matches!(refused, Err(hikae_repo::RepoError::NotTheSame)), "{refused:?}");
+    assert!(!store.keys().iter().any(|key| matches!(&*class_of(key), "packs" | "index" | "snapshots")));
+}

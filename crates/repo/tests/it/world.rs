@@ -39,7 +39,11 @@ impl World {
     }
 
     pub fn over(store: Arc<dyn Store>) -> Self {
-        let (key, cache, cx) = (Secret32::new(KEY), tempfile::tempdir().unwrap(), hikae_testkit::system_cx());
+        Self::with(store, hikae_testkit::system_cx())
+    }
+
+    pub fn with(store: Arc<dyn Store>, cx: Cx) -> Self {
+        let (key, cache) = (Secret32::new(KEY), tempfile::tempdir().unwrap());
         let options = InitOptions {
             recipients: Vec::new(),
             without_first_identity: false,
@@ -146,23 +150,36 @@ pub fn restore(repo: &Repo, id: SnapshotId) -> Result<Tree, RepoError> {
     let mut entries = Entries::of(BlobReader::new(repo)?, named, None)?;
     let mut tree = Tree::new();
     while let Some(entry) = entries.next_entry()? {
-        let reader = entries.reader();
-        let mut content = Vec::new();
-        for map in reader.extents(&entry.content)? {
-            for extent in map.extents() {
-                match *extent {
-                    Extent::Hole { bytes } => content.resize(content.len() + bytes as usize, 0),
-                    Extent::Data { blob, offset, bytes } => {
-                        let blob = reader.read(BlobClass::Content, blob)?;
-                        content.extend_from_slice(&blob[offset as usize..offset as usize + bytes as usize]);
-                    }
-                }
-            }
-        }
-        assert_eq!(content.len() as u64, entry.entry.size());
+        let content = content_of(entries.reader(), &entry)?;
         tree.insert(entry.entry.path.to_string(), content);
     }
     Ok(tree)
+}
+
+/// Reads one content of a snapshot back.
+pub fn restore_file(repo: &Repo, id: SnapshotId, path: &str) -> Result<Vec<u8>, RepoError> {
+    let snapshot = repo.snapshot(id)?;
+    let mut reader = BlobReader::new(repo)?;
+    let path = TreePath::parse(path).unwrap();
+    let entry = reader.entry(Named { id, record: &snapshot.record }, &path)?;
+    content_of(&mut reader, &entry.expect("the path is in the snapshot"))
+}
+
+fn content_of(reader: &mut BlobReader<'_>, entry: &StoredEntry) -> Result<Vec<u8>, RepoError> {
+    let mut content = Vec::new();
+    for map in reader.extents(&entry.content)? {
+        for extent in map.extents() {
+            match *extent {
+                Extent::Hole { bytes } => content.resize(content.len() + bytes as usize, 0),
+                Extent::Data { blob, offset, bytes } => {
+                    let blob = reader.read(BlobClass::Content, blob)?;
+                    content.extend_from_slice(&blob[offset as usize..offset as usize + bytes as usize]);
+                }
+            }
+        }
+    }
+    assert_eq!(content.len() as u64, entry.entry.size());
+    Ok(content)
 }
 
 /// Bytes that do not compress, the same for the same number.
