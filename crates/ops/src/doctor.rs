@@ -1,0 +1,282 @@
+//! Doctor: one line for each condition that backups rest on, good or bad, with what to do.
+//!
+//! It looks and changes nothing. What is bad is found here before it is found at a restore.
+
+use crate::OpsError;
+use crate::config::{Config, SourceSettings, StoreConfig, UnlockConfig};
+use crate::list::ListedSnapshot;
+use crate::open::Place;
+use crate::surroundings::Surroundings;
+use hikae_model::{Advise, Bytes, Cx, Problem};
+use hikae_repo::Repo;
+use hikae_store::Durability;
+use jiff::Timestamp;
+use serde::Serialize;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+/// How a condition stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Health {
+    /// As it should be.
+    Ok,
+    /// Backups work, and this should be mended.
+    Warn,
+    /// Backups or restores do not work.
+    Fail,
+}
+
+/// One condition.
+#[derive(Clone, Debug, Serialize)]
+pub struct Condition {
+    /// What was looked at, as `key file` or `source docs`.
+    pub name: String,
+    /// How it stands.
+    pub health: Health,
+    /// What was found.
+    pub found: String,
+    /// What to do.
+    pub advice: Option<String>,
+}
+
+impl Condition {
+    /// A condition as it should be.
+    pub fn ok(name: impl Into<String>, found: impl Into<String>) -> Self {
+        Self { name: name.into(), health: Health::Ok, found: found.into(), advice: None }
+    }
+
+    /// One that should be mended.
+    pub fn warn(name: impl Into<String>, found: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self { name: name.into(), health: Health::Warn, found: found.into(), advice: Some(advice.into()) }
+    }
+
+    /// One that stops backups or restores.
+    pub fn fail(name: impl Into<String>, error: &(impl Advise + ?Sized)) -> Self {
+        let mut found = error.to_string();
+        let mut cause = std::error::Error::source(error);
+        while let Some(error) = cause {
+            found = format!("{found}: {error}");
+            cause = error.source();
+        }
+        let advice = error.advice().map(std::borrow::Cow::into_owned);
+        Self { name: name.into(), health: Health::Fail, found, advice }
+    }
+
+    fn of_problem(name: &str, problem: &Problem) -> Self {
+        Self {
+            name: name.to_owned(),
+            health: Health::Warn,
+            found: problem.to_string(),
+            advice: problem.advice.clone(),
+        }
+    }
+}
+
+/// A backup older than this is overdue, unless an objective says otherwise.
+const OVERDUE_HOURS: i64 = 26;
+/// A drill older than this proves little.
+const STALE_DRILL_DAYS: i64 = 31;
+
+/// What the configuration itself and its files look like.
+pub fn look_at_config(config: &Config) -> Vec<Condition> {
+    let mut found = Vec::new();
+    if let Some(file) = &config.file {
+        let what =
+            format!("{} ({} sources, {} jobs)", file.display(), config.sources.len(), config.jobs.len());
+        found.push(Condition::ok("configuration", what));
+        found.extend(config.warnings.iter().map(|warning| {
+            Condition::warn("configuration", warning.to_string(), warning.advice.clone().unwrap_or_default())
+        }));
+    }
+    for (name, repository) in &config.repositories {
+        let StoreConfig::Directory(store) = &repository.store;
+        let file = match &repository.unlock {
+            Some(UnlockConfig::KeyFile(path)) => path,
+            Some(UnlockConfig::IdentityFile(path)) => path,
+            Some(UnlockConfig::Passphrase(_)) | None => continue,
+        };
+        found.push(look_at_key(&format!("key of {name}"), file, store));
+    }
+    found
+}
+
+fn look_at_key(name: &str, file: &Path, store: &Path) -> Condition {
+    match crate::private_file::read(file) {
+        Err(error) => Condition::fail(name, &error),
+        Ok(_) if is_on_one_disk(file, store) => Condition::warn(
+            name,
+            format!("{} lies on the disk of its repository", file.display()),
+            "keep a copy of the repository and the recovery sheet elsewhere: a thief of this disk has both",
+        ),
+        Ok(_) => Condition::ok(name, format!("{} (mode 0600)", file.display())),
+    }
+}
+
+fn is_on_one_disk(a: &Path, b: &Path) -> bool {
+    let device = |path: &Path| std::fs::metadata(path).map(|metadata| metadata.dev()).ok();
+    device(a).is_some_and(|device_of_a| device(b) == Some(device_of_a))
+}
+
+/// What the store looks like: whether it keeps what it says, who may read it, how much room it has.
+pub fn look_at_store(place: &Place, cx: &Cx) -> Vec<Condition> {
+    let mut found = Vec::new();
+    let store = match place.open_store(cx) {
+        Ok(store) => store,
+        Err(error) => return vec![Condition::fail("store", &error)],
+    };
+    found.push(match store.durability() {
+        Ok(Durability::Full) => Condition::ok("store", format!("{}, durable", store.path().display())),
+        Ok(Durability::BestEffort { why }) => Condition::warn(
+            "store",
+            format!("{} is on {why}", store.path().display()),
+            "a power cut may cost the last run; keep a copy on a local disk",
+        ),
+        Err(error) => Condition::fail("store", &error),
+    });
+    match std::fs::metadata(store.path()) {
+        Ok(metadata) if metadata.mode() & 0o077 != 0 => found.push(Condition::warn(
+            "store",
+            format!("others may enter it (mode {:03o})", metadata.mode() & 0o777),
+            "run chmod 700 on it",
+        )),
+        Ok(_) | Err(_) => {}
+    }
+    found.extend(free_space(store.path()));
+    match store.strangers() {
+        Ok(strangers) if !strangers.is_empty() => found.push(Condition::warn(
+            "store",
+            format!("{} files in it are not hikae's, as {}", strangers.len(), strangers[0].escape_default()),
+            "move them away; hikae never touches them",
+        )),
+        Ok(_) => {}
+        Err(error) => found.push(Condition::fail("store", &error)),
+    }
+    found
+}
+
+fn free_space(path: &Path) -> Option<Condition> {
+    let disk = rustix::fs::statvfs(path).ok()?;
+    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+    let total = disk.f_blocks.saturating_mul(disk.f_frsize).max(1);
+    let used = 100 - free.saturating_mul(100) / total;
+    let what = format!("{} free of {}", Bytes(free), Bytes(total));
+    Some(match used {
+        0..90 => Condition::ok("free space", what),
+        _ => Condition::warn("free space", what, "forget old snapshots and prune, or make room"),
+    })
+}
+
+/// What each source looks like right now, as a backup would find it.
+pub fn look_at_sources(config: &Config, around: &Surroundings, cx: &Cx) -> Vec<Condition> {
+    let mut found = Vec::new();
+    for (name, source) in &config.sources {
+        let title = format!("source {name}");
+        let opened = source.open(name, around, cx);
+        let checked = opened.and_then(|opened| {
+            opened.source.check(cx).map_err(|source| OpsError::Source { source_name: name.clone(), source })
+        });
+        match checked {
+            Err(error) => found.push(Condition::fail(title, &error)),
+            Ok(problems) if problems.is_empty() => {
+                found.push(Condition::ok(title, shown(&source.settings)));
+            }
+            Ok(problems) => {
+                found.extend(problems.iter().map(|problem| Condition::of_problem(&title, problem)));
+            }
+        }
+    }
+    found
+}
+
+fn shown(settings: &SourceSettings) -> String {
+    format!("{} ({})", settings.shown(), settings.kind())
+}
+
+/// What the repository holds of each source: how old the last good snapshot is, and whether it was proved.
+///
+/// # Errors
+/// Any failure to read the repository.
+pub fn look_at_snapshots(repo: &Repo, config: &Config, now: Timestamp) -> Result<Vec<Condition>, OpsError> {
+    let snapshots = crate::list::list(repo, None)?;
+    let mut names: Vec<&str> = config.sources.keys().map(String::as_str).collect();
+    names.extend(snapshots.iter().map(|snapshot| snapshot.source.as_str()));
+    names.sort_unstable();
+    names.dedup();
+    let mut found = Vec::new();
+    for name in names {
+        let of_source: Vec<&ListedSnapshot> =
+            snapshots.iter().filter(|snapshot| snapshot.source == name).collect();
+        found.push(look_at_newest(name, &of_source, now));
+        found.extend(look_at_drills(name, &of_source, now));
+    }
+    let state = repo.state();
+    if !state.void.is_empty() {
+        found.push(Condition::warn(
+            "log",
+            format!("{} entries do not count: their writers had no right", state.void.len()),
+            "see who writes to this repository",
+        ));
+    }
+    Ok(found)
+}
+
+fn look_at_newest(name: &str, snapshots: &[&ListedSnapshot], now: Timestamp) -> Condition {
+    let title = format!("backup of {name}");
+    let Some(newest) = snapshots.first() else {
+        return Condition {
+            name: title,
+            health: Health::Fail,
+            found: "there is none".to_owned(),
+            advice: Some("run `hikae backup`".to_owned()),
+        };
+    };
+    let Some(good) = snapshots.iter().find(|snapshot| snapshot.complete) else {
+        let what = format!("none is complete; the newest has {} problems", newest.n_problems);
+        return Condition::warn(title, what, format!("`hikae show {}` lists them", newest.id.short()));
+    };
+    let hours = (now.as_second() - good.moment.as_second()) / 3600;
+    let what = format!("the last good one is {} old ({})", age(hours), good.id.short());
+    match (newest.complete, hours > OVERDUE_HOURS) {
+        (true, false) => Condition::ok(title, what),
+        (true, true) => Condition::warn(title, what, "run `hikae backup`"),
+        (false, _) => Condition::warn(
+            title,
+            format!("the newest has {} problems; {what}", newest.n_problems),
+            format!("`hikae show {}` lists them", newest.id.short()),
+        ),
+    }
+}
+
+fn look_at_drills(name: &str, snapshots: &[&ListedSnapshot], now: Timestamp) -> Option<Condition> {
+    let title = format!("drill of {name}");
+    snapshots.first()?;
+    let drilled = snapshots.iter().find(|snapshot| snapshot.drill_passed.is_some());
+    Some(match drilled {
+        None => Condition::warn(title, "it was never restored", "run `hikae drill`"),
+        Some(snapshot) if snapshot.drill_passed == Some(false) => Condition {
+            name: title,
+            health: Health::Fail,
+            found: format!("the restore of {} was not right", snapshot.id.short()),
+            advice: Some("run `hikae drill` again, then `hikae verify --read-data`".to_owned()),
+        },
+        Some(snapshot) => {
+            let hours = (now.as_second() - snapshot.moment.as_second()) / 3600;
+            let what = format!("the newest proved snapshot is {} old ({})", age(hours), snapshot.id.short());
+            match hours > STALE_DRILL_DAYS * 24 {
+                true => Condition::warn(title, what, "run `hikae drill`"),
+                false => Condition::ok(title, what),
+            }
+        }
+    })
+}
+
+fn age(hours: i64) -> String {
+    match hours {
+        ..0 => "less than nothing (a clock is wrong)".to_owned(),
+        0 => "less than an hour".to_owned(),
+        1 => "1 hour".to_owned(),
+        2..48 => format!("{hours} hours"),
+        _ => format!("{} days", hours / 24),
+    }
+}
