@@ -11,7 +11,7 @@ use crate::OpsError;
 use crate::hooks::Hooks;
 use crate::report::{BackupReport, SnapshotReport};
 use hikae_model::{
-    Advise, ContentError, Cx, Entry, ErrorCode, Outcome, Problem, RunId, SnapshotId, TreePath,
+    Advise, ContentError, Cut, Cx, Entry, ErrorCode, Outcome, Problem, RunId, SnapshotId, TreePath,
 };
 use hikae_repo::content::{ContentWriter, KeepError, Kept};
 use hikae_repo::keys::BlobClass;
@@ -219,7 +219,13 @@ impl OneSource<'_> {
                     before.map(|before| StoredEntry { entry, ..before })
                 }
                 Some(mut content) => {
-                    let kept = contents.store(content.cut, &mut *content.reader, None);
+                    let parent = match content.cut {
+                        Cut::Files => None,
+                        Cut::Rows | Cut::Pages(_) => {
+                            earlier.reader().zip(before.as_ref().map(|before| &before.content))
+                        }
+                    };
+                    let kept = contents.store(content.cut, &mut *content.reader, parent);
                     self.kept(entry, kept, &mut read)?
                 }
             };
@@ -378,6 +384,10 @@ impl<'a> Earlier<'a, 'a> {
         let found = self.next.take();
         self.advance();
         found
+    }
+
+    fn reader(&mut self) -> Option<&mut BlobReader<'a>> {
+        self.entries.as_mut().map(Entries::reader)
     }
 
     fn advance(&mut self) {

@@ -1,0 +1,5 @@
+//! Whole operations, from real sources through a real directory and back.
+
+mod drill;
+mod files;
+mod world;
