@@ -87,7 +87,7 @@ fn by_proc(fd: BorrowedFd<'_>) -> String {
 pub(super) struct AttributeWriter {
     user: u32,
     group: u32,
-    /// Whether what is made may have inherited access rules from a directory that was there before.
+    /// Whether what is made may have inherited access rules or a group from a directory that was there before.
     inherits: bool,
     losses: Mutex<BTreeMap<Loss, (u64, TreePath)>>,
 }
@@ -155,8 +155,9 @@ impl AttributeWriter {
 
     /// Whether it now belongs to whom it should.
     fn own(&self, made: Made<'_>, attributes: &Attributes) -> Result<bool, Errno> {
-        if !self.is_root() {
-            return Ok((attributes.uid, attributes.gid) == (self.user, self.group));
+        let is_ours = (attributes.uid, attributes.gid) == (self.user, self.group);
+        if !self.is_root() || (is_ours && !self.inherits) {
+            return Ok(is_ours);
         }
         match made.set_owner(attributes.uid, attributes.gid) {
             Ok(()) => Ok(true),

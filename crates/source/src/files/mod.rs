@@ -217,10 +217,6 @@ impl Reading for FilesReading {
         }
     }
 
-    fn lanes(&self) -> usize {
-        std::thread::available_parallelism().map_or(2, usize::from).max(2)
-    }
-
     fn finish(mut self: Box<Self>) -> Result<Finished, SourceError> {
         self.join()?;
         Ok(Finished { moment: self.moment, problems: std::mem::take(&mut self.problems), manifest: None })

@@ -18,8 +18,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use hikae_model::{Attributes, Cx, Entry, EntryKind, ErrorCode, Problem, TreePath};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{
-    AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, ResolveFlags, Statx, StatxAttributes, flock,
-    fremovexattr, mkdirat, openat, sync, syncfs, unlinkat,
+    AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, ResolveFlags, Statx, StatxAttributes, fchmod,
+    flock, fremovexattr, mkdirat, openat, sync, syncfs, unlinkat,
 };
 use rustix::io::Errno;
 
@@ -73,7 +73,7 @@ pub struct TargetReport {
 /// A directory that is being restored into. Any number of threads may place entries in it at once.
 #[derive(Debug)]
 pub struct Target {
-    pub(super) root: OwnedFd,
+    root: Root,
     /// `None` for a new target, in which nothing may be in the way.
     pub(super) overwrite: Option<Overwrite>,
     pub(super) attributes: AttributeWriter,
@@ -83,6 +83,23 @@ pub struct Target {
     directories: Mutex<Vec<PendingDirectory>>,
     token: u64,
     n_temporaries: AtomicU64,
+}
+
+/// The directory of a target, locked.
+#[derive(Debug)]
+struct Root(OwnedFd);
+
+impl AsFd for Root {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl Drop for Root {
+    fn drop(&mut self) {
+        // Closing alone would not unlock while a child that is just being started holds a copy.
+        let _ = flock(&self.0, FlockOperation::Unlock);
+    }
 }
 
 /// Directories that were opened lately. Restores fill one directory after another.
@@ -115,9 +132,11 @@ impl Target {
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => false,
             Err(error) => return Err(io("make")(error)),
         };
-        let target = Self::open(directory, None, Mounts::Refuse, cx)?;
+        let target = Self::open(directory, None, Mounts::Refuse, !made, cx)?;
         if made {
-            // Inherited from the directory above, they would end up on everything that is restored.
+            // Access rules and a set-group-id bit inherited from the directory above would end up on all that is
+            // restored.
+            fchmod(&target.root, Mode::RWXU).map_err(|error| io("make")(error.into()))?;
             for acl in ACLS {
                 let _ = fremovexattr(&target.root, acl);
             }
@@ -147,7 +166,7 @@ impl Target {
         mounts: Mounts,
         cx: &Cx,
     ) -> Result<Self, SourceError> {
-        let target = Self::open(directory, Some(overwrite), mounts, cx)?;
+        let target = Self::open(directory, Some(overwrite), mounts, true, cx)?;
         let io = |verb| {
             move |error: Errno| SourceError::Io { verb, path: directory.to_owned(), source: error.into() }
         };
@@ -166,6 +185,7 @@ impl Target {
         directory: &Path,
         overwrite: Option<Overwrite>,
         mounts: Mounts,
+        inherits: bool,
         cx: &Cx,
     ) -> Result<Self, SourceError> {
         let failed =
@@ -200,9 +220,9 @@ impl Target {
             });
         }
         Ok(Self {
-            root,
+            root: Root(root),
             overwrite,
-            attributes: AttributeWriter::for_this_process(overwrite.is_some()),
+            attributes: AttributeWriter::for_this_process(inherits),
             mounts,
             parents: Mutex::default(),
             directories: Mutex::default(),

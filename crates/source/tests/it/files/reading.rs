@@ -198,9 +198,11 @@ fn read_while(world: &World, name: &str, harm: impl Fn(u32)) -> Result<Vec<Piece
     Ok(first.into_iter().chain(rest).collect())
 }
 
+/// Something done to a file behind our back.
+type Harm = fn(&Path);
+
 #[test]
 fn a_file_that_is_written_to_while_it_is_read_is_in_doubt() {
-    type Harm = fn(&Path);
     let harms: [(&str, Harm); 4] = [
         ("grown", |path| File::options().append(true).open(path).unwrap().write_all(b"more").unwrap()),
         ("shrunk", |path| File::options().write(true).open(path).unwrap().set_len(11).unwrap()),
@@ -238,7 +240,7 @@ fn a_file_that_is_written_to_while_it_is_read_is_in_doubt() {
 
 #[test]
 fn a_file_that_vanished_or_was_replaced_before_it_was_read_is_not_read() {
-    let replaced: [(&str, fn(&Path)); 4] = [
+    let replaced: [(&str, Harm); 4] = [
         ("another file", |path| fs::write(path, "other").unwrap()),
         ("a link", |path| symlink("/etc/passwd", path).unwrap()),
         ("a FIFO", |path| mknodat(CWD, path, FileType::Fifo, Mode::RUSR, 0).unwrap()),

@@ -159,6 +159,15 @@ fn a_link_to_outside_is_no_first_name() {
     }
 }
 
+/// Ends another thread, also when an assertion fails.
+struct SetWhenDropped<'a>(&'a AtomicBool);
+
+impl Drop for SetWhenDropped<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn links_that_are_exchanged_for_directories_meanwhile_lead_nowhere() {
     let world = World::in_memory();
@@ -177,6 +186,7 @@ fn links_that_are_exchanged_for_directories_meanwhile_lead_nowhere() {
                 }
             }
         });
+        let _end = SetWhenDropped(&over);
         // Until both sides have had their way often enough for the race to be one.
         let (mut n_written, mut round) = (0, 0);
         while round < 300 || n_written < 50 || n_exchanges.load(Ordering::Relaxed) < 1000 {
@@ -192,7 +202,6 @@ fn links_that_are_exchanged_for_directories_meanwhile_lead_nowhere() {
             }
             target.finish().unwrap();
         }
-        over.store(true, Ordering::Relaxed);
     });
     if world.source().join("a").is_symlink() {
         renameat_with(CWD, &link, CWD, world.source().join("a"), RenameFlags::EXCHANGE).unwrap();

@@ -65,6 +65,17 @@ fn grow(root: &Path, random: &TestRandom) {
     }
 }
 
+/// Access rules: owner rw, user 1000 r, group r, mask rw, others none, as in linux/posix_acl_xattr.h.
+fn acl() -> Vec<u8> {
+    let mut acl = vec![2, 0, 0, 0];
+    for (tag, rights, id) in [(1u16, 6u16, !0u32), (2, 4, 1000), (4, 4, !0), (16, 6, !0), (32, 0, !0)] {
+        acl.extend(tag.to_le_bytes());
+        acl.extend(rights.to_le_bytes());
+        acl.extend(id.to_le_bytes());
+    }
+    acl
+}
+
 /// Writes random attributes on one thing.
 fn decorate(path: &Path, random: &TestRandom) {
     let file_type = path.symlink_metadata().unwrap().file_type();
@@ -77,14 +88,7 @@ fn decorate(path: &Path, random: &TestRandom) {
             lsetxattr(path, format!("user.n{n}"), &value, XattrFlags::empty()).unwrap();
         }
         if random.once_in(4) {
-            // Owner rw, user 1000 r, group r, mask rw, others none, as in linux/posix_acl_xattr.h.
-            let mut acl = vec![2, 0, 0, 0];
-            for (tag, rights, id) in [(1u16, 6u16, !0u32), (2, 4, 1000), (4, 4, !0), (16, 6, !0), (32, 0, !0)]
-            {
-                acl.extend(tag.to_le_bytes());
-                acl.extend(rights.to_le_bytes());
-                acl.extend(id.to_le_bytes());
-            }
+            let acl = acl();
             lsetxattr(path, "system.posix_acl_access", &acl, XattrFlags::empty()).unwrap();
             if file_type.is_dir() {
                 lsetxattr(path, "system.posix_acl_default", &acl, XattrFlags::empty()).unwrap();
@@ -141,4 +145,26 @@ fn capabilities_and_set_id_bits_survive_the_change_of_owner() {
     let (problems, _) = restore(&snapshot, Target::into_new(&world.target(), &test_cx()).unwrap());
     assert!(problems.is_empty());
     check_same(&world.source(), &world.restored());
+}
+
+#[test]
+fn nothing_is_inherited_from_where_it_is_restored() {
+    if !is_root() {
+        return not_run("only root can give directories away");
+    }
+    let world = World::new();
+    world.write("dir/file", "content");
+    let snapshot = read_all(settings(&world.source()));
+    lchown(world.scratch.path(), None, Some(NOBODY)).unwrap();
+    fs::set_permissions(world.scratch.path(), Permissions::from_mode(0o2755)).unwrap();
+    lsetxattr(world.scratch.path(), "system.posix_acl_default", &acl(), XattrFlags::empty()).unwrap();
+    for exists in [false, true] {
+        if exists {
+            fs::remove_dir_all(world.target()).unwrap();
+            fs::create_dir(world.target()).unwrap();
+        }
+        let (problems, _) = restore(&snapshot, Target::into_new(&world.target(), &test_cx()).unwrap());
+        assert!(problems.is_empty());
+        check_same(&world.source(), &world.restored());
+    }
 }

@@ -61,7 +61,7 @@ fn a_tree_5000_deep_comes_back() {
 
 #[test]
 fn a_directory_of_100_000_entries_is_listed_in_order() {
-    let world = World::new();
+    let world = World::in_memory();
     for n in 0..100_000 {
         fs::File::create(world.source().join(format!("{:x}", n * 7919))).unwrap();
     }
