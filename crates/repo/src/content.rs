@@ -8,7 +8,7 @@ use crate::listing::{MapPart, StoredContent};
 use crate::pieces::{MapWriter, parse_pieces};
 use crate::reader::BlobReader;
 use crate::writer::Lane;
-use hikae_model::{BlobId, ContentError, Cut, ReadContent, Stretch};
+use hikae_model::{BlobId, ContentError, Cut, HashKey, ReadContent, Stretch};
 use std::collections::HashMap;
 
 /// A map that is longer stands in blobs of its own.
@@ -19,6 +19,26 @@ const EXTENTS_PER_PART: usize = 256;
 const MAX_EXTENTS_PER_PART: usize = 1024;
 /// Maps of pieces change everywhere; they are cut for memory only.
 const MAX_RANGES_PER_PART: usize = 64 << 10;
+
+/// Keyed BLAKE3 of a whole content, as it comes: see [`StoredEntry::hash`](crate::listing::StoredEntry).
+pub struct WholeHash(blake3::Hasher);
+
+impl WholeHash {
+    /// The hash of nothing yet.
+    pub fn new(key: HashKey) -> Self {
+        Self(blake3::Hasher::new_keyed(&key.0))
+    }
+
+    /// Appends bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The hash of all that came.
+    pub fn finish(self) -> [u8; 32] {
+        *self.0.finalize().as_bytes()
+    }
+}
 
 /// Content that was stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,12 +135,12 @@ impl ContentWriter {
                 known => known?,
             }
         }
-        let whole = blake3::Hasher::new_keyed(&key.0);
+        let whole = WholeHash::new(key);
         let mut pieces = Pieces { lane, chunker: rows, page, map, whole, bytes: 0 };
         feed(&mut pieces, page.unwrap_or(rows.max()), buffer, content)?;
         let Pieces { map, whole, bytes, .. } = pieces;
         let maps = map.finish(MAX_RANGES_PER_PART, lane)?;
-        Ok(Kept { content: store_maps(maps, lane)?, bytes, hash: Some(*whole.finalize().as_bytes()) })
+        Ok(Kept { content: store_maps(maps, lane)?, bytes, hash: Some(whole.finish()) })
     }
 }
 
@@ -213,7 +233,7 @@ struct Pieces<'a> {
     chunker: &'a Chunker,
     page: Option<usize>,
     map: MapWriter,
-    whole: blake3::Hasher,
+    whole: WholeHash,
     bytes: u64,
 }
 
@@ -295,19 +315,21 @@ fn store_chunk_map(map: ExtentMap, lane: &mut Lane) -> Result<StoredContent, Rep
     if bytes.len() <= MAX_INLINE_BYTES {
         return Ok(StoredContent::Inline(bytes));
     }
-    let mut parts = vec![ExtentMap::default()];
+    let mut parts = Vec::new();
+    let mut part = ExtentMap::default();
     for extent in map.extents() {
-        let part = parts.last_mut().expect("there is always one");
         part.push(*extent);
         let ends = match extent {
-            Extent::Data { blob, .. } => usize::from(blob.as_bytes()[0]) % EXTENTS_PER_PART == 0,
+            Extent::Data { blob, .. } => usize::from(blob.as_bytes()[0]).is_multiple_of(EXTENTS_PER_PART),
             Extent::Hole { .. } => false,
         };
         if ends || part.extents().len() >= MAX_EXTENTS_PER_PART {
-            parts.push(ExtentMap::default());
+            parts.push(std::mem::take(&mut part));
         }
     }
-    parts.retain(|part| !part.extents().is_empty());
+    if !part.extents().is_empty() {
+        parts.push(part);
+    }
     store_maps(parts, lane)
 }
 

@@ -13,6 +13,7 @@ use crate::pack::PackedFrame;
 use crate::repo::Repo;
 use hikae_model::{BlobId, PackId};
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// How many opened frames a reader keeps: listings and small files are read in the order of their frames.
@@ -22,9 +23,28 @@ const KEPT_FRAMES: usize = 4;
 pub struct BlobReader<'r> {
     repo: &'r Repo,
     index: Arc<IndexSet>,
+    /// True if `index` is that of the newest state which was read, and may be followed.
+    follows: bool,
     coder: FrameCoder,
     kept_frames: usize,
     opened: VecDeque<(PackId, u32, Arc<Vec<u8>>)>,
+    /// Blobs of those frames that were compared with their names.
+    checked: VecDeque<(BlobClass, BlobId, Blob)>,
+}
+
+/// A blob in an opened frame.
+#[derive(Clone)]
+pub struct Blob {
+    frame: Arc<Vec<u8>>,
+    range: Range<usize>,
+}
+
+impl std::ops::Deref for Blob {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.frame[self.range.clone()]
+    }
 }
 
 impl<'r> BlobReader<'r> {
@@ -33,7 +53,7 @@ impl<'r> BlobReader<'r> {
     /// # Errors
     /// Any failure to fetch an index object.
     pub fn new(repo: &'r Repo) -> Result<Self, RepoError> {
-        Self::over(repo, repo.index()?)
+        Ok(Self { follows: true, ..Self::over(repo, repo.index()?)? })
     }
 
     /// A reader over `index`.
@@ -42,7 +62,15 @@ impl<'r> BlobReader<'r> {
     /// [`RepoError::Worker`] if there is no memory.
     pub fn over(repo: &'r Repo, index: Arc<IndexSet>) -> Result<Self, RepoError> {
         let coder = FrameCoder::new(repo.keys().family())?;
-        Ok(Self { repo, index, coder, kept_frames: KEPT_FRAMES, opened: VecDeque::new() })
+        Ok(Self {
+            repo,
+            index,
+            follows: false,
+            coder,
+            kept_frames: KEPT_FRAMES,
+            opened: VecDeque::new(),
+            checked: VecDeque::new(),
+        })
     }
 
     /// Keeps `n` opened frames, up to a few MiB each: a map of pieces refers to one super-block for each
@@ -72,11 +100,45 @@ impl<'r> BlobReader<'r> {
     ///
     /// # Errors
     /// [`RepoError::BlobMissing`] if no pack has it; otherwise what was wrong with the last copy.
-    pub fn read(&mut self, class: BlobClass, id: BlobId) -> Result<Vec<u8>, RepoError> {
+    pub fn read(&mut self, class: BlobClass, id: BlobId) -> Result<Blob, RepoError> {
+        let kept = self.checked.iter().position(|kept| (kept.0, kept.1) == (class, id));
+        if let Some(kept) = kept.and_then(|at| self.checked.remove(at)) {
+            // To the back: what was used last goes last.
+            let blob = kept.2.clone();
+            self.checked.push_back(kept);
+            return Ok(blob);
+        }
+        match self.read_stored(class, id) {
+            // Whoever misses a pack reads the log again: prune may have moved what was in it (rule 10 of the
+            // protocol).
+            Err(error) if error.is_damage() && self.look_again()? => self.read_stored(class, id),
+            read => read,
+        }
+    }
+
+    /// Reads the log on. True if there is another index to look in.
+    fn look_again(&mut self) -> Result<bool, RepoError> {
+        if !self.follows {
+            return Ok(false);
+        }
+        self.repo.follow()?;
+        let index = self.repo.index()?;
+        let is_new = !Arc::ptr_eq(&index, &self.index);
+        self.index = index;
+        Ok(is_new)
+    }
+
+    fn read_stored(&mut self, class: BlobClass, id: BlobId) -> Result<Blob, RepoError> {
         let mut failed = RepoError::BlobMissing { id };
         for place in self.places(id)? {
             match self.read_at(class, id, &place) {
-                Ok(blob) => return Ok(blob),
+                Ok(blob) => {
+                    self.checked.push_back((class, id, blob.clone()));
+                    if self.checked.len() > self.kept_frames {
+                        self.checked.pop_front();
+                    }
+                    return Ok(blob);
+                }
                 Err(error @ (RepoError::NeedsIdentity | RepoError::Cancelled(_))) => return Err(error),
                 Err(error) => failed = error,
             }
@@ -84,16 +146,14 @@ impl<'r> BlobReader<'r> {
         Err(failed)
     }
 
-    fn read_at(&mut self, class: BlobClass, id: BlobId, place: &Location) -> Result<Vec<u8>, RepoError> {
+    fn read_at(&mut self, class: BlobClass, id: BlobId, place: &Location) -> Result<Blob, RepoError> {
         let offset = u64::from(place.frame.offset);
         let damaged = |why| RepoError::FrameDamaged { pack: place.pack, offset, why };
-        let plain = self.frame(place.pack, &place.frame)?;
-        let end = place.offset as usize + place.bytes as usize;
-        let blob = plain
-            .get(place.offset as usize..end)
-            .ok_or_else(|| damaged("it is shorter than the index says"))?;
-        match place.frame.head.class == class && self.repo.keys().blob_id(class, blob) == id {
-            true => Ok(blob.to_vec()),
+        let frame = self.frame(place.pack, &place.frame)?;
+        let range = place.offset as usize..place.offset as usize + place.bytes as usize;
+        let bytes = frame.get(range.clone()).ok_or_else(|| damaged("it is shorter than the index says"))?;
+        match place.frame.head.class == class && self.repo.keys().blob_id(class, bytes) == id {
+            true => Ok(Blob { frame, range }),
             false => Err(damaged("it holds another blob than the index says")),
         }
     }

@@ -40,6 +40,9 @@ pub const LEVEL_DATABASE: i32 = 1;
 /// Packs of content that are open at once; frames are shuffled over them.
 const OPEN_PACKS: usize = 2;
 
+/// Buffers of frames that are kept for the next ones.
+const SPARE_FRAMES: usize = 4;
+
 /// Writes blobs into a repository, from any number of threads.
 pub struct Writer {
     shared: Arc<Shared>,
@@ -52,7 +55,7 @@ pub(crate) struct Shared {
     pub(crate) run: RunId,
     /// The state in which the run began: what it finds there it relies on.
     pub(crate) base: Arc<State>,
-    base_index: Arc<IndexSet>,
+    pub(crate) base_index: Arc<IndexSet>,
     session: SessionRecord,
     epoch: EpochRecord,
     session_key: Secret32,
@@ -366,7 +369,7 @@ impl Shared {
             buffer.clear();
             spare.push(buffer);
         }
-        spare.truncate(8);
+        spare.truncate(SPARE_FRAMES);
         Ok(())
     }
 
@@ -492,7 +495,7 @@ impl Shared {
 
 /// Stores the index object that `builder` holds, and opens it.
 pub(crate) fn put_index(repo: &Repo, builder: &IndexBuilder) -> Result<Segment, RepoError> {
-    let body = builder.to_bytes();
+    let body = builder.to_bytes(repo.cx().random());
     let stored = seal_object(ObjectClass::Index, b"", body.clone(), repo.keys(), repo.signer());
     let id = IndexId::from_bytes(*blake3::hash(&stored).as_bytes());
     repo.put_named(&layout::index(id), &stored)?;
