@@ -41,22 +41,51 @@ impl Repo {
     ) -> Result<u64, RepoError> {
         loop {
             let state = self.follow()?;
-            if let Some(feature) = state.unknown_feature() {
-                return Err(RepoError::TooNew { what: format!("the feature `{feature}`") });
-            }
+            #[cfg(feature = "sabotage-unknown-is-failure")]
+            let nonce = RunId::from_bytes(self.cx().random());
+            // `decide` may take long and read on; only the state that it saw may be followed.
             let change = decide(&state)?;
-            let needed = change.needs();
-            if !state.rights_of(self.signer().id()).allow(needed) {
-                return Err(RepoError::NoRight { what: change.verb() });
-            }
-            // `decide` may have taken long and read on; only the state that it saw may be followed.
-            let n = state.n + 1;
-            let entry = LogEntry { n, previous: state.head, at: self.cx().now(), run: nonce, change };
-            if self.put_entry(&entry)? {
-                let state = self.follow()?;
-                self.checkpoint(&state);
+            if let Some(n) = self.append_after(&state, nonce, change)? {
                 return Ok(n);
             }
+        }
+    }
+
+    /// Puts `change` as the entry that follows `state`, which is what it was decided on. Nothing if another
+    /// entry came first: then the decision is worth nothing and has to be made again.
+    ///
+    /// # Errors
+    /// As for [`append`](Self::append).
+    pub(crate) fn append_after(
+        &self,
+        state: &State,
+        nonce: RunId,
+        change: Change,
+    ) -> Result<Option<u64>, RepoError> {
+        self.check_may(state, &change)?;
+        let n = state.n + 1;
+        let entry = LogEntry { n, previous: state.head, at: self.cx().now(), run: nonce, change };
+        if !self.put_entry(&entry)? {
+            return Ok(None);
+        }
+        // The entry stands. That a later one cannot be read now takes nothing from it.
+        if let Ok(state) = self.follow() {
+            self.checkpoint(&state);
+        }
+        Ok(Some(n))
+    }
+
+    /// Whether we may make this change at all, so that nobody begins long work in vain.
+    ///
+    /// # Errors
+    /// [`RepoError::TooNew`] and [`RepoError::NoRight`].
+    pub(crate) fn check_may(&self, state: &State, change: &Change) -> Result<(), RepoError> {
+        if let Some(feature) = state.unknown_feature() {
+            return Err(RepoError::TooNew { what: format!("the feature `{feature}`") });
+        }
+        match state.rights_of(self.signer().id()).allow(change.needs()) {
+            true => Ok(()),
+            false => Err(RepoError::NoRight { what: change.verb() }),
         }
     }
 
@@ -70,6 +99,10 @@ impl Repo {
             let refused = match self.store().put(&key, &stored) {
                 Ok(()) => return Ok(true),
                 Err(error @ StoreError::Exists { .. }) => error,
+                #[cfg(feature = "sabotage-unknown-is-success")]
+                Err(error) if error.outcome_is_unknown() => return Ok(true),
+                #[cfg(feature = "sabotage-unknown-is-failure")]
+                Err(error) if error.outcome_is_unknown() => return Ok(false),
                 Err(error) if error.outcome_is_unknown() => error,
                 Err(error) => return Err(error.into()),
             };

@@ -6,20 +6,21 @@
 //! pack, without an identity. If that pack is gone the run fails.
 
 use crate::RepoError;
-use crate::frame::FrameHead;
-use crate::index::{IndexBuilder, IndexedPack, Segment};
+use crate::forget::ForgetRefused;
+use crate::frame_copy::{CopiedPack, FrameAt, FrameCopy};
+use crate::index::{IndexBuilder, Segment};
 use crate::index_set::IndexSet;
 use crate::layout;
 use crate::log::{Change, Commit, SnapshotRef};
-use crate::pack::{OpenPack, PackedFrame};
 use crate::reach::Named;
 use crate::reader::BlobReader;
 use crate::repo::{Repo, lock};
 use crate::snapshot::{Snapshot, SnapshotRecord};
 use crate::state::State;
 use crate::writer::{Writer, put_index};
-use hikae_model::{BlobId, IndexId, PackId, SnapshotId};
-use std::collections::{BTreeMap, HashSet};
+use hikae_model::{BlobId, IndexId, PackId, RunId, SnapshotId, WriterId};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 /// How often a run rescues before it gives up: prune with an orphan grace of nothing could doom each new
@@ -59,15 +60,15 @@ impl Writer {
             snapshots.push(Snapshot { id, writer: repo.signer().id(), record: record.clone() });
         }
         let refs: Vec<_> = snapshots.iter().map(reference).collect();
-        let own = std::mem::take(&mut lock(&shared.own).segments);
-        let mut own = OwnIndex { segments: own.into_iter().collect(), rescues: 0 };
+        let segments = std::mem::take(&mut lock(&shared.own).segments).into_iter().collect();
+        let base = Some((shared.base.clone(), shared.base_index.clone()));
+        let mut own = OwnIndex { segments, base, rescues: 0 };
         let n = repo.append_as(shared.run, &mut |state| {
-            // Nothing was doomed since the run began: what it found there is still there.
-            if repo.dooms().iter().any(|pack| !shared.base.doomed.contains_key(pack)) {
+            // While nothing was doomed or found damaged since the run began, what it found is still there.
+            let must_look = repo.has_doomed_since(shared.base.n)
+                || state.damaged.iter().any(|pack| !shared.base.damaged.contains(pack));
+            if must_look && !cfg!(feature = "sabotage-commit-without-looking") {
                 own.rescue(repo, state, &snapshots)?;
-            }
-            if state.damaged.iter().any(|pack| !shared.base.damaged.contains(pack)) {
-                own.refuse_damaged(repo, state, &snapshots)?;
             }
             Ok(Change::Commit(Commit {
                 snapshots: refs.clone(),
@@ -80,28 +81,33 @@ impl Writer {
 
 impl Repo {
     /// Brings forgotten snapshots back: a run of its own that relies on what they need and rescues what is
-    /// doomed.
+    /// doomed. Gives the entry; nothing if all of them are there already.
     ///
     /// # Errors
-    /// [`RepoError::PackGone`] if something that they need was removed.
-    pub fn undelete(self: &Arc<Self>, ids: &[SnapshotId]) -> Result<u64, RepoError> {
-        let snapshots = ids.iter().map(|id| self.snapshot(*id)).collect::<Result<Vec<_>, _>>()?;
-        let refs: Vec<_> = snapshots.iter().map(reference).collect();
+    /// [`ForgetRefused::Unknown`] if one was never there, [`RepoError::PackGone`] or
+    /// [`RepoError::BlobMissing`] if something that they need was removed.
+    pub fn undelete(&self, ids: &[SnapshotId]) -> Result<Option<u64>, RepoError> {
+        let run = RunId::from_bytes(self.cx().random());
         let mut own = OwnIndex::default();
-        self.append(&mut |state| {
-            for id in ids {
-                if !state.forgotten.contains_key(id) && !state.snapshots.contains_key(id) {
-                    return Err(RepoError::BadKey {
-                        what: format!("snapshot {} was never there", id.short()),
-                    });
-                }
+        loop {
+            let state = self.follow()?;
+            if let Some(id) = ids.iter().find(|id| !state.knows(**id)) {
+                return Err(ForgetRefused::Unknown { id: *id }.into());
             }
-            own.rescue(self, state, &snapshots)?;
-            Ok(Change::Commit(Commit {
-                snapshots: refs.clone(),
+            let gone = ids.iter().filter(|id| state.forgotten.contains_key(id));
+            let snapshots = gone.map(|id| self.snapshot(*id)).collect::<Result<Vec<_>, _>>()?;
+            if snapshots.is_empty() {
+                return Ok(None);
+            }
+            own.rescue(self, &state, &snapshots)?;
+            let change = Change::Commit(Commit {
+                snapshots: snapshots.iter().map(reference).collect(),
                 indexes: own.segments.keys().copied().collect(),
-            }))
-        })
+            });
+            if let Some(n) = self.append_after(&state, run, change)? {
+                return Ok(Some(n));
+            }
+        }
     }
 }
 
@@ -114,6 +120,8 @@ fn reference(snapshot: &Snapshot) -> SnapshotRef {
 #[derive(Default)]
 struct OwnIndex {
     segments: BTreeMap<IndexId, Arc<Segment>>,
+    /// What the run began with, if it is one that wrote: the packs that it relies on are named there.
+    base: Option<(Arc<State>, Arc<IndexSet>)>,
     rescues: u32,
 }
 
@@ -122,10 +130,10 @@ impl OwnIndex {
     /// names one that does not. What this writes can be doomed only by an entry after `state`, and then our
     /// own entry is refused and this is called again.
     fn rescue(&mut self, repo: &Repo, state: &State, snapshots: &[Snapshot]) -> Result<(), RepoError> {
-        let index = self.with_log(repo, state)?;
-        let stranded = stranded(repo, &index, snapshots)?;
-        let names_doomed =
-            self.segments.values().any(|segment| segment.packs().iter().any(|pack| repo.is_doomed(pack.id)));
+        let living = repo.index()?.follow(state, repo.store(), repo.keys(), &repo.index_cache())?;
+        let all = Arc::new(self.everything(repo, state, &living)?);
+        let stranded = self.stranded(repo, state, &living, &all, snapshots)?;
+        let names_doomed = self.segments.values().any(|segment| names_doomed(repo, segment));
         if stranded.is_empty() && !names_doomed {
             return Ok(());
         }
@@ -133,11 +141,12 @@ impl OwnIndex {
         if self.rescues > RESCUES {
             return Err(RepoError::RescuedInVain);
         }
+        let copied = self.copy_frames(repo, state, &all, &stranded)?;
         let mut builder = IndexBuilder::default();
         if names_doomed {
             self.keep_living_packs(repo, &mut builder)?;
         }
-        copy_frames(repo, &index, &stranded, &mut builder)?;
+        copied.iter().for_each(|pack| pack.add_to(&mut builder));
         if !builder.is_empty() {
             let segment = Arc::new(put_index(repo, &builder)?);
             self.segments.insert(segment.id, segment);
@@ -145,31 +154,131 @@ impl OwnIndex {
         Ok(())
     }
 
-    /// Ends the run if a blob of `snapshots` lies only in packs that were found damaged since it began. There
-    /// is no rescue: which of their frames still open, only who has an identity can tell.
-    fn refuse_damaged(&self, repo: &Repo, state: &State, snapshots: &[Snapshot]) -> Result<(), RepoError> {
-        let index = self.with_log(repo, state)?;
-        let mut reader = BlobReader::over(repo, index.clone())?;
+    /// All index objects in which a blob that is needed may be named, also those that went.
+    fn everything(&self, repo: &Repo, state: &State, living: &IndexSet) -> Result<IndexSet, RepoError> {
+        let mut all = living.with_stale(state, repo.store(), repo.keys(), &repo.index_cache())?;
+        let base = self.base.iter().flat_map(|(_, base)| base.segments());
+        base.chain(self.segments.values()).for_each(|segment| all.add(segment.clone()));
+        Ok(all)
+    }
+
+    /// Blobs of `snapshots` that no living pack has.
+    fn stranded(
+        &self,
+        repo: &Repo,
+        state: &State,
+        living: &IndexSet,
+        all: &Arc<IndexSet>,
+        snapshots: &[Snapshot],
+    ) -> Result<HashSet<BlobId>, RepoError> {
+        let mut reader = BlobReader::over(repo, all.clone())?;
+        let (mut stranded, mut seen) = (HashSet::new(), HashSet::new());
         for snapshot in snapshots {
             let named = Named { id: snapshot.id, record: &snapshot.record };
             reader.each_blob(named, &mut |_, blob| {
-                let places = index.find(blob, &|pack| !repo.is_doomed(pack))?;
-                match places.first() {
-                    Some(place) if places.iter().all(|place| state.damaged.contains(&place.pack)) => {
-                        Err(RepoError::PackDamaged { pack: place.pack })
-                    }
-                    _ => Ok(()),
+                if seen.insert(blob) && !self.lives(repo, state, living, snapshot, blob)? {
+                    stranded.insert(blob);
                 }
+                Ok(())
             })?;
         }
-        Ok(())
+        Ok(stranded)
     }
 
-    /// What the log names at `state`, and ours.
-    fn with_log(&self, repo: &Repo, state: &State) -> Result<Arc<IndexSet>, RepoError> {
-        let mut index = repo.index()?.follow(state, repo.store(), repo.keys(), &repo.index_cache())?;
-        self.segments.values().for_each(|segment| index.add(segment.clone()));
-        Ok(Arc::new(index))
+    /// True if a pack that is not doomed has the blob, and somebody vouches for it whom the snapshot's writer
+    /// trusts.
+    ///
+    /// Ends a run whose blob lies only in a pack that was found damaged since it began. There is no rescue:
+    /// which of its frames still open, only who has an identity can tell.
+    fn lives(
+        &self,
+        repo: &Repo,
+        state: &State,
+        living: &IndexSet,
+        snapshot: &Snapshot,
+        blob: BlobId,
+    ) -> Result<bool, RepoError> {
+        let vouched = living.segments().filter(|segment| vouches(state, snapshot.writer, segment));
+        let mut damaged = None;
+        for segment in vouched.chain(self.segments.values()) {
+            let ours = self.segments.contains_key(&segment.id);
+            let mut lives = false;
+            segment.find(blob, &mut |place| {
+                let ignored = ours && cfg!(feature = "sabotage-own-dooms-ignored");
+                if ignored || !repo.is_doomed(place.pack) {
+                    // An undelete brings back what is there, damaged or not.
+                    lives = self.base.is_none() || !state.damaged.contains(&place.pack);
+                    damaged = Some(place.pack);
+                }
+                !lives
+            })?;
+            if lives {
+                return Ok(true);
+            }
+        }
+        damaged.map_or(Ok(false), |pack| Err(RepoError::PackDamaged { pack }))
+    }
+
+    /// Copies the frames of `stranded` out of doomed packs into new ones.
+    fn copy_frames(
+        &self,
+        repo: &Repo,
+        state: &State,
+        all: &IndexSet,
+        stranded: &HashSet<BlobId>,
+    ) -> Result<Vec<CopiedPack>, RepoError> {
+        let (mut wanted, mut stored) = (HashSet::new(), HashMap::new());
+        for blob in stranded {
+            wanted.insert(self.place_to_copy(repo, state, all, *blob, &mut stored)?);
+        }
+        let mut copy = FrameCopy::default();
+        for segment in all.segments() {
+            let named = segment.packs().iter().any(|pack| wanted.iter().any(|(id, _)| *id == pack.id));
+            if named {
+                segment.each_pack(&mut |pack, mut frames| {
+                    frames.retain(|frame| wanted.remove(&(pack.id, frame.offset)));
+                    if frames.is_empty() { Ok(()) } else { copy.take(repo, pack.id, frames, segment) }
+                })?;
+            }
+        }
+        copy.finish(repo)?;
+        Ok(copy.packs)
+    }
+
+    /// Where a stranded blob can still be had: in a pack that is stored, by preference one that we or
+    /// somebody whom we trust has named.
+    fn place_to_copy(
+        &self,
+        repo: &Repo,
+        state: &State,
+        all: &IndexSet,
+        blob: BlobId,
+        stored: &mut HashMap<PackId, bool>,
+    ) -> Result<FrameAt, RepoError> {
+        let ours = repo.signer().id();
+        let mut segments: Vec<_> = all.segments().collect();
+        segments.sort_by_cached_key(|segment| {
+            let base = self.base.as_ref().is_some_and(|(base, _)| vouches(base, ours, segment));
+            !(self.segments.contains_key(&segment.id) || base || vouches(state, ours, segment))
+        });
+        let mut gone = None;
+        for segment in segments {
+            let mut places = Vec::new();
+            segment.find(blob, &mut |place| {
+                places.push((place.pack, place.frame.offset));
+                true
+            })?;
+            for (pack, offset) in places {
+                if let Entry::Vacant(unknown) = stored.entry(pack) {
+                    unknown.insert(repo.is_stored(pack)?);
+                }
+                if stored[&pack] {
+                    return Ok((pack, offset));
+                }
+                gone = Some(pack);
+            }
+        }
+        Err(gone.map_or(RepoError::BlobMissing { id: blob }, |pack| RepoError::PackGone { pack }))
     }
 
     /// Takes the packs that live out of our index objects into `builder`, and drops the objects.
@@ -186,104 +295,15 @@ impl OwnIndex {
     }
 }
 
-/// Blobs of `snapshots` that no living pack has.
-fn stranded(
-    repo: &Repo,
-    index: &Arc<IndexSet>,
-    snapshots: &[Snapshot],
-) -> Result<HashSet<BlobId>, RepoError> {
-    let mut reader = BlobReader::over(repo, index.clone())?;
-    let mut stranded = HashSet::new();
-    for snapshot in snapshots {
-        let named = Named { id: snapshot.id, record: &snapshot.record };
-        reader.each_blob(named, &mut |_, blob| {
-            if index.find(blob, &|pack| !repo.is_doomed(pack))?.is_empty() {
-                stranded.insert(blob);
-            }
-            Ok(())
-        })?;
-    }
-    Ok(stranded)
+/// True if `reader` trusts who vouches for this index object in `state`.
+fn vouches(state: &State, reader: WriterId, segment: &Segment) -> bool {
+    state.indexes.get(&segment.id).is_some_and(|index| state.trusts(reader, index.writer))
 }
 
-/// Copies the frames of `blobs` out of doomed packs into new ones, whole and sealed as they are.
-fn copy_frames(
-    repo: &Repo,
-    index: &IndexSet,
-    blobs: &HashSet<BlobId>,
-    builder: &mut IndexBuilder,
-) -> Result<(), RepoError> {
-    let mut wanted = HashSet::new();
-    for blob in blobs {
-        let places = index.find(*blob, &|_| true)?;
-        let place = places.first().ok_or(RepoError::BlobMissing { id: *blob })?;
-        wanted.insert((place.pack, place.frame.offset));
+/// True if an index object names a pack that is doomed.
+fn names_doomed(repo: &Repo, segment: &Segment) -> bool {
+    if cfg!(feature = "sabotage-own-dooms-ignored") {
+        return false;
     }
-    let mut copy = FrameCopy::default();
-    for segment in index.segments() {
-        if segment.packs().iter().any(|pack| wanted.iter().any(|(id, _)| *id == pack.id)) {
-            segment.each_pack(&mut |pack, frames| {
-                let frames = frames.iter().filter(|frame| wanted.remove(&(pack.id, frame.offset)));
-                frames
-                    .collect::<Vec<_>>()
-                    .into_iter()
-                    .try_for_each(|frame| copy.take(repo, index, pack.id, frame, builder))
-            })?;
-        }
-    }
-    copy.finish(repo, index, builder)
-}
-
-/// Copies whole frames into new packs: for rescue and for prune. Needs no identity.
-#[derive(Default)]
-pub(crate) struct FrameCopy {
-    open: OpenPack,
-    heads: Vec<FrameHead>,
-}
-
-impl FrameCopy {
-    /// Copies one frame, with all its blobs.
-    pub(crate) fn take(
-        &mut self,
-        repo: &Repo,
-        index: &IndexSet,
-        pack: PackId,
-        frame: &PackedFrame,
-        builder: &mut IndexBuilder,
-    ) -> Result<(), RepoError> {
-        let start = u64::from(frame.offset);
-        let range = start..start + u64::from(frame.stored_bytes);
-        let stored = repo.store().get_range(&layout::pack(pack), range).map_err(|error| match error {
-            error if error.is_not_found() => RepoError::PackGone { pack },
-            error => error.into(),
-        })?;
-        // A frame that does not hash right would be carried on for ever: its salt is a hash of its bytes,
-        // but only who has the key can compare it. `verify --read-data` does.
-        self.open.push(frame.head, frame.blobs.clone(), &stored);
-        self.heads.push(frame.head);
-        if self.open.is_full() { self.finish(repo, index, builder) } else { Ok(()) }
-    }
-
-    /// Makes the pack that is open durable.
-    pub(crate) fn finish(
-        &mut self,
-        repo: &Repo,
-        index: &IndexSet,
-        builder: &mut IndexBuilder,
-    ) -> Result<(), RepoError> {
-        if self.open.is_empty() {
-            return Ok(());
-        }
-        let ids: HashSet<_> = std::mem::take(&mut self.heads).iter().map(|head| head.session).collect();
-        let sessions: Vec<_> = ids.iter().filter_map(|id| index.session(*id)).cloned().collect();
-        let epoch_ids: HashSet<_> = sessions.iter().map(|session| session.epoch).collect();
-        let epochs: Vec<_> = epoch_ids.iter().filter_map(|id| index.epoch(*id)).cloned().collect();
-        let open = std::mem::take(&mut self.open);
-        let pack =
-            open.finish(repo.cx().random(), sessions.clone(), epochs.clone(), repo.keys(), repo.signer());
-        repo.put_named(&layout::pack(pack.id), &pack.bytes)?;
-        let indexed = IndexedPack { id: pack.id, bytes: pack.bytes.len() as u64 };
-        builder.add(indexed, pack.frames, &sessions, &epochs);
-        Ok(())
-    }
+    segment.packs().iter().any(|pack| repo.is_doomed(pack.id))
 }

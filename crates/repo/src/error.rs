@@ -1,6 +1,8 @@
 //! What can go wrong with a repository. Never a fault of a source.
 
+use crate::forget::ForgetRefused;
 use crate::object::BadObject;
+use crate::prune::PruneStop;
 use hikae_model::{Advise, BlobId, Cancelled, ErrorCode, Hint, PackId};
 use hikae_store::{ObjectKey, StoreError};
 use std::io;
@@ -98,6 +100,20 @@ pub enum RepoError {
         /// The pack.
         pack: PackId,
     },
+    /// Prune stopped, with nothing doomed.
+    #[error(transparent)]
+    Prune(#[from] PruneStop),
+    /// A forget would take what must stay.
+    #[error(transparent)]
+    Forget(#[from] ForgetRefused),
+    /// A clock is wrong, and ages cannot be told.
+    #[error(
+        "this machine's clock is {seconds} s ahead of the store's, so nothing is doomed or removed by age"
+    )]
+    ClocksDiffer {
+        /// How far; negative if it is behind.
+        seconds: i64,
+    },
     /// Each time that a run had rescued what it needs, prune had doomed that too.
     #[error("prune doomed what this run needs again and again")]
     RescuedInVain,
@@ -170,7 +186,12 @@ impl Advise for RepoError {
             | Self::PackGone { .. }
             | Self::PackDamaged { .. }
             | Self::Worker => ErrorCode::Failure,
-            Self::RescuedInVain => ErrorCode::Busy,
+            Self::Prune(PruneStop::NoSnapshots { .. }) | Self::Forget(_) => ErrorCode::Forbidden,
+            Self::Prune(PruneStop::PacksMissing { .. } | PruneStop::BlobsLost { .. }) => {
+                ErrorCode::VerificationFailed
+            }
+            Self::Prune(PruneStop::NamesDoomed { .. }) | Self::ClocksDiffer { .. } => ErrorCode::Failure,
+            Self::RescuedInVain | Self::Prune(PruneStop::Overtaken { .. }) => ErrorCode::Busy,
             Self::Cache { source, .. } => ErrorCode::of_io(source),
             Self::Cancelled(_) => ErrorCode::Interrupted,
         }
@@ -196,6 +217,11 @@ impl Advise for RepoError {
             Self::NoRight { .. } => "use the repository's own passphrase or key file",
             Self::BadLog { .. } => "do not write to this repository; compare it with a copy",
             Self::PackGone { .. } | Self::PackDamaged { .. } => "run the backup again",
+            Self::Prune(stop) => stop.advice(),
+            Self::Forget(refused) => refused.advice(),
+            Self::ClocksDiffer { .. } => {
+                "set the clock of this machine, or that of the store's, and run it again"
+            }
             Self::RescuedInVain => "give prune an orphan grace that is longer than a backup takes",
             Self::Cache { .. } => "free space there, or choose another place with HIKAE_CACHE",
             Self::BadKey { .. } | Self::Age { .. } => return None,

@@ -1,7 +1,7 @@
 //! Index objects: which pack holds which blob.
 //!
 //! ```text
-//! head length u32 | head (CBOR: sessions, epochs) | packs u32 | frames u32 | blobs u32
+//! head length u32 | head (CBOR: sessions, epochs, nonce) | packs u32 | frames u32 | blobs u32
 //!   | pack:  id 32 | stored bytes u64
 //!   | frame: pack u32 | frame record (see `pack`)
 //!   | blob:  id 32 | frame u32 | offset in the frame u32 | bytes u32          sorted by id
@@ -20,7 +20,7 @@ use crate::object::BadObject;
 use crate::pack::{FRAME_RECORD_BYTES, PackedFrame, put_frame, take_frame, u32_at};
 use hikae_model::{BlobId, EpochId, HashKey, IndexId, PackId, SessionId};
 use minicbor::{Decode, Encode};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -28,6 +28,10 @@ use std::path::{Path, PathBuf};
 
 /// An index object is written once it would have this many blobs.
 pub const TARGET_BLOBS: usize = 128 << 10;
+
+/// No more sessions go into one index object or pack, give or take one pack's: a frame names its session by a
+/// place of 16 bits, and the records should not outweigh what they are for.
+pub(crate) const MAX_SESSIONS: usize = 4096;
 
 const PACK_BYTES: usize = 40;
 const FRAME_BYTES: usize = 4 + FRAME_RECORD_BYTES;
@@ -63,6 +67,9 @@ struct Head {
     sessions: Vec<SessionRecord>,
     #[n(1)]
     epochs: Vec<EpochRecord>,
+    /// Random, so that an index object never gets the name of an earlier one: prune may have doomed that.
+    #[cbor(n(2), with = "minicbor::bytes", default)]
+    nonce: [u8; 16],
 }
 
 /// Packs that wait to be written as an index object.
@@ -75,7 +82,7 @@ pub struct IndexBuilder {
 }
 
 impl IndexBuilder {
-    /// Adds a pack that is durable, with the sessions and epochs of its frames.
+    /// Adds a pack that is durable. Of `sessions` and `epochs` it takes those that its frames need.
     pub fn add(
         &mut self,
         pack: IndexedPack,
@@ -83,15 +90,19 @@ impl IndexBuilder {
         sessions: &[SessionRecord],
         epochs: &[EpochRecord],
     ) {
-        self.sessions.extend(sessions.iter().map(|session| (session.id, session.clone())));
-        self.epochs.extend(epochs.iter().map(|epoch| (epoch.id, epoch.clone())));
+        let needed: HashSet<_> = frames.iter().map(|frame| frame.head.session).collect();
+        for session in sessions.iter().filter(|session| needed.contains(&session.id)) {
+            let epoch = epochs.iter().find(|epoch| epoch.id == session.epoch);
+            self.epochs.extend(epoch.map(|epoch| (epoch.id, epoch.clone())));
+            self.sessions.entry(session.id).or_insert_with(|| session.clone());
+        }
         self.n_blobs += frames.iter().map(|frame| frame.blobs.len()).sum::<usize>();
         self.packs.push((pack, frames));
     }
 
     /// True once it should be written.
     pub fn is_full(&self) -> bool {
-        self.n_blobs >= TARGET_BLOBS
+        self.n_blobs >= TARGET_BLOBS || self.sessions.len() >= MAX_SESSIONS
     }
 
     /// True while there is nothing to write.
@@ -104,10 +115,10 @@ impl IndexBuilder {
         self.packs.iter().flat_map(|(_, frames)| frames).flat_map(|frame| &frame.blobs).map(|blob| blob.id)
     }
 
-    /// The body of the index object.
-    pub fn to_bytes(&self) -> Vec<u8> {
+    /// The body of the index object. `nonce` is random.
+    pub fn to_bytes(&self, nonce: [u8; 16]) -> Vec<u8> {
         let sessions: Vec<_> = self.sessions.values().cloned().collect();
-        let head = cbor::to_bytes(&Head { sessions, epochs: self.epochs.values().cloned().collect() });
+        let head = cbor::to_bytes(&Head { sessions, epochs: self.epochs.values().cloned().collect(), nonce });
         let n_frames: usize = self.packs.iter().map(|(_, frames)| frames.len()).sum();
         let mut body = Vec::with_capacity(
             16 + head.len()

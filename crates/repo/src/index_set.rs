@@ -45,6 +45,29 @@ impl IndexSet {
         Ok(next)
     }
 
+    /// The same, and with it the index objects that went and are still stored: what a rescue looks in, since
+    /// no living index names what is doomed.
+    ///
+    /// # Errors
+    /// As for [`follow`](Self::follow).
+    pub(crate) fn with_stale(
+        &self,
+        state: &State,
+        store: &dyn Store,
+        keys: &MetadataKeys,
+        cache: &Path,
+    ) -> Result<Self, RepoError> {
+        let mut all = self.clone();
+        for id in state.stale_indexes.keys() {
+            match load(*id, store, keys, cache) {
+                Ok(segment) => all.add(Arc::new(segment)),
+                Err(RepoError::Store(error)) if error.is_not_found() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(all)
+    }
+
     /// Adds one more segment.
     pub fn add(&mut self, segment: Arc<Segment>) {
         self.sessions.extend(segment.sessions().iter().map(|session| (session.id, session.clone())));
@@ -58,6 +81,11 @@ impl IndexSet {
     /// The segments.
     pub fn segments(&self) -> impl Iterator<Item = &Arc<Segment>> {
         self.segments.values()
+    }
+
+    /// One of them.
+    pub fn get(&self, id: IndexId) -> Option<&Arc<Segment>> {
+        self.segments.get(&id)
     }
 
     /// True if this index object is among them.

@@ -144,10 +144,28 @@ pub struct Prune {
     /// How long doomed packs stay, in seconds.
     #[n(4)]
     pub soft_seconds: u64,
+    /// Who vouches for each of `indexes_added`, in that order: the writer whose index objects it takes the
+    /// place of. The pruner itself, where the list has ended. Without it a prune would make everybody's
+    /// blobs the pruner's, and trust groups would trust what they must not (decision 6).
+    #[cbor(n(5), default)]
+    pub vouchers: Vec<WriterId>,
 }
 
 /// A frame: its session and its number there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Encode,
+    Decode,
+    serde::Serialize,
+    serde::Deserialize,
+)]
 #[cbor(array)]
 pub struct FrameName {
     /// The session.

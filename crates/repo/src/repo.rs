@@ -15,7 +15,7 @@ use crate::state::State;
 use crate::{cbor, log};
 use hikae_model::{Cx, HashKey, PackId, RepositoryId, SlotId, SnapshotId, WriterId};
 use hikae_store::{Store, StoreError};
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 
@@ -34,7 +34,8 @@ pub struct Repo {
     cx: Cx,
     followed: RwLock<Followed>,
     /// Every pack whose doom we have read, also those that are gone since: none of them lives again.
-    dooms: Mutex<HashSet<PackId>>,
+    /// With the entry that doomed each.
+    dooms: Mutex<HashMap<PackId, u64>>,
     following: Mutex<()>,
 }
 
@@ -200,7 +201,7 @@ impl Repo {
             secret,
             cache,
             cx: cx.clone(),
-            dooms: Mutex::new(state.doomed.keys().copied().collect()),
+            dooms: Mutex::new(state.doomed.iter().map(|(pack, doom)| (*pack, doom.n)).collect()),
             followed: RwLock::new(Followed { state, index: Arc::default() }),
             following: Mutex::new(()),
         };
@@ -222,7 +223,8 @@ impl Repo {
             state.apply(&entry, writer, hash).map_err(|why| RepoError::BadLog { n, why: why.to_string() })?;
             if let log::Change::Prune(prune) = &entry.change {
                 // Void entries doom nothing; those that count are in the state now.
-                lock(&self.dooms).extend(prune.doomed.iter().filter(|pack| state.doomed.contains_key(pack)));
+                let doomed = prune.doomed.iter().filter(|pack| state.doomed.contains_key(pack));
+                lock(&self.dooms).extend(doomed.map(|pack| (*pack, n)));
             }
         }
         if state != *followed.state {
@@ -258,12 +260,21 @@ impl Repo {
 
     /// True if nothing may rely on this pack any more.
     pub fn is_doomed(&self, pack: PackId) -> bool {
-        lock(&self.dooms).contains(&pack)
+        lock(&self.dooms).contains_key(&pack)
     }
 
-    /// Every pack whose doom we have read.
-    pub(crate) fn dooms(&self) -> Vec<PackId> {
-        lock(&self.dooms).iter().copied().collect()
+    /// Asks the store whether it has a pack.
+    pub(crate) fn is_stored(&self, pack: PackId) -> Result<bool, RepoError> {
+        match self.store.stat(&layout::pack(pack)) {
+            Ok(_) => Ok(true),
+            Err(error) if error.is_not_found() => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// True if an entry after `n` has doomed anything, as far as we have read.
+    pub(crate) fn has_doomed_since(&self, n: u64) -> bool {
+        lock(&self.dooms).values().any(|doomed| *doomed > n)
     }
 
     /// Reads entry `n`, if it is there.
@@ -341,7 +352,10 @@ impl Repo {
     }
 
     /// Stores an epoch, or a new wrap of one, and names it in the log.
-    pub(crate) fn put_epoch(&self, epoch: &EpochRecord) -> Result<(), RepoError> {
+    ///
+    /// # Errors
+    /// Any failure to put either.
+    pub fn put_epoch(&self, epoch: &EpochRecord) -> Result<(), RepoError> {
         let stored = seal_object(ObjectClass::Epoch, b"", cbor::to_bytes(epoch), &self.keys, &self.signer);
         let object = SlotId::from_bytes(hash_of(&stored));
         self.put_named(&layout::slot(object), &stored)?;

@@ -148,7 +148,7 @@ pub struct ForgottenState {
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub struct IndexState {
-    /// Who vouches for it: the writer of the entry that named it.
+    /// Who vouches for it: the writer of the commit that named it, also after a prune has rewritten it.
     #[n(0)]
     pub writer: WriterId,
     /// That entry.
@@ -247,9 +247,10 @@ impl State {
         match &entry.change {
             Change::Commit(commit) => {
                 for snapshot in &commit.snapshots {
-                    let returning = self.forgotten.remove(&snapshot.id);
-                    let state = match returning {
-                        Some(forgotten) => SnapshotState { n, ..forgotten.snapshot },
+                    let forgotten = self.forgotten.remove(&snapshot.id).map(|forgotten| forgotten.snapshot);
+                    let earlier = forgotten.or_else(|| self.snapshots.remove(&snapshot.id));
+                    let state = match earlier {
+                        Some(earlier) => SnapshotState { n, ..earlier },
                         None => SnapshotState { snapshot: snapshot.clone(), n, evidence: None },
                     };
                     self.snapshots.insert(snapshot.id, state);
@@ -272,8 +273,10 @@ impl State {
                 let doom = DoomState { n, at: entry.at, soft_seconds: prune.soft_seconds };
                 self.doomed.extend(prune.doomed.iter().map(|pack| (*pack, doom)));
                 self.damaged.retain(|pack| !prune.doomed.contains(pack));
-                self.indexes
-                    .extend(prune.indexes_added.iter().map(|index| (*index, IndexState { writer, n })));
+                for (at, index) in prune.indexes_added.iter().enumerate() {
+                    let writer = prune.vouchers.get(at).copied().unwrap_or(writer);
+                    self.indexes.insert(*index, IndexState { writer, n });
+                }
                 for index in &prune.indexes_removed {
                     if self.indexes.remove(index).is_some() {
                         self.stale_indexes.insert(*index, doom);
@@ -343,13 +346,22 @@ impl State {
 
     /// True if `reader` may rely on blobs that `writer` indexed: they are of one trust group.
     pub fn trusts(&self, reader: WriterId, writer: WriterId) -> bool {
+        reader == writer || self.group_of(reader).is_some_and(|ours| Some(ours) == self.group_of(writer))
+    }
+
+    /// The trust group of a writer. Who is not enrolled or was distrusted is in none.
+    pub fn group_of(&self, id: WriterId) -> Option<&str> {
         const ROOT_GROUP: &str = "owner";
-        let group = |id: WriterId| match self.writers.get(&id) {
+        match self.writers.get(&id) {
             _ if id == self.root => Some(ROOT_GROUP),
-            Some(state) if state.trusted => Some(state.group.as_str()),
+            Some(state) if state.trusted => Some(&state.group),
             _ => None,
-        };
-        reader == writer || group(reader).is_some_and(|ours| Some(ours) == group(writer))
+        }
+    }
+
+    /// True if this snapshot is there, or was and can perhaps be brought back.
+    pub fn knows(&self, id: SnapshotId) -> bool {
+        self.snapshots.contains_key(&id) || self.forgotten.contains_key(&id)
     }
 
     /// A feature that this release does not know, if there is one.

@@ -1,7 +1,11 @@
 //! The repository over real and faulty stores.
 
+mod concurrency;
 mod damage;
 mod evidence;
+mod faults;
+mod lab;
+mod prune;
 mod round_trip;
 mod small;
 mod world;

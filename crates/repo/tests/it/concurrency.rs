@@ -1,0 +1,307 @@
+//! Writers, pruners, removers and forgetters at once, and each of them stopped wherever it can be.
+
+use crate::lab::{Lab, Process, SOFT, eager, greedy, tree};
+use crate::world::{Tree, restore};
+use hikae_model::SnapshotId;
+use hikae_repo::RepoError;
+use hikae_repo::prune::PruneOptions;
+use hikae_store::StoreError;
+use hikae_testkit::{Seed, TestRandom};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+/// Runs `work` once for each call that it makes, and each time `meanwhile` runs from begin to end before that
+/// call: as if the process had slept there.
+fn sleep_at_every_call<T>(
+    lab: &Lab,
+    work: impl Fn(&Process) -> Result<T, RepoError>,
+    meanwhile: impl Fn(&Lab) + Send + Sync + Clone + 'static,
+    then: impl Fn(&Lab, Result<T, RepoError>, &str),
+) {
+    let mut call = 1;
+    loop {
+        let lab = lab.fork();
+        let process = lab.open_faulty().unwrap();
+        let (n, slept) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(None)));
+        let (inner, meanwhile, noted) = (lab.same(), meanwhile.clone(), slept.clone());
+        lab.faulty.before_each(move |before| {
+            if n.fetch_add(1, Ordering::SeqCst) + 1 == call {
+                *noted.lock().unwrap() = Some(before.to_string());
+                meanwhile(&inner);
+            }
+        });
+        let result = work(&process);
+        let Some(at) = slept.lock().unwrap().take() else { break };
+        then(&lab, result, &format!("asleep before call {call}, `{at}`"));
+        call += 1;
+    }
+    assert!(call > 4, "that were too few calls");
+}
+
+/// Three snapshots, of which the first is forgotten and shares most of its content with the tree that the
+/// test backs up.
+fn lab_with_forgotten() -> Lab {
+    let lab = Lab::new(30);
+    let process = lab.open();
+    let first = process.backup(&tree(1, 1)).unwrap();
+    process.backup(&tree(2, 2)).unwrap();
+    process.backup(&tree(3, 2)).unwrap();
+    process.forget(first).unwrap();
+    lab
+}
+
+fn prune_and_remove(options: PruneOptions) -> impl Fn(&Lab) + Send + Sync + Clone + 'static {
+    move |lab| {
+        let process = lab.open();
+        process.prune(&options).unwrap();
+        process.remove().unwrap();
+    }
+}
+
+#[test]
+fn a_writer_that_slept_through_a_prune_rescues_what_it_needs() {
+    let new = tree(1, 1);
+    let then = |lab: &Lab, result: Result<SnapshotId, RepoError>, what: &str| {
+        let id = result.unwrap_or_else(|error| panic!("{what}: {error:?}"));
+        assert!(lab.check()[&id] == new, "{what}");
+        // What was doomed meanwhile goes for good now.
+        lab.cx.clock.advance(SOFT);
+        lab.open().remove().unwrap();
+        assert!(lab.check()[&id] == new, "{what}, then removed");
+    };
+    sleep_at_every_call(
+        &lab_with_forgotten(),
+        |process| process.backup(&new),
+        prune_and_remove(eager()),
+        then,
+    );
+}
+
+#[test]
+fn a_writer_that_slept_through_a_removal_too_is_whole_or_fails_without_an_entry() {
+    let new = tree(1, 1);
+    let failed = AtomicUsize::new(0);
+    let then = |lab: &Lab, result: Result<SnapshotId, RepoError>, what: &str| {
+        let listed = lab.check();
+        match result {
+            Ok(id) => assert!(listed[&id] == new, "{what}"),
+            Err(_) => {
+                failed.fetch_add(1, Ordering::Relaxed);
+                assert_eq!(listed.len(), 2, "{what}");
+            }
+        }
+        let again = lab.open().backup(&new).unwrap();
+        assert!(lab.check()[&again] == new, "{what}");
+    };
+    sleep_at_every_call(
+        &lab_with_forgotten(),
+        |process| process.backup(&new),
+        prune_and_remove(greedy()),
+        then,
+    );
+    assert!(failed.into_inner() > 0, "no run relied on what was removed: the test tests nothing");
+}
+
+#[test]
+fn an_undelete_that_slept_through_a_prune_and_removal_is_whole_or_fails() {
+    for options in [eager(), greedy()] {
+        let lab = lab_with_forgotten();
+        let forgotten = *lab.open().repo.state().forgotten.keys().next().unwrap();
+        sleep_at_every_call(
+            &lab,
+            |process| process.repo.undelete(&[forgotten]),
+            prune_and_remove(options),
+            |lab, result, what| {
+                let listed = lab.check();
+                assert_eq!(listed.contains_key(&forgotten), result.is_ok(), "{what}: {result:?}");
+                lab.cx.clock.advance(SOFT);
+                lab.open().remove().unwrap();
+                assert_eq!(lab.check().len(), listed.len(), "{what}");
+            },
+        );
+    }
+}
+
+#[test]
+fn a_pruner_that_slept_through_commits_and_prunes_dooms_nothing_that_is_needed() {
+    type Meanwhile = Box<dyn Fn(&Lab) + Send + Sync>;
+    let forgotten_again = tree(1, 1);
+    let commit = {
+        let tree = forgotten_again.clone();
+        move |lab: &Lab| {
+            lab.open().backup(&tree).unwrap();
+        }
+    };
+    let undelete = |lab: &Lab| {
+        let process = lab.open();
+        let id = *process.repo.state().forgotten.keys().next().unwrap();
+        // After the removal it is too late.
+        drop(process.repo.undelete(&[id]));
+    };
+    let all = {
+        let commit = commit.clone();
+        move |lab: &Lab| {
+            commit(lab);
+            prune_and_remove(greedy())(lab);
+        }
+    };
+    let cases: [(&str, Meanwhile, usize); 4] = [
+        ("a commit", Box::new(commit), 4),
+        ("an undelete", Box::new(undelete), 3),
+        ("a prune and a removal", Box::new(prune_and_remove(greedy())), 3),
+        ("all of it", Box::new(all), 4),
+    ];
+    for (name, meanwhile, n_made) in cases {
+        let meanwhile = Arc::new(meanwhile);
+        for options in [greedy(), eager()] {
+            sleep_at_every_call(
+                &lab_with_forgotten(),
+                |process| process.prune(&options).and_then(|_| process.remove()),
+                {
+                    let meanwhile = meanwhile.clone();
+                    move |lab: &Lab| meanwhile(lab)
+                },
+                |lab, result, what| {
+                    let what = format!("{name}, {what}: {result:?}");
+                    let listed = lab.check().len();
+                    assert_eq!(listed + lab.open().repo.state().forgotten.len(), n_made, "{what}");
+                    lab.cx.clock.advance(SOFT);
+                    lab.open().remove().unwrap();
+                    assert_eq!(lab.check().len(), listed, "{what}");
+                },
+            );
+        }
+    }
+}
+
+#[test]
+fn stale_caches_lead_nobody_to_what_was_pruned() {
+    let lab = lab_with_forgotten();
+    let new = tree(1, 1);
+    // Opened, and its index loaded, before the prune; used after it.
+    let stale = lab.open();
+    stale.repo.index().unwrap();
+    let pruner = lab.open();
+    pruner.prune(&greedy()).unwrap();
+    pruner.remove().unwrap();
+    let id = stale.backup(&new).unwrap();
+    assert!(lab.check()[&id] == new);
+    // The same for a process that opens with a cache and a checkpoint from before.
+    for n in 0..40 {
+        let id = pruner.backup(&tree(100 + n, n)).unwrap();
+        if n % 3 == 0 {
+            pruner.forget(id).unwrap();
+            pruner.prune(&greedy()).unwrap();
+            pruner.remove().unwrap();
+        }
+    }
+    let id = stale.backup(&tree(1, 3)).unwrap();
+    assert!(lab.check()[&id] == tree(1, 3));
+    assert_eq!(restore(&pruner.repo, id).unwrap(), tree(1, 3));
+}
+
+/// What may end a run when everything that it relies on may be pruned and removed at any time.
+fn is_a_clean_end(error: &RepoError) -> bool {
+    matches!(
+        error,
+        RepoError::PackGone { .. }
+            | RepoError::RescuedInVain
+            | RepoError::BlobMissing { .. }
+            | RepoError::Store(StoreError::NotFound { .. })
+            | RepoError::Prune(_)
+            | RepoError::Forget(_)
+    )
+}
+
+#[test]
+fn writers_pruners_forgetters_removers_and_readers_at_once_lose_nothing() {
+    let rounds = crate::prune::cases(12) as usize;
+    let seed = Seed::draw();
+    let lab = Lab::new(31);
+    let random = Arc::new(TestRandom::new(seed));
+    let delays = random.clone();
+    lab.faulty.before_each(move |_| {
+        std::thread::sleep(std::time::Duration::from_micros(delays.below(400)));
+    });
+    let numbers = AtomicUsize::new(0);
+    let acked: Mutex<BTreeMap<SnapshotId, Tree>> = Mutex::default();
+    let asked: Mutex<BTreeSet<SnapshotId>> = Mutex::default();
+    let (restored, refused) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let end = |error: RepoError| {
+        assert!(is_a_clean_end(&error), "{error:?}");
+        refused.fetch_add(1, Ordering::Relaxed);
+    };
+    let options = |soft: bool| if soft { eager() } else { greedy() };
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                let process = lab.open_faulty().unwrap();
+                for _ in 0..rounds {
+                    let tree = tree(numbers.fetch_add(1, Ordering::Relaxed) as u64, random.below(4));
+                    match process.backup(&tree) {
+                        Ok(id) => drop(acked.lock().unwrap().insert(id, tree)),
+                        Err(error) => end(error),
+                    }
+                }
+            });
+        }
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let process = lab.open_faulty().unwrap();
+                for _ in 0..rounds {
+                    process.prune(&options(random.once_in(2))).map_or_else(end, drop);
+                }
+            });
+        }
+        scope.spawn(|| {
+            let process = lab.open_faulty().unwrap();
+            for _ in 0..2 * rounds {
+                process.remove().map_or_else(end, drop);
+            }
+        });
+        scope.spawn(|| {
+            let process = lab.open_faulty().unwrap();
+            for _ in 0..2 * rounds {
+                let known: Vec<_> = acked.lock().unwrap().keys().copied().collect();
+                if !known.is_empty() {
+                    let id = known[random.below(known.len() as u64) as usize];
+                    asked.lock().unwrap().insert(id);
+                    process.forget(id).map_or_else(end, drop);
+                }
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
+        });
+        scope.spawn(|| {
+            let process = lab.open_faulty().unwrap();
+            for _ in 0..4 * rounds {
+                let known: Vec<_> = acked.lock().unwrap().keys().copied().collect();
+                if known.is_empty() {
+                    std::thread::sleep(std::time::Duration::from_millis(5));
+                } else {
+                    let id = known[random.below(known.len() as u64) as usize];
+                    match restore(&process.repo, id) {
+                        Ok(tree) => {
+                            assert!(tree == acked.lock().unwrap()[&id], "wrong bytes");
+                            restored.fetch_add(1, Ordering::Relaxed);
+                        }
+                        Err(error) => assert!(error.is_damage() || is_a_clean_end(&error), "{error:?}"),
+                    }
+                }
+            }
+        });
+    });
+    let listed = lab.check();
+    let (acked, asked) = (acked.into_inner().unwrap(), asked.into_inner().unwrap());
+    for (id, tree) in acked.iter().filter(|(id, _)| !asked.contains(id)) {
+        assert!(listed.get(id) == Some(tree), "acknowledged {} was lost", id.short());
+    }
+    eprintln!(
+        "{} acknowledged, {} forgotten, {} restores while it went on, {} refusals, entry {}",
+        acked.len(),
+        asked.len(),
+        restored.into_inner(),
+        refused.into_inner(),
+        lab.open().repo.state().n
+    );
+}
