@@ -124,7 +124,9 @@ fn no_link_at_any_component_leads_outside() {
                     let before = describe(&outside);
                     let planted = world.source().join(link);
                     fs::create_dir_all(planted.parent().unwrap()).unwrap();
-                    symlink(world.scratch.path().join(destination), &planted).unwrap();
+                    // Relative, because an absolute link would already be refused for crossing to another mount.
+                    let up = "../".repeat(link.split('/').count());
+                    symlink(format!("{up}{destination}"), &planted).unwrap();
 
                     let target = existing(&world.source(), rule);
                     place(&target, &file("first", 4), b"evil").unwrap();
@@ -175,7 +177,7 @@ fn links_that_are_exchanged_for_directories_meanwhile_lead_nowhere() {
     fs::create_dir_all(outside.join("b")).unwrap();
     fs::create_dir_all(world.source().join("a/b")).unwrap();
     let link = world.scratch.path().join("link");
-    symlink(&outside, &link).unwrap();
+    symlink("../outside", &link).unwrap(); // seen from where it is planted
     let before = describe(&outside);
     let (over, n_exchanges) = (AtomicBool::new(false), AtomicU64::new(0));
     std::thread::scope(|scope| {
