@@ -8,4 +8,5 @@ mod lab;
 mod prune;
 mod round_trip;
 mod small;
+mod testdata;
 mod world;
