@@ -72,7 +72,7 @@ pub fn make(directory: &Path) {
     world.prune(&scratch);
     world.drill(second[1]);
     world.doubt_a_pack();
-    world.add_void_entries(&second);
+    world.add_void_entries(&second, &scratch);
     world.enrol_many();
 
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
@@ -318,14 +318,16 @@ impl World {
         self.append(&Change::Damaged(Damaged { packs: Vec::new(), well: vec![pack] }));
     }
 
-    /// Entries that hold their number and do nothing: a stranger's, and a run's second commit.
-    fn add_void_entries(&self, snapshots: &[SnapshotId]) {
+    /// Entries that hold their number and do nothing: a stranger forgets what is there, and a run commits for a
+    /// second time and would bring back what was forgotten.
+    fn add_void_entries(&self, there: &[SnapshotId], forgotten: &[SnapshotId]) {
         let repo = &self.repo;
         let stranger = Signer::from_seed(&Secret32::new([9; 32]));
-        let forget = Forget { snapshots: snapshots.to_vec(), reason: String::new() };
+        let forget = Forget { snapshots: there.to_vec(), reason: String::new() };
         self.put_entry(&stranger, RunId::from_bytes([9; 16]), Change::Forget(forget));
-        let run = repo.snapshot(snapshots[0]).expect("there").record.run;
-        self.put_entry(repo.signer(), run, Change::Commit(Commit::default()));
+        let run = repo.snapshot(there[0]).expect("there").record.run;
+        let snapshots = vec![repo.state().forgotten[&forgotten[0]].snapshot.snapshot.clone()];
+        self.put_entry(repo.signer(), run, Change::Commit(Commit { snapshots, indexes: Vec::new() }));
         assert_eq!(repo.state().void.len(), 2);
     }
 
