@@ -88,7 +88,8 @@ class Keys:
         need(id_root and seals, "the slot holds no key")
         self.seals = dict(seals)
         self.family = derive("hikae 1 family id", id_root)[:16]
-        self.blob_keys = {CONTENT: derive("hikae 1 content blob id", id_root), METADATA: derive("hikae 1 metadata blob id", id_root)}
+        self.blob_keys = {CONTENT: derive("hikae 1 content blob id", id_root),
+                          METADATA: derive("hikae 1 metadata blob id", id_root)}
         self.hash_key = derive("hikae 1 manifest hash", id_root)
 
     def open_object(self, stored, object_class, context=b""):
@@ -294,7 +295,7 @@ class Repository:
                 frame.blobs.append((at, blob, length))
                 at += length
             frames.append(frame)
-        need(next(blobs, None) is None and all(len(frame.blobs) == frame.n_blobs for frame in frames), "the blobs do not add up")
+        need(next(blobs, None) is None and all(len(one.blobs) == one.n_blobs for one in frames), "its blobs do not add up")
         return frames
 
     @functools.lru_cache(None)
@@ -319,7 +320,7 @@ class Repository:
         for frame, offset, length in self.places.get(name, ()):
             try:
                 blob = self.frame(frame)[offset:offset + length]
-                need(frame.blob_class == blob_class and keyed(self.keys.blob_keys[blob_class], blob) == name, "it is another blob")
+                need(frame.blob_class == blob_class and keyed(self.keys.blob_keys[blob_class], blob) == name, "it is another")
                 return blob
             except DAMAGE as error:
                 why = error
@@ -340,7 +341,7 @@ class Repository:
                 need(0 < entry.kind < len(KINDS) and entry.mode < 1 << 12, "an entry is of an unknown kind")
                 there = [one is not None for one in (entry.size, entry.link, entry.device)]
                 need(there == [entry.kind == 1, entry.kind in (3, 4), entry.kind in (7, 8)], "an entry is not of its kind")
-                need((entry.inline is not None) + (entry.parts is not None) == (entry.kind == 1), "an entry has not one content")
+                need((entry.inline is not None) + (entry.parts is not None) == (entry.kind == 1), "it has not one content")
                 need(entry.kind != 4 or entry.link in files, "a hard link is to no file before it")
                 files.update([entry.path] if entry.kind == 1 else ())
                 last, n_entries = names, n_entries + 1
@@ -477,7 +478,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("repo", metavar="REPO")
     for option, meant in (("--key-file", "32 bytes, or 64 hex digits"), ("--passphrase-file", "in its first line"),
-                          ("--recovery", "the repository secret in hex, or its file"), ("--identity", "AGE-SECRET-KEY-1… lines")):
+                          ("--recovery", "the secret in hex, or its file"), ("--identity", "AGE-SECRET-KEY-1… lines")):
         parser.add_argument(option, metavar="F", help=meant)
     parser.add_argument("command", choices=["list", "check", "restore", "show"])
     parser.add_argument("arguments", metavar="SNAPSHOT [DIR]", nargs="*")
