@@ -1,0 +1,228 @@
+//! What subcommands share: the configuration, the repository, the context, and where their output goes.
+
+use crate::args::Global;
+use crate::environment;
+use crate::failure::Failure;
+use crate::output::{Form, Output};
+use crate::progress::Display;
+use hikae_model::{Cx, ErrorCode};
+use hikae_ops::Repo;
+use hikae_ops::config::{Config, ConfigError, StoreConfig};
+use hikae_ops::open::{KeyChoice, Place, passphrase_of_command};
+use hikae_ops::surroundings::Surroundings;
+use std::io::{self, IsTerminal, Read};
+use std::path::Path;
+use std::sync::Arc;
+use zeroize::Zeroizing;
+
+/// One invocation of hikae.
+pub struct App {
+    /// What every subcommand takes.
+    pub global: Global,
+    /// Home, directories, zone.
+    pub around: Surroundings,
+    /// Where output goes.
+    pub output: Arc<Output>,
+    /// Clock, randomness, cancellation, progress.
+    pub cx: Cx,
+    /// `HIKAE_PASSPHRASE`, if it was set.
+    passphrase: Option<Zeroizing<String>>,
+}
+
+impl App {
+    /// Puts together what the subcommand named `command` needs.
+    pub fn new(global: Global, command: &str, passphrase: Option<Zeroizing<String>>, cx: Cx) -> Self {
+        let form = match (global.json, global.json_lines) {
+            (true, _) => Form::Json,
+            (_, true) => Form::JsonLines,
+            (false, false) => Form::Text,
+        };
+        let no_color = global.no_color || environment::is_set("NO_COLOR");
+        let mut around = environment::surroundings(global.cache.as_deref());
+        if let Some(scratch) = &global.scratch {
+            around.scratch.clone_from(scratch);
+        }
+        let output = Arc::new(Output::new(form, global.quiet, no_color, command));
+        Self { global, around, output, cx, passphrase }
+    }
+
+    /// The configuration.
+    ///
+    /// # Errors
+    /// [`ConfigError`] if there is none, or it is wrong.
+    pub fn config(&self) -> Result<Config, Failure> {
+        match Config::find(self.global.config.as_deref(), &self.around) {
+            Some(path) => Ok(self.load(&path)?),
+            None => Err(ConfigError::None { looked_for: Config::places(&self.around).into() }.into()),
+        }
+    }
+
+    /// The configuration, or an empty one if none is named and none is in the usual places.
+    ///
+    /// # Errors
+    /// [`ConfigError`] if it is wrong.
+    pub fn config_or_none(&self) -> Result<Config, Failure> {
+        match Config::find(self.global.config.as_deref(), &self.around) {
+            Some(path) => Ok(self.load(&path)?),
+            None => Ok(Config::default()),
+        }
+    }
+
+    fn load(&self, path: &Path) -> Result<Config, ConfigError> {
+        let config = Config::load(path)?;
+        for warning in &config.warnings {
+            self.output.warning(&warning.to_string(), warning.advice.as_deref());
+        }
+        Ok(config)
+    }
+
+    /// What the command line gives to open a repository with.
+    ///
+    /// # Errors
+    /// A file or a program that does not tell its secret.
+    pub fn key(&self) -> Result<Option<KeyChoice>, Failure> {
+        let global = &self.global;
+        Ok(if let Some(sheet) = &global.recovery {
+            Some(KeyChoice::Recovery(read_recovery(sheet)?))
+        } else if let Some(file) = &global.key_file {
+            Some(KeyChoice::KeyFile(absolute(file)?))
+        } else if let Some(command) = &global.passphrase_command {
+            Some(KeyChoice::Passphrase(passphrase_of_command(command, &self.around, &self.cx)?))
+        } else if let Some(passphrase) = &self.passphrase {
+            Some(KeyChoice::Passphrase(passphrase.clone()))
+        } else {
+            global.identity.as_deref().map(absolute).transpose()?.map(KeyChoice::IdentityFile)
+        })
+    }
+
+    /// Where the repository is and what opens it, by command line, configuration or, on a terminal, question.
+    ///
+    /// # Errors
+    /// Neither configuration nor command line says where it is, or a secret cannot be had.
+    pub fn place(&self) -> Result<Place, Failure> {
+        let mut place = self.place_of_new()?;
+        if let Some(identity) = &self.global.identity
+            && !matches!(place.key, Some(KeyChoice::IdentityFile(_)))
+        {
+            place.identities.push(absolute(identity)?);
+        }
+        if place.key.is_none() && self.may_ask() {
+            place.key = Some(KeyChoice::Passphrase(ask_passphrase("Passphrase")?));
+        }
+        Ok(place)
+    }
+
+    /// The same without a question: for a repository that is to be made.
+    ///
+    /// # Errors
+    /// As for [`place`](Self::place).
+    pub fn place_of_new(&self) -> Result<Place, Failure> {
+        let key = self.key()?;
+        match &self.global.store {
+            Some(store) => Ok(Place {
+                store: StoreConfig::Directory(absolute(store)?),
+                reserve: Default::default(),
+                key,
+                identities: Vec::new(),
+            }),
+            None => {
+                let config = self.config()?;
+                let (_, repository) = config.repository(self.global.repository.as_deref())?;
+                Ok(Place::of(repository, key, &self.around, &self.cx)?)
+            }
+        }
+    }
+
+    /// Opens the repository.
+    ///
+    /// # Errors
+    /// As for [`place`](Self::place), and whatever is wrong with the repository or the key.
+    pub fn open(&self) -> Result<Arc<Repo>, Failure> {
+        Ok(self.place()?.open(&self.around, &self.cx)?)
+    }
+
+    /// Shows progress until what this gives is dropped.
+    pub fn progress(&self) -> Display {
+        Display::start(&self.output, &self.cx)
+    }
+
+    /// True if there is somebody to ask.
+    pub fn may_ask(&self) -> bool {
+        self.output.form == Form::Text && io::stdin().is_terminal() && io::stderr().is_terminal()
+    }
+
+    /// Asks for something dear to be confirmed by typing `name`. Without a terminal it is refused.
+    ///
+    /// # Errors
+    /// [`ErrorCode::Cancelled`] if anything else is typed, [`ErrorCode::Usage`] if nobody can be asked.
+    pub fn confirm(&self, what: &str, name: &str) -> Result<(), Failure> {
+        if !self.may_ask() {
+            let advice = "add --yes if that is what you want, or see first with --dry-run";
+            return Err(Failure::new(
+                ErrorCode::Usage,
+                format!("{what}, and nobody can be asked"),
+                Some(advice.into()),
+            ));
+        }
+        self.output
+            .note(&format!("{what}.\nType {name} to go on, anything else to leave everything as it is:"));
+        let mut line = String::new();
+        io::stdin().read_line(&mut line).map_err(|error| Failure::of_io("read the answer", &error))?;
+        match line.trim() == name {
+            true => Ok(()),
+            false => Err(Failure::new(ErrorCode::Cancelled, "cancelled; nothing was changed", None)),
+        }
+    }
+
+    /// A moment in the reader's zone.
+    pub fn time(&self, moment: jiff::Timestamp) -> String {
+        crate::page::time(moment, &self.around.zone)
+    }
+}
+
+/// A path that still means the same when it stands in a configuration.
+pub fn absolute(path: &Path) -> Result<std::path::PathBuf, Failure> {
+    std::path::absolute(path).map_err(|error| Failure::of_io(format_args!("find {}", path.display()), &error))
+}
+
+/// Asks for a passphrase on the terminal, unseen.
+pub fn ask_passphrase(prompt: &str) -> Result<Zeroizing<String>, Failure> {
+    ask(dialoguer::Password::new().with_prompt(prompt))
+}
+
+/// Asks for a new passphrase, twice.
+pub fn ask_new_passphrase() -> Result<Zeroizing<String>, Failure> {
+    let twice = dialoguer::Password::new()
+        .with_prompt("New passphrase")
+        .allow_empty_password(true)
+        .with_confirmation("The same again", "The two differ");
+    ask(twice)
+}
+
+fn ask(password: dialoguer::Password<'_>) -> Result<Zeroizing<String>, Failure> {
+    let answer = password.interact().map(Zeroizing::new);
+    answer.map_err(|dialoguer::Error::IO(error)| match error.kind() {
+        io::ErrorKind::Interrupted => Failure::new(ErrorCode::Interrupted, "interrupted", None),
+        _ => Failure::of_io("ask for the passphrase", &error),
+    })
+}
+
+/// Largest recovery sheet that is read.
+const MAX_SHEET: u64 = 1 << 20;
+
+/// Text of a recovery sheet. Its file may be readable by others (it comes from paper or a stick); that is for its
+/// owner to know, and it must not stop a recovery.
+fn read_recovery(sheet: &Path) -> Result<Zeroizing<String>, Failure> {
+    let mut text = Zeroizing::new(String::new());
+    if sheet.as_os_str() == "-" {
+        if io::stdin().is_terminal() {
+            return ask_passphrase("Secret of the recovery sheet");
+        }
+        let read = io::stdin().take(MAX_SHEET).read_to_string(&mut text);
+        read.map_err(|error| Failure::of_io("read the recovery sheet", &error))?;
+    } else {
+        let read = std::fs::File::open(sheet).and_then(|file| file.take(MAX_SHEET).read_to_string(&mut text));
+        read.map_err(|error| Failure::of_io(format_args!("read {}", sheet.display()), &error))?;
+    }
+    Ok(text)
+}

@@ -1,0 +1,67 @@
+//! `hikae cat`
+
+use crate::app::App;
+use crate::failure::{Ended, Failure};
+use clap::Args;
+use hikae_model::ErrorCode;
+use hikae_ops::browse::parse_path;
+use hikae_ops::cat::cat;
+use hikae_ops::select::SnapshotSelector;
+use std::ffi::OsString;
+use std::io::{self, BufWriter, Write};
+use std::os::unix::ffi::OsStrExt as _;
+
+/// Write the content of one file of a snapshot to standard output
+#[derive(Debug, Args)]
+pub struct CatArgs {
+    /// Snapshot: beginning of its id, a source, a time, `latest` or `latest-verified`
+    snapshot: SnapshotSelector,
+    /// The file
+    #[arg(value_name = "PATH")]
+    path: OsString,
+    /// Source to choose from
+    #[arg(long, value_name = "NAME")]
+    source: Option<String>,
+}
+
+pub fn run(args: &CatArgs, app: &App) -> Result<Ended, Failure> {
+    let repo = app.open()?;
+    let state = repo.follow()?;
+    let snapshot = args.snapshot.resolve(&state, args.source.as_deref(), &app.around.zone)?;
+    let path = parse_path(args.path.as_bytes())?;
+    let path = path.ok_or_else(|| Failure::new(ErrorCode::Usage, "the top is no file", None))?;
+    // Bytes, whatever form was asked for: this is the file and nothing else.
+    let mut out =
+        UntilClosed { inner: BufWriter::with_capacity(1 << 20, io::stdout().lock()), closed: false };
+    match cat(&repo, snapshot.snapshot.id, &path, &mut out, &app.cx) {
+        // Whoever read it has read enough.
+        Err(_) if out.closed => Ok(Ended::Well),
+        Err(error) => Err(error.into()),
+        Ok(_) => Ok(Ended::Well),
+    }
+}
+
+/// Remembers that the reader went away.
+struct UntilClosed<W> {
+    inner: W,
+    closed: bool,
+}
+
+impl<W: Write> UntilClosed<W> {
+    fn note<T>(&mut self, result: io::Result<T>) -> io::Result<T> {
+        self.closed |= result.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe);
+        result
+    }
+}
+
+impl<W: Write> Write for UntilClosed<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.inner.write(bytes);
+        self.note(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let flushed = self.inner.flush();
+        self.note(flushed)
+    }
+}

@@ -1,0 +1,73 @@
+//! `hikae init`
+
+use crate::app::{App, ask_new_passphrase};
+use crate::failure::{Ended, Failure};
+use crate::sheet;
+use clap::Args;
+use hikae_ops::config::StoreConfig;
+use hikae_ops::open::{KeyChoice, create_key_file};
+use hikae_ops::recovery::RecoverySheet;
+use serde_json::json;
+use std::path::PathBuf;
+
+/// Make a repository
+#[derive(Debug, Args)]
+#[command(after_help = "The repository is the one of the configuration, or --store DIR.\n\n\
+                        Example:\n  hikae init --store /mnt/backup/main --key-file ~/main.key --new-key-file")]
+pub struct InitArgs {
+    /// Who can open contents, besides the recovery sheet: age1… or ssh-ed25519 …
+    #[arg(long, value_name = "RECIPIENT")]
+    recipient: Vec<String>,
+    /// Keep no key on this host that opens contents: only --recipient can restore
+    #[arg(long, requires = "recipient")]
+    write_only: bool,
+    /// Make the key file that --key-file names
+    #[arg(long)]
+    new_key_file: bool,
+    /// Where to write the recovery sheet
+    #[arg(long, value_name = "DIR")]
+    sheet: Option<PathBuf>,
+    /// Say what would be made, and make nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+pub fn run(args: &InitArgs, app: &App) -> Result<Ended, Failure> {
+    let (mut recipients, mut write_only) = (args.recipient.clone(), args.write_only);
+    if app.global.store.is_none() {
+        let config = app.config()?;
+        let (_, repository) = config.repository(app.global.repository.as_deref())?;
+        recipients.extend(repository.recipients.iter().cloned());
+        write_only |= repository.write_only;
+    }
+    if args.dry_run {
+        let key = app.key()?;
+        let how = if key.is_some() { "with the key that was given" } else { "and ask for a passphrase" };
+        let text = format!("would make a repository {how}; nothing was written\n");
+        app.output.result(Ended::Well, &json!({ "recipients": recipients, "write_only": write_only }), &text);
+        return Ok(Ended::Well);
+    }
+    if args.new_key_file
+        && let Some(KeyChoice::KeyFile(file)) = app.key()?
+    {
+        create_key_file(&file, &app.cx)?;
+    }
+    let mut place = app.place_of_new()?;
+    if place.key.is_none() && app.may_ask() {
+        place.key = Some(KeyChoice::Passphrase(ask_new_passphrase()?));
+    }
+    let new = place.init(&recipients, write_only, &app.around, &app.cx)?;
+    let recovery = RecoverySheet::of(&new.repo, &new.secret);
+    let directory = args.sheet.clone().unwrap_or_else(|| app.around.data.clone());
+    let written = sheet::write(&recovery, &directory, app)?;
+    let StoreConfig::Directory(directory) = &place.store;
+    let text = format!(
+        "Made a repository in {}.\n\nPrint the recovery sheet, keep it on paper, and delete the files:\n  {}\n  {}\n",
+        directory.display(),
+        written.text.display(),
+        written.html.display()
+    );
+    let result = json!({ "repository": recovery.repository, "store": directory, "recovery_sheet": written });
+    app.output.result(Ended::Well, &result, &text);
+    Ok(Ended::Well)
+}

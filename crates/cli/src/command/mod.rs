@@ -1,0 +1,20 @@
+//! One file a subcommand. Each turns its arguments into a question to `hikae-ops`, and the answer into text; none
+//! decides anything.
+
+pub mod backup;
+pub mod cat;
+pub mod completions;
+pub mod config;
+pub mod diff;
+pub mod doctor;
+pub mod drill;
+pub mod find;
+pub mod init;
+pub mod key;
+pub mod list;
+pub mod ls;
+pub mod protect;
+pub mod recipient;
+pub mod repo;
+pub mod show;
+mod shown;

@@ -1,0 +1,185 @@
+//! `hikae protect`
+
+use super::backup::{self, EPOCH_DAYS, open_sources};
+use super::drill::Drilled;
+use super::shown;
+use crate::app::{App, ask_new_passphrase};
+use crate::failure::{Ended, Failure};
+use crate::page::{Mark, marked};
+use crate::sheet::{self, WrittenSheet};
+use clap::Args;
+use hikae_model::SnapshotId;
+use hikae_ops::backup::{BackupOptions, backup};
+use hikae_ops::config::{Config, SourceSettings};
+use hikae_ops::drill::DrillOptions;
+use hikae_ops::open::KeyChoice;
+use hikae_ops::protect::{Made, Prepared, prepare, recognise};
+use hikae_ops::report::BackupReport;
+use serde::Serialize;
+use std::ffi::OsString;
+
+/// Protect folders, SQLite files and PostgreSQL databases: back up, restore, compare
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Without a configuration, one is written, with a repository and a key in your own folders.\n\
+                        Called again, only what changed is stored; what is new is added to the configuration.\n\n\
+                        Examples:\n  hikae protect ~/Documents ~/notes.db\n  \
+                        hikae protect postgresql://backup@db.example.org/shop\n  hikae protect"
+)]
+pub struct ProtectArgs {
+    /// Folders, files, SQLite databases and postgresql:// addresses [default: those of the configuration]
+    #[arg(value_name = "WHAT")]
+    what: Vec<OsString>,
+    /// Read PostgreSQL as a superuser; a backup needs to read, nothing more
+    #[arg(long)]
+    allow_superuser: bool,
+    /// A note that is kept with the snapshots
+    #[arg(long, value_name = "TEXT")]
+    description: Option<String>,
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+#[derive(Serialize)]
+struct Protected<'a> {
+    made: &'a [Made],
+    added: &'a [String],
+    recovery_sheet: Option<WrittenSheet>,
+    backup: &'a BackupReport,
+    #[serde(flatten)]
+    drilled: &'a Drilled,
+}
+
+pub fn run(args: &ProtectArgs, app: &App) -> Result<Ended, Failure> {
+    let recognised = args.what.iter().map(|what| recognise(what, args.allow_superuser));
+    let what: Vec<SourceSettings> = recognised.collect::<Result<_, _>>()?;
+    let file = app.global.config.as_deref();
+    let is_new = Config::find(file, &app.around).is_none_or(|path| !path.exists());
+    if args.dry_run {
+        return dry_run(&what, is_new, app);
+    }
+    let mut key = app.key()?;
+    if is_new && key.is_none() && app.may_ask() {
+        key = choose_key(app)?;
+    } else if !is_new && key.is_none() {
+        key = app.place()?.key;
+    }
+    let prepared = prepare(&what, file, key, &app.around, &app.cx)?;
+    let written = match &prepared.sheet {
+        Some(recovery) => Some(sheet::write(recovery, &app.around.data, app)?),
+        None => None,
+    };
+    app.output.note(&made(&prepared, written.as_ref()));
+    let names = prepared.config.sources_of(None)?;
+    let sources = open_sources(&names, &prepared.config, app)?;
+    let options = BackupOptions {
+        purpose: "manual".to_owned(),
+        description: args.description.clone(),
+        host: app.around.host.clone(),
+        epoch_days: EPOCH_DAYS,
+    };
+    let report = {
+        let _progress = app.progress();
+        backup(&prepared.repo, &sources, &options, &app.cx)?
+    };
+    let snapshots = report.snapshots.iter().filter_map(|one| Some((one.id?, one.source.clone())));
+    let snapshots: Vec<(SnapshotId, String)> = snapshots.collect();
+    let drilled = Drilled::all(&prepared.repo, &snapshots, &DrillOptions::default(), app)?;
+    let ended = match (backup::ended(&report), drilled.ended()) {
+        (Ended::Well, drilled) => drilled,
+        (backup, _) => backup,
+    };
+    let result = Protected {
+        made: &prepared.made,
+        added: &prepared.added,
+        recovery_sheet: written,
+        backup: &report,
+        drilled: &drilled,
+    };
+    let text = format!("{}\n{}{}", shown::backup(&report), drilled.text(app), honest_end(&prepared, app));
+    app.output.result(ended, &result, &text);
+    Ok(ended)
+}
+
+/// A passphrase, or nothing for a key file.
+fn choose_key(app: &App) -> Result<Option<KeyChoice>, Failure> {
+    app.output.note(
+        "A repository is made now. What should open it?\n\
+         Give a passphrase, or leave it empty for a key file that this user alone can read.",
+    );
+    let passphrase = ask_new_passphrase()?;
+    Ok((!passphrase.is_empty()).then(|| KeyChoice::Passphrase(passphrase)))
+}
+
+/// What was made, a line each.
+fn made(prepared: &Prepared, sheet: Option<&WrittenSheet>) -> String {
+    let mut lines = Vec::new();
+    for made in &prepared.made {
+        let (what, path) = match made {
+            Made::KeyFile(path) => ("key file", path),
+            Made::Config(path) => ("configuration", path),
+            Made::Sources(path) => ("new sources in", path),
+            Made::Repository(path) => ("repository", path),
+        };
+        lines.push(format!("{what:<16} {}", path.display()));
+    }
+    if let Some(sheet) = sheet {
+        lines.push(format!("{:<16} {}", "recovery sheet", sheet.text.display()));
+        lines.push(format!("{:<16} {}", "", sheet.html.display()));
+        lines.push(marked(
+            Mark::Strong,
+            "Print the recovery sheet, keep it away from this machine, and delete the two files.",
+        ));
+    }
+    if !lines.is_empty() {
+        lines.push(String::new());
+    }
+    lines.join("\n")
+}
+
+/// What this protects from, and what it does not.
+fn honest_end(prepared: &Prepared, app: &App) -> String {
+    let key_beside = prepared
+        .config
+        .repositories
+        .values()
+        .any(|repository| matches!(repository.unlock, Some(hikae_ops::config::UnlockConfig::KeyFile(_))));
+    let store = prepared.repo.store().address();
+    let mut text = format!(
+        "\nThis protects from deleted and spoilt files, not from the loss or theft of this machine: {store} is\n\
+         on {}. Copy it to another place.\n",
+        app.around.host
+    );
+    if key_beside {
+        text.push_str(
+            "The key lies in a file on the same machine, so the encryption keeps nothing from a thief of it.\n",
+        );
+    }
+    text
+}
+
+fn dry_run(what: &[SourceSettings], is_new: bool, app: &App) -> Result<Ended, Failure> {
+    #[derive(Serialize)]
+    struct Planned {
+        kind: &'static str,
+        what: String,
+    }
+    let planned: Vec<Planned> =
+        what.iter().map(|settings| Planned { kind: settings.kind(), what: settings.shown() }).collect();
+    let mut text = String::new();
+    if is_new {
+        let config = app.around.config.join("config.toml");
+        text.push_str(&format!("would write {}\n", config.display()));
+        text.push_str(&format!("would make a repository in {}\n", app.around.data.join("main").display()));
+    }
+    for planned in &planned {
+        text.push_str(&format!("would back up, restore and compare {} ({})\n", planned.what, planned.kind));
+    }
+    if !is_new {
+        text.push_str("would back up, restore and compare every source of the configuration\n");
+    }
+    text.push_str("Nothing was read and nothing written.\n");
+    app.output.result(Ended::Well, &planned, &text);
+    Ok(Ended::Well)
+}

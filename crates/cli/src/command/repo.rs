@@ -1,0 +1,111 @@
+//! `hikae repo`
+
+use crate::app::App;
+use crate::failure::{Ended, Failure};
+use crate::page::{Align, Mark, Table, marked};
+use clap::Subcommand;
+use hikae_model::{Bytes, Count};
+use hikae_ops::stats::{Space, stats};
+use serde_json::json;
+
+#[derive(Debug, Subcommand)]
+pub enum RepoCommand {
+    /// Show where the space goes, by source and kind
+    Stats,
+    /// Show what the repository is
+    Info,
+}
+
+pub fn run(command: &RepoCommand, app: &App) -> Result<Ended, Failure> {
+    match command {
+        RepoCommand::Stats => show_stats(app),
+        RepoCommand::Info => info(app),
+    }
+}
+
+fn show_stats(app: &App) -> Result<Ended, Failure> {
+    let repo = app.open()?;
+    let measured = {
+        let _progress = app.progress();
+        stats(&repo, &app.cx)?
+    };
+    let mut table = Table::new(&[
+        ("", Align::Left),
+        ("snapshots", Align::Right),
+        ("as full copies", Align::Right),
+        ("unique", Align::Right),
+        ("stored", Align::Right),
+        ("factor", Align::Right),
+    ]);
+    let mut put = |name: String, space: &Space| {
+        table.row([
+            name,
+            Count(space.snapshots).to_string(),
+            Bytes(space.restored_bytes).to_string(),
+            Bytes(space.unique_bytes).to_string(),
+            Bytes(space.stored_bytes).to_string(),
+            space.factor().map_or(String::new(), |factor| format!("{factor:.1}")),
+        ]);
+    };
+    measured.sources.iter().for_each(|(name, space)| put(name.clone(), space));
+    if measured.kinds.len() > 1 {
+        measured
+            .kinds
+            .iter()
+            .for_each(|(name, space)| put(marked(Mark::Faint, format!("all {name}")), space));
+    }
+    put(marked(Mark::Strong, "all"), &measured.total);
+    let mut text = table.text();
+    let mut objects = Table::new(&[("", Align::Left), ("objects", Align::Right), ("bytes", Align::Right)]);
+    for (class, one) in &measured.objects {
+        objects.row([class.clone(), Count(one.objects).to_string(), Bytes(one.bytes).to_string()]);
+    }
+    text.push_str(&format!("\n{}\n", objects.text()));
+    text.push_str(&format!(
+        "{} in the store; {} of packs are needed by no snapshot.\n",
+        Bytes(measured.stored_bytes),
+        Bytes(measured.unneeded_bytes)
+    ));
+    app.output.result(Ended::Well, &measured, &text);
+    Ok(Ended::Well)
+}
+
+fn info(app: &App) -> Result<Ended, Failure> {
+    let repo = app.open()?;
+    let state = repo.follow()?;
+    let core = &repo.header().core;
+    let rights =
+        if repo.secret().is_some() { "owner: everything" } else { "writer: what it was enrolled for" };
+    let contents =
+        if repo.contents().has_identity() { "can be opened" } else { "cannot be opened with this key" };
+    let result = json!({
+        "repository": core.repository,
+        "store": repo.store().address(),
+        "format": core.format,
+        "created": core.created,
+        "release": core.release,
+        "root": core.root,
+        "log_entry": state.n,
+        "snapshots": state.snapshots.len(),
+        "forgotten": state.forgotten.len(),
+        "writers": state.writers.len() + 1,
+        "recipients": state.recipients,
+        "owner": repo.secret().is_some(),
+        "opens_contents": repo.contents().has_identity(),
+    });
+    let mut table = Table::new(&[("", Align::Left), ("", Align::Left)]);
+    let mut put = |name: &str, value: String| table.row([marked(Mark::Faint, name), value]);
+    put("repository", core.repository.to_string());
+    put("store", repo.store().address());
+    put("made", format!("{} by hikae {}, format {}", app.time(core.created), core.release, core.format));
+    put("root key", core.root.to_string());
+    put("log", format!("{} entries", Count(state.n)));
+    put(
+        "snapshots",
+        format!("{}, and {} forgotten", Count(state.snapshots.len() as u64), state.forgotten.len()),
+    );
+    put("this key", rights.to_owned());
+    put("contents", contents.to_owned());
+    app.output.result(Ended::Well, &result, &table.text());
+    Ok(Ended::Well)
+}

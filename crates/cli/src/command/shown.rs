@@ -1,0 +1,127 @@
+//! Parts of pages that several subcommands show.
+
+use crate::app::App;
+use crate::page::{Align, Mark, Table, count, duration, marked};
+use hikae_model::{Bytes, Count, Outcome, Problem};
+use hikae_ops::drill::DrillReport;
+use hikae_ops::report::BackupReport;
+
+/// Problems listed before the rest is counted.
+const LISTED_PROBLEMS: usize = 20;
+
+/// How something ended, in the colour of that.
+pub fn outcome(outcome: Outcome) -> String {
+    let mark = match outcome {
+        Outcome::Complete => Mark::Good,
+        Outcome::WithProblems => Mark::Doubtful,
+        Outcome::Failed => Mark::Bad,
+    };
+    marked(mark, outcome)
+}
+
+/// Problems with their advice, the first of them in full.
+pub fn problems(problems: &[Problem], n_problems: u64, more: &str) -> String {
+    let mut text = String::new();
+    let mut last_advice = None;
+    for problem in problems.iter().take(LISTED_PROBLEMS) {
+        text.push_str(&format!("  {} {problem}\n", marked(Mark::Doubtful, "!")));
+        // Many problems of one kind have one cure.
+        if problem.advice.is_some() && problem.advice != last_advice {
+            let advice = problem.advice.as_deref().unwrap_or_default();
+            for line in advice.lines() {
+                text.push_str(&format!("    {} {line}\n", marked(Mark::Faint, "hint:")));
+            }
+        }
+        last_advice.clone_from(&problem.advice);
+    }
+    let rest = n_problems.saturating_sub(problems.len().min(LISTED_PROBLEMS) as u64);
+    if rest > 0 {
+        text.push_str(&format!("  and {}{more}\n", count(rest, "more problem", "more problems")));
+    }
+    text
+}
+
+/// What a run did, source by source.
+pub fn backup(report: &BackupReport) -> String {
+    let mut table = Table::new(&[
+        ("source", Align::Left),
+        ("snapshot", Align::Left),
+        ("entries", Align::Right),
+        ("size", Align::Right),
+        ("read", Align::Right),
+        ("added", Align::Right),
+        ("time", Align::Right),
+        ("", Align::Left),
+    ]);
+    for snapshot in &report.snapshots {
+        let known = snapshot.id.is_some();
+        let or_dash = |text: String| if known { text } else { "-".to_owned() };
+        table.row([
+            snapshot.source.clone(),
+            snapshot.id.map_or("-".to_owned(), |id| id.short()),
+            or_dash(Count(snapshot.entries).to_string()),
+            or_dash(Bytes(snapshot.bytes).to_string()),
+            or_dash(Bytes(snapshot.read_bytes).to_string()),
+            or_dash(Bytes(snapshot.added_bytes).to_string()),
+            duration(snapshot.seconds),
+            outcome(snapshot.outcome),
+        ]);
+    }
+    let mut text = table.text();
+    for snapshot in report.snapshots.iter().filter(|snapshot| snapshot.n_problems > 0) {
+        let what = if snapshot.id.is_some() { "is partial" } else { "was not backed up" };
+        text.push_str(&format!("\n{} {what}:\n", marked(Mark::Strong, &snapshot.source)));
+        let more =
+            snapshot.id.map_or(String::new(), |id| format!("; `hikae show {}` lists them", id.short()));
+        text.push_str(&problems(&snapshot.problems, snapshot.n_problems, &more));
+    }
+    let n_kept = report.snapshots.iter().filter(|snapshot| snapshot.id.is_some()).count();
+    if n_kept > 1 {
+        text.push_str(&format!(
+            "\nOne run; the moments of its sources are {} apart.\n",
+            duration(report.skew_seconds)
+        ));
+    }
+    text
+}
+
+/// What a drill showed: one line, and what did not hold.
+pub fn drill(report: &DrillReport, app: &App) -> String {
+    let n_checks = report.checks.len() as u64;
+    let failed: Vec<_> = report.checks.iter().filter(|check| !check.passed).collect();
+    let passed = report.outcome == Outcome::Complete;
+    let (mark, verdict) = if passed { (Mark::Good, "restored") } else { (Mark::Bad, "NOT PROVED") };
+    let mut text = format!(
+        "{}  {}  {}, {}, recovered in {}, state of {}\n",
+        marked(mark, verdict),
+        marked(Mark::Strong, &report.source),
+        what_was_compared(report),
+        count(n_checks, "check", "checks"),
+        duration(report.recovery_seconds),
+        app.time(report.recovered_moment),
+    );
+    for check in failed.iter().take(LISTED_PROBLEMS) {
+        text.push_str(&format!("  {} {check}\n", marked(Mark::Bad, "x")));
+    }
+    if failed.len() > LISTED_PROBLEMS {
+        text.push_str(&format!("  and {} more\n", failed.len() - LISTED_PROBLEMS));
+    }
+    for note in &report.notes {
+        text.push_str(&format!("  {note}\n"));
+    }
+    text
+}
+
+/// What was put side by side, in the words of the kind of source.
+fn what_was_compared(report: &DrillReport) -> String {
+    if report.kind == "files" {
+        return format!("{}, {}", count(report.entries, "entry", "entries"), Bytes(report.bytes));
+    }
+    // A check of a table's rows is named `rows of TABLE` and says how many.
+    let rows = report.checks.iter().filter(|check| check.name.starts_with("rows of "));
+    let counts: Vec<u64> =
+        rows.filter_map(|check| check.actual.split_whitespace().next()?.parse().ok()).collect();
+    let n_rows: u64 = counts.iter().sum();
+    let tables = count(counts.len() as u64, "table", "tables");
+    format!("{tables} with {}, {}", count(n_rows, "row", "rows"), Bytes(report.bytes))
+}
