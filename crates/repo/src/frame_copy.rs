@@ -73,6 +73,9 @@ impl FrameCopy {
                 let why = "it ends before the frame that the index names";
                 RepoError::FrameDamaged { pack, offset: start as u64, why }
             })?;
+            if self.open.is_of_other_class(frame.head.class) {
+                self.finish(repo)?;
+            }
             self.open.push(frame.head, frame.blobs, stored);
             self.sources.push((pack, frame.offset));
             let id = frame.head.session;

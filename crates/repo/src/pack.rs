@@ -24,8 +24,11 @@ use hikae_model::{BlobId, PackId, WriterId};
 use hikae_store::Store;
 use minicbor::{Decode, Encode};
 
-/// A pack is finished once its frames have this many bytes.
+/// A pack of content is finished once its frames have this many bytes.
 pub const TARGET_BYTES: usize = 32 << 20;
+
+/// A pack of metadata, which is read in small parts and changes sooner.
+pub const METADATA_TARGET_BYTES: usize = 8 << 20;
 
 /// Room for the frame that fills a pack, and for most footers.
 const ROOM_BYTES: usize = 3 << 20;
@@ -100,10 +103,10 @@ pub(crate) const FRAME_RECORD_BYTES: usize = 44;
 const BLOB_RECORD_BYTES: usize = 36;
 
 /// Frames that grow into a pack.
-#[derive(Default)]
 pub struct OpenPack {
     bytes: Vec<u8>,
     frames: Vec<PackedFrame>,
+    target_bytes: usize,
 }
 
 /// A pack ready to be stored.
@@ -116,13 +119,24 @@ pub struct FinishedPack {
     pub frames: Vec<PackedFrame>,
 }
 
+/// An empty pack that takes no memory yet.
+impl Default for OpenPack {
+    fn default() -> Self {
+        Self { bytes: Vec::new(), frames: Vec::new(), target_bytes: TARGET_BYTES }
+    }
+}
+
 impl OpenPack {
-    /// An empty pack that grows in `memory`.
-    pub fn new(mut memory: Vec<u8>) -> Self {
+    /// An empty pack of `class` that grows in `memory`.
+    pub fn new(class: BlobClass, mut memory: Vec<u8>) -> Self {
+        let target_bytes = match class {
+            BlobClass::Content => TARGET_BYTES,
+            BlobClass::Metadata => METADATA_TARGET_BYTES,
+        };
         memory.clear();
         // All at once: a buffer that doubles would end at twice the size of a pack.
-        memory.reserve_exact(TARGET_BYTES + ROOM_BYTES);
-        Self { bytes: memory, frames: Vec::new() }
+        memory.reserve_exact(target_bytes + ROOM_BYTES);
+        Self { bytes: memory, frames: Vec::new(), target_bytes }
     }
 
     /// Appends a frame.
@@ -138,7 +152,12 @@ impl OpenPack {
 
     /// True once it should be finished.
     pub fn is_full(&self) -> bool {
-        self.bytes.len() >= TARGET_BYTES
+        self.bytes.len() >= self.target_bytes
+    }
+
+    /// True if it has a frame of another class. No pack holds both, so that contents can go to a colder place.
+    pub fn is_of_other_class(&self, class: BlobClass) -> bool {
+        self.frames.first().is_some_and(|frame| frame.head.class != class)
     }
 
     /// True before the first frame.

@@ -377,7 +377,7 @@ impl Shared {
     fn push(&self, head: FrameHead, blobs: Vec<FrameBlob>, stored: &[u8]) {
         let full = {
             let mut open = lock(&self.open);
-            let new_pack = || OpenPack::new(lock(&self.spare_packs).pop().unwrap_or_default());
+            let new_pack = || OpenPack::new(head.class, lock(&self.spare_packs).pop().unwrap_or_default());
             match head.class {
                 BlobClass::Metadata => {
                     let pack = open.metadata.get_or_insert_with(new_pack);
