@@ -2,6 +2,7 @@
 
 mod concurrency;
 mod damage;
+mod decoder;
 mod evidence;
 mod faults;
 mod lab;
