@@ -86,7 +86,11 @@ pub enum Command {
     Find(command::find::FindArgs),
     Cat(command::cat::CatArgs),
     Diff(command::diff::DiffArgs),
+    Verify(command::verify::VerifyArgs),
     Drill(command::drill::DrillArgs),
+    Forget(command::forget::ForgetArgs),
+    Undelete(command::undelete::UndeleteArgs),
+    Prune(command::prune::PruneArgs),
     /// What opens the repository
     #[command(subcommand)]
     Key(command::key::KeyCommand),

@@ -1,1 +1,34 @@
-//! hikae-ops
+//! The verbs of hikae, one file each. They bring sources and the repository together; neither knows the
+//! other.
+//!
+//! This crate knows no terminal, no HTTP and no schedule: what it has to say goes into reports.
+
+pub mod backup;
+pub mod browse;
+pub mod cat;
+pub mod compare;
+pub mod config;
+pub mod diff;
+pub mod doctor;
+pub mod drill;
+mod error;
+pub mod forget;
+pub mod hooks;
+pub mod keys;
+pub mod list;
+pub mod open;
+pub mod private_file;
+pub mod protect;
+pub mod prune;
+pub mod recovery;
+pub mod report;
+pub mod restore;
+pub mod secret_text;
+pub mod select;
+pub mod stats;
+pub mod stored;
+pub mod surroundings;
+pub mod verify;
+
+pub use error::OpsError;
+pub use hikae_repo::Repo;

@@ -1,11 +1,13 @@
 //! `hikae repo`
 
+use super::verify;
 use crate::app::App;
 use crate::failure::{Ended, Failure};
-use crate::page::{Align, Mark, Table, marked};
-use clap::Subcommand;
-use hikae_model::{Bytes, Count};
+use crate::page::{Align, Mark, Table, count, marked};
+use clap::{Args, Subcommand};
+use hikae_model::{Bytes, Count, ErrorCode, Outcome};
 use hikae_ops::stats::{Space, stats};
+use hikae_ops::verify::{VerifyOptions, repair};
 use serde_json::json;
 
 #[derive(Debug, Subcommand)]
@@ -14,12 +16,25 @@ pub enum RepoCommand {
     Stats,
     /// Show what the repository is
     Info,
+    Repair(RepairArgs),
+}
+
+/// Mend what can be mended: adds and marks, deletes nothing
+#[derive(Debug, Args)]
+pub struct RepairArgs {
+    /// Read, open and compare all contents before
+    #[arg(long)]
+    read_data: bool,
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    dry_run: bool,
 }
 
 pub fn run(command: &RepoCommand, app: &App) -> Result<Ended, Failure> {
     match command {
         RepoCommand::Stats => show_stats(app),
         RepoCommand::Info => info(app),
+        RepoCommand::Repair(args) => mend(args, app),
     }
 }
 
@@ -108,4 +123,37 @@ fn info(app: &App) -> Result<Ended, Failure> {
     put("contents", contents.to_owned());
     app.output.result(Ended::Well, &result, &table.text());
     Ok(Ended::Well)
+}
+
+fn mend(args: &RepairArgs, app: &App) -> Result<Ended, Failure> {
+    let repo = app.open()?;
+    let options = VerifyOptions { read_data: args.read_data, ..VerifyOptions::default() };
+    let (found, done) = {
+        let _progress = app.progress();
+        repair(&repo, &options, args.dry_run, &app.cx)?
+    };
+    let mut text = verify::text(&found);
+    if done.anything {
+        let did = if args.dry_run { "Would do" } else { "Did" };
+        text.push_str(&format!(
+            "\n{did}: {} named again, {} salvaged, {} called damaged, {} called well.\n",
+            count(done.packs_named_again, "pack", "packs"),
+            count(done.salvaged, "part", "parts"),
+            count(done.called_damaged, "pack", "packs"),
+            count(done.called_well, "pack", "packs"),
+        ));
+    } else {
+        text.push_str("\nThere is nothing to repair.\n");
+    }
+    if done.called_damaged > 0 {
+        text.push_str("The next `hikae backup` stores again what was in them and is still in the sources.\n");
+    }
+    if done.lost_blobs > 0 {
+        let blobs = count(done.lost_blobs, "blob is", "blobs are");
+        text.push_str(&format!("{blobs} nowhere; only a backup of the source brings them back.\n"));
+    }
+    let whole = found.outcome == Outcome::Complete;
+    let ended = if whole { Ended::Well } else { Ended::With(ErrorCode::VerificationFailed) };
+    app.output.result(ended, &json!({ "verify": found, "repair": done }), &text);
+    Ok(ended)
 }

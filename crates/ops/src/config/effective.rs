@@ -4,6 +4,7 @@
 //! connection string is taken out.
 
 use super::{Config, JobConfig, RepositoryConfig, SourceConfig, SourceSettings, StoreConfig, UnlockConfig};
+use hikae_repo::retention::Retention;
 use hikae_source::files::FilesSettings;
 use hikae_source::postgresql::PostgresqlSettings;
 use hikae_source::sqlite::SqliteSettings;
@@ -209,11 +210,28 @@ fn of_postgresql(postgresql: &PostgresqlSettings) -> Vec<Setting> {
 }
 
 fn of_job(job: &JobConfig) -> Vec<Setting> {
-    let JobConfig { sources, repository, description } = job;
+    let JobConfig { sources, repository, description, retention } = job;
+    let rules = |rule: &Retention| {
+        let Retention { last, hourly, daily, weekly, monthly, yearly, within } = rule;
+        let named = [
+            ("hourly", hourly),
+            ("daily", daily),
+            ("weekly", weekly),
+            ("monthly", monthly),
+            ("yearly", yearly),
+        ];
+        let counts = named.into_iter().filter(|(_, n)| **n > 0);
+        let mut rules: toml::Table =
+            counts.map(|(name, n)| (name.to_owned(), i64::from(*n).into())).collect();
+        rules.insert("last".to_owned(), i64::from(last.get()).into());
+        rules.extend(within.map(|within| ("within".to_owned(), text(format_args!("{within:#}")))));
+        Value::Table(rules)
+    };
     vec![
         setting("sources", sources.as_deref().map(texts), None),
         setting("repository", repository.as_ref().map(text), None),
         setting("description", description.as_ref().map(text), None),
+        setting("retention", retention.as_ref().map(rules), None),
     ]
 }
 
@@ -280,7 +298,7 @@ mod tests {
         let text = "[repository.m]\nstore = '/s'\nunlock = { key_file = '/k' }\n\
                     [source.d]\nkind = 'postgresql'\nconnection = 'host=h'\npassword = 'env:P'\nlock_timeout = '5s'\n\
                     hooks = { before = [['a', 'b c']] }\n[source.s]\nkind = 'sqlite'\npath = '/d.db'\n\
-                    [job.j]\nsources = ['s']\n";
+                    [job.j]\nsources = ['s']\nretention = { daily = 3, within = '2d' }\n";
         let config = parse(text, None).unwrap();
         let shown = effective(&config);
         let again = effective(&parse(&to_text(&shown), None).unwrap());

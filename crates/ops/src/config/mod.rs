@@ -12,6 +12,7 @@
 //! [job.nightly]
 //! sources = ["app"]
 //! repository = "main"
+//! retention = { daily = 30, weekly = 12, monthly = 12 }
 //! ```
 //!
 //! - An unknown key, a key given twice or a wrong type is an error with line and column: a misspelt rule must
@@ -29,6 +30,8 @@ mod schema;
 mod secret;
 mod source;
 
+pub use bytesize::ByteSize;
+
 pub use append::{NewSource, append_sources, new_text};
 pub use effective::{Difference, differences, effective, to_text};
 pub use fault::{ConfigError, Fault};
@@ -39,6 +42,7 @@ pub use secret::{BadSecretRef, SecretError, SecretRef};
 pub use source::{SourceConfig, SourceSettings};
 
 use crate::surroundings::Surroundings;
+use hikae_repo::retention::Retention;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -75,7 +79,7 @@ pub struct RepositoryConfig {
     pub write_only: bool,
     /// Free space that packs leave on the disk; by default 2 % of it, at most 1 GiB.
     #[serde(default)]
-    pub reserve: Option<bytesize::ByteSize>,
+    pub reserve: Option<ByteSize>,
 }
 
 /// Where a repository is kept.
@@ -129,7 +133,7 @@ pub enum UnlockConfig {
 }
 
 /// `[job.NAME]`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct JobConfig {
     /// Sources that are backed up together, as one run; all of them, if left out.
@@ -141,6 +145,9 @@ pub struct JobConfig {
     /// What the job is for; kept with each snapshot that it makes.
     #[serde(default)]
     pub description: Option<String>,
+    /// Which snapshots of its sources `hikae forget` keeps; all, if left out.
+    #[serde(default)]
+    pub retention: Option<Retention>,
 }
 
 impl Config {

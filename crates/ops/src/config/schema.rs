@@ -4,6 +4,7 @@
 //! test compares the names with those that are read.
 
 use schemars::{JsonSchema, schema_for};
+use std::num::NonZeroU32;
 
 /// Configuration of hikae, the backup program.
 #[derive(JsonSchema)]
@@ -152,7 +153,7 @@ struct Postgresql {
     /// How long to wait for a table that somebody holds locked, as "60s".
     lock_timeout: Option<String>,
     /// How many tables are read at once.
-    jobs: Option<std::num::NonZeroU32>,
+    jobs: Option<NonZeroU32>,
     /// Where pg_dump is, if not in one of the usual places.
     program_directory: Option<String>,
     /// Tables of at least twice this many bytes are read in parts of about so many.
@@ -185,6 +186,29 @@ struct Job {
     repository: Option<String>,
     /// What the job is for; kept with each snapshot that it makes.
     description: Option<String>,
+    /// Which snapshots of its sources are kept; all, if left out.
+    retention: Option<Retention>,
+}
+
+/// Which snapshots are kept: those that any of these rules keeps.
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+#[allow(dead_code)]
+struct Retention {
+    /// The newest so many.
+    last: Option<NonZeroU32>,
+    /// One of each of so many hours that have any; so with all that follow.
+    hourly: Option<NonZeroU32>,
+    /// Days.
+    daily: Option<NonZeroU32>,
+    /// Weeks, which begin on Monday.
+    weekly: Option<NonZeroU32>,
+    /// Months.
+    monthly: Option<NonZeroU32>,
+    /// Years.
+    yearly: Option<NonZeroU32>,
+    /// Everything no older than this, as "30d".
+    within: Option<String>,
 }
 
 /// The schema, as JSON.
@@ -217,6 +241,7 @@ mod tests {
             ("[source.x]\nkind = 'postgresql'\nconnection = ''", "Postgresql", &["hooks", "password"]),
             ("[source.x]\nkind = 'files'\ninclude = []\n[source.x.hooks]", "Hooks", &[]),
             ("[job.x]", "Job", &[]),
+            ("[job.x]\n[job.x.retention]", "Retention", &[]),
         ] {
             let mut read = known_keys(table);
             read.extend(apart.iter().map(|&name| name.to_owned()));

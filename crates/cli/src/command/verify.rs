@@ -1,0 +1,95 @@
+//! `hikae verify`
+
+use super::shown;
+use crate::app::App;
+use crate::failure::{Ended, Failure};
+use crate::page::{Mark, count, duration, marked};
+use clap::Args;
+use hikae_model::{Bytes, ErrorCode, Outcome};
+use hikae_ops::select::SnapshotSelector;
+use hikae_ops::verify::{VerifyOptions, VerifyReport, verify};
+
+/// Check that everything that is kept is what it should be
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Reads the log, every record, every index and the ends of all packs. With --read-data\n\
+                        everything is read, opened and compared with its name."
+)]
+pub struct VerifyArgs {
+    /// Only what these snapshots need
+    #[arg(value_name = "SNAPSHOT")]
+    snapshots: Vec<SnapshotSelector>,
+    /// Source to choose from
+    #[arg(long, value_name = "NAME")]
+    source: Option<String>,
+    /// Read, open and compare all contents
+    #[arg(long)]
+    read_data: bool,
+    /// Only so many in a hundred of the packs, drawn anew each time
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(1..=100))]
+    sample: Option<u8>,
+}
+
+pub fn run(args: &VerifyArgs, app: &App) -> Result<Ended, Failure> {
+    let repo = app.open()?;
+    let state = repo.follow()?;
+    let find = |selector: &SnapshotSelector| {
+        let found = selector.resolve(&state, args.source.as_deref(), &app.around.zone);
+        found.map(|snapshot| snapshot.snapshot.id)
+    };
+    let snapshots = args.snapshots.iter().map(find).collect::<Result<Vec<_>, _>>()?;
+    let options = VerifyOptions {
+        read_data: args.read_data,
+        sample: args.sample,
+        snapshots: (!snapshots.is_empty()).then_some(snapshots),
+    };
+    let report = {
+        let _progress = app.progress();
+        verify(&repo, &options, &app.cx)?
+    };
+    let ended = ended(&report);
+    app.output.result(ended, &report, &text(&report));
+    Ok(ended)
+}
+
+/// Whatever is wrong, verification failed.
+pub fn ended(report: &VerifyReport) -> Ended {
+    match report.outcome {
+        Outcome::Complete => Ended::Well,
+        Outcome::WithProblems | Outcome::Failed => Ended::With(ErrorCode::VerificationFailed),
+    }
+}
+
+/// What was looked at, and what is wrong.
+pub fn text(report: &VerifyReport) -> String {
+    let mut text = match report.outcome {
+        Outcome::Complete => marked(Mark::Good, "All is well"),
+        Outcome::WithProblems | Outcome::Failed => {
+            marked(Mark::Bad, count(report.n_problems, "problem", "problems"))
+        }
+    };
+    text.push_str(&format!(
+        ": {}, {}, {} of {} read ({}), {} in {}\n",
+        count(report.snapshots, "snapshot", "snapshots"),
+        count(report.log_entries, "log entry", "log entries"),
+        hikae_model::Count(report.packs_read),
+        count(report.packs, "pack", "packs"),
+        Bytes(report.read_bytes),
+        match report.blobs {
+            0 => "contents not opened".to_owned(),
+            n => format!("{} compared", count(n, "blob", "blobs")),
+        },
+        duration(report.seconds),
+    ));
+    text.push_str(&shown::problems(&report.problems, report.n_problems, "; --json lists more"));
+    for hit in &report.hits {
+        let entries = count(hit.entries, "entry", "entries");
+        let name = format!("{} of {}", hit.snapshot.short(), hit.source);
+        text.push_str(&format!("{name} cannot be restored whole: {entries}"));
+        for path in hit.paths.iter().take(5) {
+            text.push_str(&format!("\n    {path}"));
+        }
+        text.push('\n');
+    }
+    text
+}

@@ -1,0 +1,97 @@
+//! Forget by the rules of the configuration, by a rule of the moment, or by name. The deciding is the repository's.
+
+use crate::OpsError;
+use crate::config::Config;
+use hikae_model::{Cx, ErrorCode, SnapshotId};
+use hikae_repo::Repo;
+use hikae_repo::forget as repo_forget;
+use hikae_repo::forget::{ForgetReport, ToForget, plan_forget};
+use hikae_repo::retention::Retention;
+use jiff::tz::TimeZone;
+use std::collections::{BTreeMap, BTreeSet};
+
+pub use hikae_repo::forget::{ForgetOptions, ForgetPlan, PlannedSnapshot};
+pub use hikae_repo::retention::Retention as Rule;
+
+/// What should be forgotten, and why, for the log.
+#[derive(Clone, Debug)]
+pub struct Request {
+    what: ToForget,
+    reason: String,
+}
+
+impl Request {
+    /// These snapshots.
+    pub fn of_snapshots(ids: impl IntoIterator<Item = SnapshotId>, reason: Option<&str>) -> Self {
+        let what = ToForget::Snapshots(ids.into_iter().collect::<BTreeSet<_>>());
+        Self { what, reason: reason.unwrap_or("asked for by name").to_owned() }
+    }
+
+    /// What a rule does not keep, of one source or of each.
+    pub fn of_rule(source: Option<&str>, rule: Retention, zone: &TimeZone) -> Self {
+        let reason = format!("the rule {}", shown(&rule));
+        let what = ToForget::Rule {
+            source_name: source.map(str::to_owned),
+            retention: Box::new(rule),
+            time_zone: zone.clone(),
+        };
+        Self { what, reason }
+    }
+
+    /// What the retention of each job does not keep of its sources.
+    ///
+    /// # Errors
+    /// [`OpsError::Refused`] if no job has a retention, or two jobs have one for the same source.
+    pub fn of_config(config: &Config, zone: &TimeZone) -> Result<Vec<Self>, OpsError> {
+        let mut rules: BTreeMap<&str, (&str, &Retention)> = BTreeMap::new();
+        for (job_name, job) in &config.jobs {
+            let Some(retention) = &job.retention else { continue };
+            let all = || config.sources.keys().collect();
+            let sources: Vec<&String> = job.sources.as_ref().map_or_else(all, |names| names.iter().collect());
+            for source in sources {
+                if let Some((other, _)) = rules.insert(source, (job_name, retention)) {
+                    let what =
+                        format!("the jobs `{other}` and `{job_name}` both have a retention for {source}");
+                    let advice = "give it to one of them only, or name the snapshots to forget";
+                    return Err(OpsError::refused(ErrorCode::Usage, what, Some(advice.into())));
+                }
+            }
+        }
+        if rules.is_empty() {
+            let advice = "add `retention = { daily = 30 }` to a job, give --keep-daily 30, or name snapshots";
+            let what = "nothing says what to keep, so nothing is forgotten";
+            return Err(OpsError::refused(ErrorCode::Usage, what, Some(advice.into())));
+        }
+        let request =
+            |(source, (_, rule)): (&str, (&str, &Retention))| Self::of_rule(Some(source), rule.clone(), zone);
+        Ok(rules.into_iter().map(request).collect())
+    }
+
+    /// Says what would go, and why the others stay.
+    ///
+    /// # Errors
+    /// What may not be forgotten.
+    pub fn plan(&self, repo: &Repo, options: ForgetOptions, cx: &Cx) -> Result<ForgetPlan, OpsError> {
+        let state = repo.follow()?;
+        Ok(plan_forget(&state, &self.what, options, cx.now()).map_err(hikae_repo::RepoError::from)?)
+    }
+
+    /// Forgets.
+    ///
+    /// # Errors
+    /// What may not be forgotten, or any failure to write the log; then nothing was.
+    pub fn carry_out(&self, repo: &Repo, options: ForgetOptions, cx: &Cx) -> Result<ForgetReport, OpsError> {
+        Ok(repo_forget::forget(repo, &self.what, &self.reason, options, cx)?)
+    }
+}
+
+/// As `last 1, daily 30`.
+pub(crate) fn shown(rule: &Retention) -> String {
+    let Retention { last, hourly, daily, weekly, monthly, yearly, within } = rule;
+    let counts =
+        [("hourly", hourly), ("daily", daily), ("weekly", weekly), ("monthly", monthly), ("yearly", yearly)];
+    let mut parts = vec![format!("last {last}")];
+    parts.extend(counts.into_iter().filter(|(_, n)| **n > 0).map(|(name, n)| format!("{name} {n}")));
+    parts.extend(within.map(|within| format!("within {within:#}")));
+    parts.join(", ")
+}

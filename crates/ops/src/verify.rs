@@ -1,0 +1,132 @@
+//! Verify and repair: whether everything that is kept is what it should be, and what can be done if not.
+//!
+//! The work is the repository's; this says what came of it, in a form that can be shown and sent.
+
+use crate::OpsError;
+use hikae_model::{Cx, Outcome, Problem, SnapshotId};
+use hikae_repo::Repo;
+use hikae_repo::repair as repo_repair;
+use hikae_repo::verify as repo_verify;
+use serde::Serialize;
+
+pub use hikae_repo::verify::VerifyOptions;
+
+/// What verify found.
+#[derive(Clone, Debug, Serialize)]
+pub struct VerifyReport {
+    /// Complete if all that was to be read is right.
+    pub outcome: Outcome,
+    /// What is wrong, up to a bound.
+    pub problems: Vec<Problem>,
+    /// How many problems there are.
+    pub n_problems: u64,
+    /// Which snapshots cannot be restored whole.
+    pub hits: Vec<Hit>,
+    /// Entries of the log that were read.
+    pub log_entries: u64,
+    /// Snapshots that were walked.
+    pub snapshots: u64,
+    /// Packs that the index names.
+    pub packs: u64,
+    /// Packs that were read.
+    pub packs_read: u64,
+    /// Bytes of packs that were read.
+    pub read_bytes: u64,
+    /// Blobs whose names were computed again.
+    pub blobs: u64,
+    /// Packs that nothing names.
+    pub orphans: u64,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+/// A snapshot that cannot be restored whole.
+#[derive(Clone, Debug, Serialize)]
+pub struct Hit {
+    /// The snapshot.
+    pub snapshot: SnapshotId,
+    /// Its source.
+    pub source: String,
+    /// How many entries are hit.
+    pub entries: u64,
+    /// Their paths, up to a bound.
+    pub paths: Vec<String>,
+}
+
+/// What repair will do, or did.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct RepairReport {
+    /// Packs that an index names again.
+    pub packs_named_again: u64,
+    /// Frames, or for a plan packs, from which what still opens is copied.
+    pub salvaged: u64,
+    /// Packs that are called damaged from now on.
+    pub called_damaged: u64,
+    /// Packs that are no longer called damaged.
+    pub called_well: u64,
+    /// Blobs that are nowhere; only the source can bring them back.
+    pub lost_blobs: u64,
+    /// False if there was nothing to do.
+    pub anything: bool,
+}
+
+/// Verifies a repository.
+///
+/// # Errors
+/// Only if it could not be done; what is wrong is in the report.
+pub fn verify(repo: &Repo, options: &VerifyOptions, cx: &Cx) -> Result<VerifyReport, OpsError> {
+    Ok(report(repo_verify::verify(repo, options, cx)?))
+}
+
+fn report(report: repo_verify::VerifyReport) -> VerifyReport {
+    let hit = |hit: repo_verify::Hit| Hit {
+        snapshot: hit.snapshot,
+        source: hit.source,
+        entries: hit.n_entries,
+        paths: hit.paths,
+    };
+    VerifyReport {
+        outcome: report.outcome,
+        problems: report.problems,
+        n_problems: report.n_problems,
+        hits: report.hits.into_iter().map(hit).collect(),
+        log_entries: report.n_entries,
+        snapshots: report.n_snapshots,
+        packs: report.n_packs,
+        packs_read: report.n_packs_read,
+        read_bytes: report.read_bytes,
+        blobs: report.n_blobs,
+        orphans: report.n_orphans,
+        seconds: report.took.as_secs_f64(),
+    }
+}
+
+/// Verifies, and repairs what can be: it adds and marks, and deletes nothing. With `dry_run` it only plans.
+///
+/// # Errors
+/// Any failure to read or write the repository; what was done until then stays right.
+pub fn repair(
+    repo: &Repo,
+    options: &VerifyOptions,
+    dry_run: bool,
+    cx: &Cx,
+) -> Result<(VerifyReport, RepairReport), OpsError> {
+    let found = repo_verify::verify(repo, options, cx)?;
+    let plan = repo_repair::plan_repair(repo, &found, cx)?;
+    let mut done = RepairReport {
+        packs_named_again: plan.reindex.len() as u64,
+        salvaged: plan.salvage.len() as u64,
+        called_damaged: plan.damaged.len() as u64,
+        called_well: plan.well.len() as u64,
+        lost_blobs: plan.n_lost_blobs,
+        anything: !plan.is_empty(),
+    };
+    if !dry_run && !plan.is_empty() {
+        let repaired = repo_repair::repair(repo, &plan, cx)?;
+        done.packs_named_again = repaired.n_reindexed;
+        done.salvaged = repaired.n_salvaged;
+        done.called_damaged = repaired.n_damaged;
+        done.called_well = repaired.n_well;
+    }
+    Ok((report(found), done))
+}
