@@ -34,6 +34,7 @@ pub mod prune;
 pub mod reach;
 pub mod reader;
 pub mod recipient;
+pub mod repair;
 mod repo;
 pub mod retention;
 pub mod seal;

@@ -7,6 +7,7 @@ mod evidence;
 mod faults;
 mod lab;
 mod prune;
+mod repair;
 mod round_trip;
 mod small;
 mod testdata;
