@@ -249,6 +249,13 @@ impl Segment {
             })
             .collect::<Option<Vec<_>>>()
             .ok_or_else(|| bad("a pack is none"))?;
+        let n_frames = parts.frames.len() / FRAME_BYTES;
+        let is_frame = |bytes: &[u8]| {
+            (u32_at(bytes, 0) as usize) < packs.len() && take_frame(&bytes[4..], &head.sessions).is_some()
+        };
+        if !parts.frames.chunks_exact(FRAME_BYTES).all(is_frame) {
+            return Err(bad("a frame is none"));
+        }
         let n_blobs = parts.blobs.len() / BLOB_BYTES;
         let mut filter = Filter::for_blobs(n_blobs);
         let mut fences = Vec::with_capacity(n_blobs / FENCE + 1);
@@ -256,6 +263,9 @@ impl Segment {
         for (at, blob) in parts.blobs.chunks_exact(BLOB_BYTES).enumerate() {
             if &blob[..32] < last {
                 return Err(bad("its blobs are not sorted"));
+            }
+            if u32_at(blob, 32) as usize >= n_frames {
+                return Err(bad("a blob is in no frame"));
             }
             last = &blob[..32];
             filter.add(last);
@@ -270,7 +280,7 @@ impl Segment {
             sessions: head.sessions,
             epochs: head.epochs,
             packs,
-            n_frames: parts.frames.len() / FRAME_BYTES,
+            n_frames,
             n_blobs,
             frames_at: parts.frames_at,
             blobs_at: parts.frames_at + parts.frames.len() as u64,
