@@ -1,14 +1,19 @@
 //! The repository over real and faulty stores.
 
+mod canary;
 mod concurrency;
 mod damage;
 mod decoder;
+mod errors;
 mod evidence;
 mod faults;
+mod keys;
 mod lab;
+mod parsers;
 mod prune;
 mod repair;
 mod round_trip;
+mod seals;
 mod small;
 mod testdata;
 mod world;

@@ -190,7 +190,7 @@ pub fn noise(number: u64, bytes: usize) -> Vec<u8> {
     noise
 }
 
-struct Held<'a>(&'a [u8], usize);
+pub struct Held<'a>(pub &'a [u8], pub usize);
 
 impl ReadContent for Held<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> Result<Stretch, ContentError> {
