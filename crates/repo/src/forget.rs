@@ -6,6 +6,7 @@
 //! neither would take alone.
 
 use crate::RepoError;
+use crate::lease::Lease;
 use crate::log::{Change, Forget};
 use crate::repo::Repo;
 use crate::retention::{Kept, KeptBy, Retention, kept};
@@ -221,6 +222,11 @@ pub fn forget(
     options: ForgetOptions,
     cx: &Cx,
 ) -> Result<ForgetReport, RepoError> {
+    // A rule asks for the time; a clock that is wrong must not make everything old (F-1).
+    let _lease = match what {
+        ToForget::Rule { .. } => Some(Lease::take(repo, "forget")?),
+        ToForget::Snapshots(_) => None,
+    };
     let run = RunId::from_bytes(cx.random());
     loop {
         cx.check()?;

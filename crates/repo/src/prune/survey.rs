@@ -192,7 +192,6 @@ impl Survey {
             let Some(vouched) = state.indexes.get(&segment.id) else { continue };
             // Who is in no group is one of his own.
             let group = match state.group_of(vouched.writer) {
-                _ if cfg!(feature = "sabotage-writers-are-one") => String::new(),
                 Some(group) => format!("group {group}"),
                 None => format!("writer {}", vouched.writer),
             };

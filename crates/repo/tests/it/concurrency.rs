@@ -6,7 +6,7 @@ use hikae_model::SnapshotId;
 use hikae_repo::RepoError;
 use hikae_repo::prune::PruneOptions;
 use hikae_store::StoreError;
-use hikae_testkit::{Seed, TestRandom};
+use hikae_testkit::{Seed, TestRandom, Verb};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -61,7 +61,8 @@ fn prune_and_remove(options: PruneOptions) -> impl Fn(&Lab) + Send + Sync + Clon
 
 #[test]
 fn a_writer_that_slept_through_a_prune_rescues_what_it_needs() {
-    let new = tree(1, 1);
+    // Its own files are new, the others are those of the forgotten snapshot.
+    let new = tree(9, 1);
     let then = |lab: &Lab, result: Result<SnapshotId, RepoError>, what: &str| {
         let id = result.unwrap_or_else(|error| panic!("{what}: {error:?}"));
         assert!(lab.check()[&id] == new, "{what}");
@@ -80,7 +81,8 @@ fn a_writer_that_slept_through_a_prune_rescues_what_it_needs() {
 
 #[test]
 fn a_writer_that_slept_through_a_removal_too_is_whole_or_fails_without_an_entry() {
-    let new = tree(1, 1);
+    // Its own files are new, the others are those of the forgotten snapshot.
+    let new = tree(9, 1);
     let failed = AtomicUsize::new(0);
     let then = |lab: &Lab, result: Result<SnapshotId, RepoError>, what: &str| {
         let listed = lab.check();
@@ -101,6 +103,27 @@ fn a_writer_that_slept_through_a_removal_too_is_whole_or_fails_without_an_entry(
         then,
     );
     assert!(failed.into_inner() > 0, "no run relied on what was removed: the test tests nothing");
+}
+
+#[test]
+fn of_content_that_two_writers_stored_at_once_one_copy_stays() {
+    let lab = Lab::new(32);
+    lab.open().backup(&tree(1, 1)).unwrap();
+    let new = tree(2, 2);
+    // The second backs up the same from begin to end before the first puts its entry.
+    let (other, again) = (lab.same(), new.clone());
+    let once = std::sync::Once::new();
+    lab.faulty.before_each(move |call| {
+        if call.verb == Verb::Put && call.key.starts_with("log") {
+            once.call_once(|| assert!(other.open().backup(&again).is_ok()));
+        }
+    });
+    lab.open_faulty().unwrap().backup(&new).unwrap();
+    let process = lab.open();
+    let report = process.prune(&greedy()).unwrap();
+    assert!(report.plan.doomed.len() > 1, "the second copies go: {}", report.plan);
+    process.remove().unwrap();
+    assert_eq!(lab.check().values().filter(|tree| **tree == new).count(), 2);
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod decoder;
 mod errors;
 mod evidence;
 mod faults;
+mod forget;
 mod keys;
 mod lab;
 mod parsers;

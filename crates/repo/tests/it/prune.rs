@@ -2,9 +2,13 @@
 
 use crate::lab::{Lab, Process, SOFT, eager, greedy, tree};
 use crate::world::Tree;
-use hikae_model::SnapshotId;
+use hikae_model::{IndexId, PackId, SessionId, SnapshotId, WriterId};
 use hikae_repo::RepoError;
-use hikae_repo::prune::{DoomReason, PruneOptions, PruneStop, plan};
+use hikae_repo::log::FrameName;
+use hikae_repo::prune::{
+    BlobCopy, DoomReason, Presence, PruneOptions, PruneStop, Survey, SurveyedFrame, SurveyedIndex,
+    SurveyedPack, plan, plan_prune,
+};
 use hikae_store::Store;
 use hikae_testkit::{Failure, Fault};
 use proptest::collection::vec;
@@ -185,6 +189,101 @@ fn a_plan_survives_being_written_as_json_and_is_told_in_words() {
     let text = plan.to_string();
     assert!(text.contains("1 snapshots need") && text.contains("doom "), "{text}");
     assert!(process.repo.follow().unwrap().doomed.is_empty(), "a plan changes nothing");
+}
+
+#[test]
+fn an_orphan_is_not_a_copy() {
+    let lab = Lab::new(12);
+    // A backup dies before its index; what it stored is stored again by the next, together with more.
+    let dying = lab.open_faulty().unwrap();
+    lab.faulty.inject_always(hikae_testkit::Verb::Put, "index", Fault::refused());
+    let few: Tree = tree(1, 1).into_iter().filter(|(path, _)| path.starts_with("shared")).collect();
+    dying.backup(&few).unwrap_err();
+    let process = lab.open();
+    let more = process.backup(&tree(1, 1)).unwrap();
+    let id = process.backup(&few).unwrap();
+    process.forget(more).unwrap();
+    process.prune(&PruneOptions { orphan_grace: SOFT, ..greedy() }).unwrap();
+    assert_eq!(lab.check()[&id], few);
+    process.prune(&greedy()).unwrap();
+    process.remove().unwrap();
+    assert_eq!(lab.check()[&id], few);
+}
+
+/// A survey in which each pack is `(group, blobs)`, one frame of 1000 bytes a pack, its blobs of 100 each.
+fn survey(packs: &[(u16, &[u32])]) -> Survey {
+    let mut survey = Survey { n_snapshots: 1, ..Survey::default() };
+    let n_blobs = packs.iter().flat_map(|(_, blobs)| *blobs).max().map_or(0, |last| last + 1);
+    survey.blobs = (0..n_blobs).map(|blob| [blob as u8; 16]).collect();
+    for (number, (group, blobs)) in packs.iter().enumerate() {
+        let name = |byte| [byte; 32];
+        survey.packs.push(SurveyedPack {
+            id: PackId::from_bytes(name(number as u8)),
+            bytes: 1100,
+            presence: Presence::Good,
+        });
+        survey.indexes.push(SurveyedIndex {
+            id: IndexId::from_bytes(name(number as u8)),
+            voucher: WriterId::from_bytes(name(*group as u8)),
+            group: *group,
+            n_blobs: 10,
+            packs: vec![number as u32],
+        });
+        survey.frames.push(SurveyedFrame {
+            pack: number as u32,
+            index: number as u32,
+            name: FrameName { session: SessionId::from_bytes([0; 16]), number: number as u32 },
+            offset: 0,
+            stored_bytes: 1000,
+            plain_bytes: 1000,
+        });
+        let copies = blobs.iter().map(|blob| BlobCopy { blob: *blob, frame: number as u32, bytes: 100 });
+        survey.copies.extend(copies);
+    }
+    survey
+}
+
+fn dead_packs(packs: &[(u16, &[u32])]) -> Vec<PackId> {
+    let plan = plan_prune(&survey(packs), &PruneOptions::default()).unwrap();
+    plan.doomed.iter().map(|doom| doom.pack).collect()
+}
+
+#[test]
+fn each_trust_group_keeps_a_copy_of_its_own() {
+    assert_eq!(dead_packs(&[(0, &[0, 1]), (1, &[0, 1])]), []);
+    assert_eq!(dead_packs(&[(0, &[0, 1]), (0, &[0, 1])]), [PackId::from_bytes([1; 32])]);
+}
+
+#[test]
+fn of_several_copies_that_one_stays_whose_frame_is_needed_most() {
+    // Pack 0 has one needed blob of ten, pack 1 three: then pack 0 is needed no more.
+    assert_eq!(dead_packs(&[(0, &[0]), (0, &[0, 1, 2])]), [PackId::from_bytes([0; 32])]);
+}
+
+#[test]
+fn index_objects_of_two_vouchers_are_never_merged() {
+    let options = PruneOptions { small_indexes: 2, ..PruneOptions::default() };
+    let plan = plan_prune(&survey(&[(0, &[0]), (1, &[1])]), &options).unwrap();
+    assert_eq!(plan.indexes, []);
+    let plan = plan_prune(&survey(&[(0, &[0]), (1, &[1]), (0, &[2])]), &options).unwrap();
+    let vouchers: BTreeSet<_> = plan.indexes.iter().map(|index| index.voucher).collect();
+    assert_eq!((plan.indexes.len(), vouchers.len()), (2, 1));
+}
+
+#[test]
+fn a_blob_without_a_good_copy_stops_the_plan() {
+    for presence in [Presence::Missing, Presence::OtherLength, Presence::Damaged, Presence::Doomed] {
+        let mut broken = survey(&[(0, &[0, 1]), (0, &[1])]);
+        broken.packs[0].presence = presence;
+        let stopped = plan_prune(&broken, &PruneOptions::default()).unwrap_err();
+        assert!(matches!(stopped, PruneStop::BlobsLost { n_blobs: 1, .. }), "{presence:?}: {stopped:?}");
+        // With another good copy it is the broken one that goes.
+        let mut spared = survey(&[(0, &[0, 1]), (0, &[0, 1])]);
+        spared.packs[0].presence = presence;
+        let plan = plan_prune(&spared, &PruneOptions::default()).unwrap();
+        assert!(plan.doomed.iter().all(|doom| doom.pack == spared.packs[0].id), "{presence:?}");
+        assert!(plan.indexes.iter().any(|index| index.id == spared.indexes[0].id), "{presence:?}");
+    }
 }
 
 /// What may happen to a repository.
