@@ -39,7 +39,7 @@ pub struct ClusterOptions {
     pub program_directory: Option<PathBuf>,
     /// As which user it runs if we are root. Nobody named: `postgres`, else `nobody`.
     pub run_as: Option<String>,
-    /// Further settings of the server.
+    /// Further settings of the server. One that is told to listen on an address is not fenced off.
     pub settings: Vec<(String, String)>,
     /// Further options of `initdb`.
     pub initdb: Vec<String>,
@@ -291,7 +291,6 @@ fn spawn_server(
         ("max_locks_per_transaction", "1024"),
         ("max_logical_replication_workers", "0"),
         ("shared_preload_libraries", ""),
-        ("ssl", "off"),
         ("jit", "off"),
         ("logging_collector", "off"),
         ("log_destination", "stderr"),
@@ -313,10 +312,11 @@ fn spawn_server(
     }
     let mut command = std::process::Command::new(programs.path("postgres"));
     let mut fenced = false;
+    let wants_network = options.settings.iter().any(|(name, _)| name == "listen_addresses");
     if let Some(user) = user {
         use std::os::unix::process::CommandExt as _;
         let fence = [Path::new("/usr/bin/unshare"), Path::new("/usr/bin/setpriv")];
-        if fence.iter().all(|program| program.exists()) && may_unshare(fence[0]) {
+        if !wants_network && fence.iter().all(|program| program.exists()) && may_unshare(fence[0]) {
             fenced = true;
             // Both replace themselves, so the process that we started is the server.
             command = std::process::Command::new(fence[0]);

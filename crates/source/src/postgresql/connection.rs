@@ -185,7 +185,7 @@ impl Connection {
             put("sslmode", self.tls.mode.name());
             match &self.tls.root {
                 Some(root) => put("sslrootcert", &root.to_string_lossy()),
-                None if matches!(self.tls.mode, TlsMode::VerifyFull) => put("sslrootcert", "system"),
+                None if matches!(self.tls.mode, TlsMode::VerifyFull) => put("sslrootcert", system_roots()),
                 None => {}
             }
             if let Some((certificate, key)) = &self.tls.own {
@@ -231,6 +231,13 @@ pub(super) fn shown_name(name: &str) -> String {
         }
     }
     text
+}
+
+/// The system's authorities for libpq, which knows the word `system` only since PostgreSQL 16.
+fn system_roots() -> &'static str {
+    const BUNDLES: [&str; 3] =
+        ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
+    BUNDLES.into_iter().find(|bundle| Path::new(bundle).exists()).unwrap_or("system")
 }
 
 fn usual_socket_directory(port: u16) -> PathBuf {

@@ -140,7 +140,12 @@ fn objects_and_sequences_that_differ_are_found() {
 fn another_key_makes_every_table_red() {
     let db = shop("key");
     let good = db.back_up();
-    let options = DrillOptions { key: HashKey([1; 32]), jobs: two(), program_directory: None, run_as: None };
+    let options = DrillOptions {
+        key: HashKey([1; 32]),
+        jobs: two(),
+        program_directory: program_directory(),
+        run_as: None,
+    };
     let result = drill(&good, &scratch(), &options, &environment(), &system_cx()).unwrap();
     assert!(!result.passed());
 }

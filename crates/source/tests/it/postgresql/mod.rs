@@ -46,11 +46,17 @@ fn server() -> Arc<Cluster> {
     cluster
 }
 
-fn start(initdb: &[&str]) -> Cluster {
+/// The version to test with, by the directory of its programs: `HIKAE_TEST_POSTGRESQL`, else the nearest to 13.
+fn program_directory() -> Option<PathBuf> {
+    std::env::var_os("HIKAE_TEST_POSTGRESQL").map(PathBuf::from)
+}
+
+fn start(settings: &[(&str, &str)]) -> Cluster {
+    let settings = [("max_prepared_transactions", "5")].iter().chain(settings);
     let options = ClusterOptions {
         major: 13,
-        initdb: initdb.iter().map(|option| (*option).to_owned()).collect(),
-        settings: vec![("max_prepared_transactions".into(), "5".into())],
+        program_directory: program_directory(),
+        settings: settings.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
         ..ClusterOptions::default()
     };
     Cluster::start(&options, &scratch(), &environment(), &system_cx()).unwrap()
@@ -108,7 +114,11 @@ impl Db {
 
     /// Settings to back it up as a superuser.
     fn settings(&self) -> PostgresqlSettings {
-        PostgresqlSettings { allow_superuser: true, ..PostgresqlSettings::of(self.conninfo("postgres")) }
+        PostgresqlSettings {
+            allow_superuser: true,
+            program_directory: program_directory(),
+            ..PostgresqlSettings::of(self.conninfo("postgres"))
+        }
     }
 
     fn source(&self) -> PostgresqlSource {
@@ -252,7 +262,8 @@ fn two() -> NonZeroUsize {
 }
 
 fn drill_it(kept: &Kept) -> Result<DrillResult, SourceError> {
-    let options = DrillOptions { key: KEY, jobs: two(), program_directory: None, run_as: None };
+    let options =
+        DrillOptions { key: KEY, jobs: two(), program_directory: program_directory(), run_as: None };
     drill(kept, &scratch(), &options, &environment(), &system_cx())
 }
 
@@ -264,5 +275,11 @@ fn assert_passed(result: &DrillResult) {
 }
 
 fn restore_options() -> RestoreOptions {
-    RestoreOptions { key: KEY, database: None, owners: Owners::Keep, jobs: two(), program_directory: None }
+    RestoreOptions {
+        key: KEY,
+        database: None,
+        owners: Owners::Keep,
+        jobs: two(),
+        program_directory: program_directory(),
+    }
 }

@@ -5,7 +5,7 @@ use hikae_model::{Advise as _, ErrorCode};
 use hikae_source::postgresql::{Secret, Weight, least_privilege_role};
 
 fn settings_as(db: &Db, user: &str) -> PostgresqlSettings {
-    PostgresqlSettings::of(db.conninfo(user))
+    PostgresqlSettings { program_directory: program_directory(), ..PostgresqlSettings::of(db.conninfo(user)) }
 }
 
 #[track_caller]
@@ -133,6 +133,7 @@ fn passwords_work_and_reach_no_argument_and_no_environment() {
     for user in ["with_scram", "with_md5"] {
         let settings = PostgresqlSettings {
             allow_superuser: true,
+            program_directory: program_directory(),
             ..PostgresqlSettings::of(format!("host={} user={user} dbname=postgres", directory.display()))
         };
         let with = |password: Option<&str>| {
@@ -159,5 +160,87 @@ fn passwords_work_and_reach_no_argument_and_no_environment() {
         let warned =
             weak.preflight(&system_cx()).unwrap().iter().any(|finding| finding.problem.code == "md5");
         assert_eq!(warned, user == "with_md5");
+    }
+}
+
+/// Makes an authority and a server's certificate for 127.0.0.77 in `directory`; the common name is for libpq
+/// before 15, which looks at no address elsewhere. False without openssl.
+fn make_certificates(directory: &std::path::Path) -> bool {
+    let extensions = directory.join("extensions");
+    std::fs::write(&extensions, "subjectAltName=IP:127.0.0.77\n").unwrap();
+    [
+        "req -x509 -days 2 -nodes -newkey rsa:2048 -subj /CN=authority -keyout ca.key -out ca.crt",
+        "req -new -nodes -newkey rsa:2048 -subj /CN=127.0.0.77 -keyout server.key -out server.csr",
+        "x509 -req -days 2 -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -extfile extensions -out server.crt",
+    ]
+    .iter()
+    .all(|arguments| {
+        let mut command = std::process::Command::new("openssl");
+        let output = command.args(arguments.split(' ')).current_dir(directory).output();
+        output.is_ok_and(|output| output.status.success())
+    })
+}
+
+/// TLS as `sslmode` says, for us and for the programs that we start.
+#[test]
+fn tls_is_used_and_certificates_are_looked_at() {
+    let cluster = start(&[("listen_addresses", "127.0.0.77,127.0.0.78")]);
+    let directory = cluster.directory();
+    if !make_certificates(directory) {
+        return hikae_testkit::not_run("openssl makes no certificates here");
+    }
+    let owner = std::fs::metadata(directory).unwrap();
+    let (uid, gid) =
+        (std::os::unix::fs::MetadataExt::uid(&owner), std::os::unix::fs::MetadataExt::gid(&owner));
+    for file in ["server.crt", "server.key"] {
+        std::os::unix::fs::chown(directory.join(file), Some(uid), Some(gid)).unwrap();
+    }
+    let hba = "local all all trust\nhostssl all tls_user all scram-sha-256\n";
+    std::fs::write(directory.join("hba.conf"), hba).unwrap();
+    let mut admin = enter(cluster.connection(), "postgres", "postgres");
+    for sql in [
+        "CREATE ROLE tls_user LOGIN PASSWORD 'secret'; GRANT SELECT ON ALL TABLES IN SCHEMA public TO tls_user;
+         CREATE TABLE t (a int); GRANT SELECT ON t TO tls_user",
+        &format!("ALTER SYSTEM SET ssl_cert_file = '{}'", directory.join("server.crt").display()),
+        &format!("ALTER SYSTEM SET ssl_key_file = '{}'", directory.join("server.key").display()),
+        "ALTER SYSTEM SET ssl = on",
+        "SELECT pg_reload_conf()",
+    ] {
+        admin.batch_execute(sql).unwrap();
+    }
+    for _ in 0..100 {
+        if admin.query_one("SHOW ssl", &[]).unwrap().get::<_, String>(0) == "on" {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let back_up_with = |words: &str| {
+        let settings = PostgresqlSettings {
+            program_directory: program_directory(),
+            ..PostgresqlSettings::of(format!("user=tls_user dbname=postgres {words}"))
+        };
+        let secret = Some(Secret::new("secret".into()));
+        back_up(&PostgresqlSource::new(settings, secret, environment()).unwrap())
+    };
+    let root = directory.join("ca.crt");
+    let root = root.display();
+    for words in [
+        "host=127.0.0.77".to_owned(),
+        "host=127.0.0.78 sslmode=require".to_owned(),
+        format!("host=127.0.0.78 sslmode=require sslrootcert={root}"),
+        format!("host=127.0.0.78 sslmode=verify-ca sslrootcert={root}"),
+        format!("host=127.0.0.77 sslmode=verify-full sslrootcert={root}"),
+    ] {
+        let kept = back_up_with(&words).unwrap_or_else(|error| panic!("{error} with {words}"));
+        assert_eq!(kept.rows("public", "t"), Some(0), "{words}");
+    }
+    for words in [
+        "host=127.0.0.77 sslmode=disable".to_owned(),
+        "host=127.0.0.77 sslmode=verify-full".to_owned(),
+        "host=127.0.0.77 sslmode=verify-ca".to_owned(),
+        format!("host=127.0.0.78 sslmode=verify-full sslrootcert={root}"),
+        format!("host=127.0.0.77 sslmode=verify-ca sslrootcert={}", directory.join("server.key").display()),
+    ] {
+        assert!(back_up_with(&words).is_err(), "{words}");
     }
 }

@@ -60,8 +60,11 @@ fn a_role_with_rights_to_its_tables_alone_can_keep_those() {
         "CREATE ROLE narrow LOGIN; GRANT SELECT ON orders, customers, countries TO narrow; GRANT SELECT ON SEQUENCE numbers TO narrow;
          CREATE VIEW of_unrelated AS SELECT * FROM unrelated; CREATE TABLE serial_of_unrelated (id serial, a int);",
     );
-    let settings =
-        PostgresqlSettings { tables: vec!["orders".into()], ..PostgresqlSettings::of(db.conninfo("narrow")) };
+    let settings = PostgresqlSettings {
+        tables: vec!["orders".into()],
+        program_directory: program_directory(),
+        ..PostgresqlSettings::of(db.conninfo("narrow"))
+    };
     let kept = back_up(&source(settings)).unwrap();
     assert_eq!(tables(&kept), ["countries", "customers", "orders"]);
     assert_passed(&drill_it(&kept).unwrap());
