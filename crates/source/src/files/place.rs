@@ -176,7 +176,7 @@ impl Target {
         // All names of a file carry the same time. Where files are kept, another time shows an older one, and
         // to link to it would pass its content off as the snapshot's.
         let is_ours = standing.is_some_and(|seen| {
-            beneath::file_type(&seen) == FileType::RegularFile
+            beneath::file_type(&seen) != FileType::Directory
                 && (self.overwrite.is_none() || beneath::modified(&seen) == entry.attributes.modified)
         });
         if is_ours {

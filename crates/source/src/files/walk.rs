@@ -296,11 +296,13 @@ impl<'a> Walker<'a> {
             return Ok(());
         }
         let Some(path) = self.tree_path() else { return Ok(()) };
+        if let Some(to) = self.first_name(&path, seen) {
+            let xattrs = self.xattrs.of_name(directory, name, identity.device);
+            let xattrs = self.or_problem(xattrs);
+            return self.emit(path, EntryKind::HardLink { to }, seen, xattrs, None);
+        }
         let kind = match beneath::file_type(seen) {
-            FileType::RegularFile => match self.first_name(&path, seen) {
-                Some(to) => EntryKind::HardLink { to },
-                None => EntryKind::File { size: seen.stx_size },
-            },
+            FileType::RegularFile => EntryKind::File { size: seen.stx_size },
             FileType::Symlink => match readlinkat(directory, name, Vec::new()) {
                 Ok(target) => EntryKind::Symlink { target: target.into_bytes() },
                 Err(error) => return self.fail_with(error),
@@ -330,7 +332,7 @@ impl<'a> Walker<'a> {
         self.emit(path, kind, seen, xattrs, content)
     }
 
-    /// The name under which this very file was listed before, if it was.
+    /// The name under which this very file, or link, pipe or device, was listed before, if it was.
     fn first_name(&mut self, path: &TreePath, seen: &Statx) -> Option<TreePath> {
         if seen.stx_nlink < 2 {
             return None;
