@@ -63,6 +63,7 @@ impl Repo {
         change: Change,
     ) -> Result<Option<u64>, RepoError> {
         self.check_may(state, &change)?;
+        self.check_log_ends_at(state.n)?;
         let n = state.n + 1;
         let entry = LogEntry { n, previous: state.head, at: self.cx().now(), run: nonce, change };
         if !self.put_entry(&entry)? {

@@ -52,6 +52,12 @@ pub enum RepoError {
         /// What is wrong with it.
         why: BadObject,
     },
+    /// A listing or a manifest does not fit into a blob.
+    #[error("a listing or a manifest has {}, more than a blob can hold", hikae_model::Bytes(*.bytes))]
+    TooLarge {
+        /// Its length.
+        bytes: u64,
+    },
     /// A blob that a snapshot needs is in no pack.
     #[error("blob {} is in no pack of the repository", .id.short())]
     BlobMissing {
@@ -181,7 +187,8 @@ impl Advise for RepoError {
             | Self::BlobMissing { .. }
             | Self::FrameDamaged { .. }
             | Self::BadLog { .. } => ErrorCode::VerificationFailed,
-            Self::TooNew { .. }
+            Self::TooLarge { .. }
+            | Self::TooNew { .. }
             | Self::NotTheSame
             | Self::PackGone { .. }
             | Self::PackDamaged { .. }
@@ -210,6 +217,7 @@ impl Advise for RepoError {
             Self::Damaged { .. } | Self::BlobMissing { .. } | Self::FrameDamaged { .. } => {
                 "run `hikae verify` for the extent, then `hikae repo repair`; restores of everything else still work"
             }
+            Self::TooLarge { .. } => "divide the source into several",
             Self::NotTheSame => "test this machine's memory before trusting any backup made on it",
             Self::NeedsIdentity => {
                 "give an identity with --identity, or open the repository with its passphrase"

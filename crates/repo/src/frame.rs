@@ -16,8 +16,9 @@ use zstd::zstd_safe::CParameter;
 /// A frame is closed once it holds this many plain bytes.
 pub const TARGET_BYTES: usize = 1 << 20;
 
-/// No frame is longer, plain: the longest chunk, or a full frame and one more small blob.
-pub const MAX_PLAIN_BYTES: usize = 8 << 20;
+/// No blob is longer, and no frame, plain. Chunks have a few MiB; the directory of a snapshot of a hundred
+/// million files comes close.
+pub const MAX_PLAIN_BYTES: usize = 64 << 20;
 
 /// How a frame is compressed. The number is stored beside it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -203,7 +203,16 @@ fn frame_key(repo: &Repo, index: &IndexSet, frame: &PackedFrame) -> Result<Secre
         }
         BlobClass::Content => {
             let session = session.ok_or_else(missing)?;
-            repo.contents().session_key(session, index.epoch(session.epoch))
+            match repo.contents().session_key(session, index.epoch(session.epoch)) {
+                // Recipients that came later are in the epoch's newest wrap only.
+                Err(RepoError::NeedsIdentity) => {
+                    let state = repo.state();
+                    let newest = state.epochs.iter().find(|state| state.epoch.id == session.epoch);
+                    let newest = newest.ok_or(RepoError::NeedsIdentity)?;
+                    repo.contents().session_key(session, Some(&repo.read_epoch(&newest.epoch)?))
+                }
+                opened => opened,
+            }
         }
     }
 }

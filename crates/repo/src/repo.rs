@@ -206,7 +206,8 @@ impl Repo {
             following: Mutex::new(()),
         };
         repo.check_not_rolled_back()?;
-        repo.follow()?;
+        let state = repo.follow()?;
+        repo.check_log_ends_at(state.n)?;
         Ok(repo)
     }
 
@@ -338,7 +339,9 @@ impl Repo {
     /// Any failure to read or begin it.
     pub(crate) fn current_epoch(&self, max_days: i64) -> Result<EpochRecord, RepoError> {
         let state = self.state();
-        let own = state.epochs.iter().rev().find(|epoch| epoch.writer == self.signer.id());
+        // The key of a wrap that was made later is known to recipients that may have been removed since.
+        let own =
+            state.epochs.iter().rev().find(|epoch| epoch.writer == self.signer.id() && !epoch.wrapped_again);
         if let Some(own) = own {
             let epoch = self.read_epoch(&own.epoch)?;
             let age_days = (self.cx.now().as_second() - epoch.began.as_second()) / 86_400;
@@ -443,6 +446,22 @@ impl Repo {
 
     fn followed(&self) -> Followed {
         self.followed.read().unwrap_or_else(|broken| broken.into_inner()).clone()
+    }
+
+    /// Sees that the log really ends with entry `n`. An entry that is missing while later ones are there must
+    /// not be filled in: the later ones would continue another log than ours.
+    ///
+    /// # Errors
+    /// [`RepoError::BadLog`] if it does not.
+    pub(crate) fn check_log_ends_at(&self, n: u64) -> Result<(), RepoError> {
+        let mut last = 0;
+        self.store.list(layout::LOG, &mut |object| last = last.max(layout::name_of(&object.key).unwrap_or(0)))?;
+        // Somebody may have put `n + 1` since we looked; then it is there now.
+        if last > n && self.read_entry(n + 1)?.is_none() {
+            let why = format!("is missing, and entry {last} is there");
+            return Err(RepoError::BadLog { n: n + 1, why });
+        }
+        Ok(())
     }
 
     /// A log that is shorter than what this machine has seen, or another one, was rolled back or replaced.

@@ -112,6 +112,9 @@ pub struct EpochState {
     /// Who began it.
     #[n(1)]
     pub writer: WriterId,
+    /// True once it got a new wrap: then nothing new is written in it.
+    #[cbor(n(2), default)]
+    pub wrapped_again: bool,
 }
 
 /// A snapshot that is there.
@@ -306,8 +309,10 @@ impl State {
             Change::SlotAdded(slot) => drop(self.slots.insert(slot.id, slot.clone())),
             Change::SlotRemoved(slot) => drop(self.slots.remove(slot)),
             Change::Epoch(epoch) => match self.epochs.iter_mut().find(|state| state.epoch.id == epoch.id) {
-                Some(state) => state.epoch = epoch.clone(),
-                None => self.epochs.push(EpochState { epoch: epoch.clone(), writer }),
+                Some(state) => (state.epoch, state.wrapped_again) = (epoch.clone(), true),
+                None => {
+                    self.epochs.push(EpochState { epoch: epoch.clone(), writer, wrapped_again: false });
+                }
             },
             Change::Evidence(evidence) => {
                 if let Some(snapshot) = self.snapshots.get_mut(&evidence.snapshot) {

@@ -214,6 +214,9 @@ impl Lane {
     /// # Errors
     /// The first error of any thread of the run.
     pub fn put(&mut self, class: BlobClass, bytes: &[u8]) -> Result<BlobId, RepoError> {
+        if bytes.len() > frame::MAX_PLAIN_BYTES {
+            return Err(RepoError::TooLarge { bytes: bytes.len() as u64 });
+        }
         let id = self.shared.repo.keys().blob_id(class, bytes);
         if !self.shared.is_new(id)? {
             return Ok(id);
