@@ -23,6 +23,7 @@ pub mod prune;
 pub mod recovery;
 pub mod report;
 pub mod restore;
+pub mod restore_database;
 pub mod secret_text;
 pub mod select;
 pub mod stats;
@@ -32,3 +33,4 @@ pub mod verify;
 
 pub use error::OpsError;
 pub use hikae_repo::Repo;
+pub use hikae_source::files::{Mounts, Overwrite, Target};

@@ -146,7 +146,9 @@ fn name_for(settings: &SourceSettings, taken: &BTreeSet<String>) -> String {
     let last = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
     let wish = match settings {
         SourceSettings::Files(files) => files.include.first().and_then(|include| last(&include.path)),
-        SourceSettings::Sqlite(sqlite) => last(&sqlite.path),
+        SourceSettings::Sqlite(sqlite) => {
+            sqlite.path.file_stem().map(|name| name.to_string_lossy().into_owned())
+        }
         SourceSettings::Postgresql(postgresql) => {
             let address = postgresql.connection.split('?').next().unwrap_or_default();
             address
@@ -155,9 +157,9 @@ fn name_for(settings: &SourceSettings, taken: &BTreeSet<String>) -> String {
                 .map(|(_, name)| name.to_owned())
         }
     };
-    let clean = |c: char| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' };
+    let clean = |c: char| if c.is_alphanumeric() || "-_".contains(c) { c } else { '-' };
     let wish: String = wish.unwrap_or_default().chars().take(40).map(clean).collect();
-    let wish = wish.trim_matches(|c| c == '-' || c == '.').to_owned();
+    let wish = wish.trim_matches('-').to_owned();
     let wish = if wish.is_empty() { settings.kind().to_owned() } else { wish };
     let numbered = (2..).map(|n| format!("{wish}-{n}"));
     let mut names = std::iter::once(wish.clone()).chain(numbered);
@@ -313,7 +315,8 @@ mod tests {
             (files("/srv/docs"), "docs"),
             (files("/home/docs"), "docs-2"),
             (files("/"), "files"),
-            (files("/srv/my notes"), "my-notes"),
+            (files("/srv/my notes.v2"), "my-notes-v2"),
+            (files("/srv/控え"), "控え"),
             (postgresql("postgresql://u@h:1/shop?sslmode=require"), "shop"),
             (postgresql("postgresql://h"), "postgresql"),
         ] {

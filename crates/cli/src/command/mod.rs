@@ -18,6 +18,7 @@ pub mod protect;
 pub mod prune;
 pub mod recipient;
 pub mod repo;
+pub mod restore;
 pub mod show;
 mod shown;
 pub mod undelete;

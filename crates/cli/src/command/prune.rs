@@ -67,7 +67,7 @@ pub fn run(args: &PruneArgs, app: &App) -> Result<Ended, Failure> {
         prune(&repo, &options, &app.cx)?
     };
     let plan = &pruned.doomed.plan;
-    let mut page = text(&plan.totals, plan.doomed.len(), "are");
+    let mut page = text(&plan.totals, plan.doomed.len(), "now");
     let removed = &pruned.removed;
     if removed.n_packs + removed.n_indexes > 0 {
         page.push_str(&format!(
@@ -91,7 +91,7 @@ fn text(totals: &PruneTotals, n_doomed: usize, are: &str) -> String {
     let mut text = match n_doomed {
         0 => "Every pack is needed.\n".to_owned(),
         n => format!(
-            "{} ({}) {are} not needed any more; {} {are} copied, {} come free after the soft period.\n",
+            "{} ({}) {are} doomed as no longer needed; {} copied, {} to come free after the soft period.\n",
             count(n as u64, "pack", "packs"),
             Bytes(totals.doomed_bytes),
             Bytes(totals.copied_bytes),

@@ -83,7 +83,7 @@ pub fn append_sources(text: &mut String, sources: &[NewSource]) {
 }
 
 /// A name as a table header wants it: in quotes where TOML's bare keys end (ASCII letters, digits, `-`, `_`).
-fn header_name(name: &str) -> String {
+pub(super) fn header_name(name: &str) -> String {
     match name.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c)) {
         true => name.to_owned(),
         false => quoted(name),
@@ -105,13 +105,13 @@ mod tests {
         let mut text = new_text("main", Path::new("/s t/o\"re"), Some(&unlock), &[first]);
         let before = text.clone();
         let sqlite = SqliteSettings { path: "/x.db".into(), scratch: None };
-        let second = NewSource { name: "x.db".to_owned(), settings: SourceSettings::Sqlite(sqlite) };
+        let second = NewSource { name: "控え".to_owned(), settings: SourceSettings::Sqlite(sqlite) };
         append_sources(&mut text, &[second]);
         assert!(text.starts_with(&before));
         let config = parse(&text, None).unwrap();
         assert_eq!(config.sources.len(), 2);
         assert_eq!(config.sources["docs"].settings.shown(), "/a\"b\\c");
-        assert_eq!(config.sources["x.db"].settings.kind(), "sqlite");
+        assert_eq!(config.sources["控え"].settings.kind(), "sqlite");
         assert_eq!(config.repositories["main"].unlock, Some(unlock));
     }
 }

@@ -3,6 +3,7 @@
 //! Nothing that this module makes holds a secret: references stay references, and a password in a
 //! connection string is taken out.
 
+use super::append::header_name;
 use super::{Config, JobConfig, RepositoryConfig, SourceConfig, SourceSettings, StoreConfig, UnlockConfig};
 use hikae_repo::retention::Retention;
 use hikae_source::files::FilesSettings;
@@ -98,7 +99,8 @@ pub fn to_text(sections: &[Section]) -> String {
         if !text.is_empty() {
             text.push('\n');
         }
-        text.push_str(&format!("[{}]\n", section.name));
+        let (kind, name) = section.name.split_once('.').unwrap_or((&section.name, ""));
+        text.push_str(&format!("[{kind}.{}]\n", header_name(name)));
         for Setting { key, value, is_default } in &section.settings {
             match value {
                 Some(value) if *is_default => text.push_str(&format!("{key} = {value}  # default\n")),

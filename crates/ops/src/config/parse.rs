@@ -106,7 +106,7 @@ impl<'t> Parsing<'t> {
         let mut section = BTreeMap::new();
         for (name, value) in tables {
             if !is_name(name.get_ref()) {
-                self.fault(name.span(), "a name is made of letters, digits, `-`, `_` and `.`");
+                self.fault(name.span(), "a name is made of letters, digits, `-` and `_`");
                 continue;
             }
             if let Some(read) = read(self, value) {
@@ -209,7 +209,10 @@ impl<'t> Parsing<'t> {
 
     /// Where `needle` first stands in the table `[header]`, or else the table.
     fn span_of(&self, header: &str, needle: &str) -> Range<usize> {
-        let table = self.text.find(&format!("[{header}]")).unwrap_or(0);
+        let (section, name) = header.split_once('.').unwrap_or((header, ""));
+        let written =
+            [format!("[{header}]"), format!("[{section}.\"{name}\"]"), format!("[{section}.'{name}']")];
+        let table = written.iter().find_map(|header| self.text.find(header)).unwrap_or(0);
         let end = self.text[table..].find("\n[").map_or(self.text.len(), |n| table + n);
         let at = self.text[table..end].find(needle).map_or(table, |n| table + n);
         at..at + needle.len()
@@ -223,12 +226,12 @@ impl From<HooksTable> for Hooks {
     }
 }
 
-/// Names go into file names, lists and `NAME@time`: nothing in them may need quoting.
-pub(super) fn is_name(name: &str) -> bool {
+/// Names go into file names, lists and the headers of tables, where a dot would begin another table.
+fn is_name(name: &str) -> bool {
     !name.is_empty()
         && !name.starts_with('-')
         && name.len() <= 64
-        && name.chars().all(|c| c.is_alphanumeric() || "-_.".contains(c))
+        && name.chars().all(|c| c.is_alphanumeric() || "-_".contains(c))
 }
 
 /// The unknown name and the known ones, out of serde's message ``unknown field `x`, expected one of `a`, `b```.

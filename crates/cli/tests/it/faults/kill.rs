@@ -1,0 +1,236 @@
+//! Death at every system call that changes something: the command is stopped before its n-th, over all
+//! threads, and killed there. Then everything must work as if it had never been started, or had ended.
+
+use super::world::{INIT, World, binary};
+use super::{full, points};
+use hikae_testkit::not_run;
+use hikae_testkit::stepper::{Ended, Step, Stepper, stepped};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::sync::OnceLock;
+
+/// How many points of each operation are tried by default.
+const QUICK: u64 = 8;
+
+/// Starts our command, to be stepped through.
+pub fn start(world: &World, args: &[&str]) -> Stepper {
+    let mut command = stepped(binary());
+    let output = File::create(world.path("tmp/output")).unwrap();
+    world.dress(&mut command, args).stdout(output.try_clone().unwrap()).stderr(output);
+    Stepper::start(&mut command).unwrap()
+}
+
+/// Whether this machine lets us trace. Said only once for each test.
+#[track_caller]
+pub fn can_step() -> bool {
+    static CAN: OnceLock<Option<String>> = OnceLock::new();
+    let why_not = CAN.get_or_init(|| {
+        let stepper = Stepper::start(stepped("true").current_dir("/"));
+        match stepper.and_then(Stepper::finish) {
+            Ok(Ended::With(0)) => None,
+            Ok(ended) => Some(format!("`true` ended {ended:?}")),
+            Err(error) => Some(error.to_string()),
+        }
+    });
+    if let Some(why) = why_not {
+        not_run(&format!("processes cannot be traced here: {why}"));
+    }
+    why_not.is_none()
+}
+
+/// How many points an operation has.
+pub fn count(template: &World, args: &[&str]) -> u64 {
+    let world = template.copy();
+    let mut stepper = start(&world, args);
+    let mut n = 0;
+    loop {
+        match stepper.step().unwrap() {
+            Step::Before(_) => n += 1,
+            Step::Ended(Ended::With(0)) => return n,
+            Step::Ended(ended) => {
+                let said = std::fs::read_to_string(world.path("tmp/output")).unwrap_or_default();
+                panic!("hikae {} ended {ended:?} when nothing was wrong: {said}", args.join(" "));
+            }
+        }
+    }
+}
+
+/// Kills an operation at each of its points and looks at what is left. `again` is what must succeed then; it gets
+/// what the template's snapshots were.
+fn kill_everywhere(
+    name: &str,
+    template: &World,
+    args: &[&str],
+    check: impl Fn(&World) -> Result<(), String>,
+    again: impl Fn(&World) -> Result<(), String>,
+) {
+    let n_points = count(template, args);
+    // The next run may have some more, with threads as they are.
+    let tried = points(if full() { n_points + 5 } else { n_points }, QUICK);
+    let mut calls: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut failures = Vec::new();
+    for n in tried {
+        let world = template.copy();
+        let mut stepper = start(&world, args);
+        let mut at = stepper.step().unwrap();
+        for _ in 1..n {
+            at = stepper.step().unwrap();
+        }
+        let Step::Before(call) = at else { break };
+        stepper.kill().unwrap();
+        *calls.entry(call.name).or_default() += 1;
+        let result = check(&world).and_then(|()| again(&world)).and_then(|()| check(&world));
+        if let Err(what) = result {
+            failures.push(format!("{name} killed at point {n}, before {call}:\n{what}"));
+        }
+    }
+    let n_killed: u64 = calls.values().sum();
+    let n_failures = failures.len();
+    println!("{name}: {n_killed} kills of {n_points} points, {n_failures} failures; {calls:?}");
+    failures.truncate(5);
+    assert!(failures.is_empty(), "{n_failures} of {n_killed}:\n{}", failures.join("\n\n"));
+}
+
+/// For an operation that is simply done again.
+fn done_again(args: &[&str]) -> impl Fn(&World) -> Result<(), String> {
+    let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
+    move |world| {
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let ran = world.run(&args);
+        if ran.code == Some(0) { Ok(()) } else { Err(format!("again, hikae {}: {ran:#?}", args.join(" "))) }
+    }
+}
+
+#[test]
+fn an_init_that_dies_can_be_done_again() {
+    if !can_step() {
+        return;
+    }
+    let template = World::new();
+    let again = |world: &World| {
+        // If all of it was there already, it says so, and that is a repository.
+        let ran = world.run(&INIT);
+        match world.path("repo/hikae.json").exists() && world.run(&["list"]).code == Some(0) {
+            true => Ok(()),
+            false => Err(format!("init again: {ran:#?}")),
+        }
+    };
+    // Before, there is nothing to check: no repository, or a whole one.
+    let check = |world: &World| match world.run(&["list"]).code {
+        Some(0) => world.check(&[]),
+        _ if world.path("repo/hikae.json").exists() => Err(format!("{:#?}", world.run(&["list"]))),
+        _ => Ok(()),
+    };
+    kill_everywhere("init", &template, &INIT, check, again);
+}
+
+#[test]
+fn a_backup_that_dies_leaves_a_whole_snapshot_or_none() {
+    if !can_step() {
+        return;
+    }
+    let template = World::new();
+    template.ok(&INIT);
+    kill_everywhere("backup", &template, &["backup"], |world| world.check(&[]), done_again(&["backup"]));
+}
+
+#[test]
+fn a_second_backup_that_dies_leaves_the_first() {
+    if !can_step() {
+        return;
+    }
+    let template = World::with_a_snapshot();
+    let acknowledged = template.snapshots();
+    let check = |world: &World| world.check(&acknowledged);
+    kill_everywhere("second backup", &template, &["backup"], check, done_again(&["backup"]));
+}
+
+#[test]
+fn a_forget_that_dies_forgets_or_not() {
+    if !can_step() {
+        return;
+    }
+    let mut template = World::with_a_snapshot();
+    let first = template.snapshots();
+    let second = template.back_up();
+    let check = |world: &World| world.check(std::slice::from_ref(&second));
+    let again = |world: &World| {
+        let ran = world.run(&["forget", &first[0]]);
+        let gone = !world.snapshots().contains(&first[0]);
+        if gone { Ok(()) } else { Err(format!("forget again: {ran:#?}")) }
+    };
+    kill_everywhere("forget", &template, &["forget", &first[0]], check, again);
+}
+
+/// Three snapshots of which one stays, so that there is something to copy and something to doom.
+fn with_something_to_prune() -> (World, Vec<String>) {
+    let mut template = World::with_a_snapshot();
+    let first = template.snapshots();
+    template.back_up();
+    template.change(2);
+    template.back_up();
+    template.ok(&["forget", &first[0]]);
+    let left = template.snapshots();
+    assert_eq!(left.len(), 2);
+    (template, left)
+}
+
+const PRUNE: [&str; 5] = ["prune", "--soft", "0s", "--orphan-grace", "0s"];
+
+#[test]
+fn a_prune_that_dies_loses_nothing() {
+    if !can_step() {
+        return;
+    }
+    let (template, left) = with_something_to_prune();
+    kill_everywhere("prune", &template, &PRUNE, |world| world.check(&left), done_again(&PRUNE));
+}
+
+#[test]
+fn a_removal_that_dies_goes_on_next_time() {
+    if !can_step() {
+        return;
+    }
+    let (template, left) = with_something_to_prune();
+    template.ok(&["prune", "--soft", "1s", "--orphan-grace", "0s"]);
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    kill_everywhere("removal", &template, &PRUNE, |world| world.check(&left), done_again(&PRUNE));
+}
+
+#[test]
+fn a_key_add_that_dies_locks_nobody_out() {
+    if !can_step() {
+        return;
+    }
+    let template = World::with_a_snapshot();
+    let acknowledged = template.snapshots();
+    let add = ["key", "add", "--new-key-file", "second.key"];
+    let again = |world: &World| {
+        let ran = world.run(&add);
+        match ran.code == Some(0) || world.run(&["list", "--key-file", "second.key"]).code == Some(0) {
+            true => Ok(()),
+            false => Err(format!("key add again: {ran:#?}")),
+        }
+    };
+    kill_everywhere("key add", &template, &add, |world| world.check(&acknowledged), again);
+}
+
+#[test]
+fn a_key_removal_that_dies_can_be_done_again() {
+    if !can_step() {
+        return;
+    }
+    let template = World::with_a_snapshot();
+    let acknowledged = template.snapshots();
+    let added = template.ok(&["key", "add", "--new-key-file", "second.key", "--json"]).result();
+    let key = added["key"].as_str().unwrap().to_owned();
+    let remove = ["key", "remove", &key, "--yes"];
+    let again = |world: &World| {
+        let ran = world.run(&remove);
+        match world.run(&["list", "--key-file", "second.key"]).code == Some(0) {
+            false => Ok(()),
+            true => Err(format!("key remove again, and it still opens: {ran:#?}")),
+        }
+    };
+    kill_everywhere("key remove", &template, &remove, |world| world.check(&acknowledged), again);
+}

@@ -1,0 +1,262 @@
+//! A machine in small: a home, a source, a repository, and the command.
+
+use hikae_testkit::tree::{Exactness, Tree};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
+use tempfile::TempDir;
+
+/// The command that is tried.
+pub fn binary() -> PathBuf {
+    std::env::var_os("HIKAE_BINARY").map_or_else(|| env!("CARGO_BIN_EXE_hikae").into(), PathBuf::from)
+}
+
+/// A home, a repository and a source. Copies share the source, so that its inodes and times stay the same.
+pub struct World {
+    /// Holds `repo`, `home`, `tmp`, `main.key` and `config.toml`.
+    root: PathBuf,
+    source: Arc<TempDir>,
+    /// What a snapshot must restore to. Any other is of the source as it is now.
+    known: BTreeMap<String, Arc<Tree>>,
+    _kept: TempDir,
+}
+
+/// What a command did.
+#[derive(Debug)]
+pub struct Ran {
+    pub code: Option<i32>,
+    pub out: String,
+    pub err: String,
+}
+
+impl Ran {
+    fn of(output: &Output) -> Self {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Self { code: output.status.code(), out: text(&output.stdout), err: text(&output.stderr) }
+    }
+
+    /// What `--json` gave as the result.
+    pub fn result(&self) -> Value {
+        let all: Value = serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:?}"));
+        all["result"].clone()
+    }
+}
+
+impl World {
+    /// A source of some files and no repository.
+    pub fn new() -> Self {
+        let world = Self::in_directory(tempfile::tempdir().unwrap());
+        let source = world.source();
+        std::fs::create_dir_all(source.join("folder/below")).unwrap();
+        for (name, n_bytes) in [("a", 10), ("b", 70_000), ("folder/c", 300_000), ("folder/below/d", 4097)] {
+            std::fs::write(source.join(name), noise(name, n_bytes)).unwrap();
+        }
+        std::fs::write(source.join("empty"), "").unwrap();
+        std::os::unix::fs::symlink("folder/c", source.join("link")).unwrap();
+        std::fs::hard_link(source.join("b"), source.join("folder/b-again")).unwrap();
+        world
+    }
+
+    fn in_directory(kept: TempDir) -> Self {
+        let root = kept.path().to_owned();
+        let source = Arc::new(tempfile::tempdir().unwrap());
+        std::fs::create_dir(source.path().join("source")).unwrap();
+        let world = Self { root, source, known: BTreeMap::new(), _kept: kept };
+        world.settle();
+        world
+    }
+
+    /// Makes what every command needs around it.
+    fn settle(&self) {
+        for directory in ["home", "tmp"] {
+            std::fs::create_dir_all(self.path(directory)).unwrap();
+        }
+        self.configure(&self.path("repo"));
+    }
+
+    /// Writes the configuration, with the repository in `repo`.
+    pub fn configure(&self, repo: &Path) {
+        let text = format!(
+            "[repository.main]\nstore = {:?}\nunlock = {{ key_file = {:?} }}\nreserve = \"0 B\"\n\n\
+             [source.tree]\nkind = \"files\"\ninclude = [{:?}]\n",
+            repo,
+            self.path("main.key"),
+            self.source()
+        );
+        std::fs::write(self.path("config.toml"), text).unwrap();
+    }
+
+    /// The same machine with a repository and one snapshot, and a source that has changed since.
+    pub fn with_a_snapshot() -> Self {
+        let mut world = Self::new();
+        world.ok(&INIT);
+        world.back_up();
+        world.change(1);
+        world
+    }
+
+    /// Changes the source: one file is edited, one grows, one comes, one goes.
+    pub fn change(&self, step: u32) {
+        let source = self.source();
+        std::fs::write(source.join("a"), format!("changed {step}")).unwrap();
+        let mut grown = std::fs::read(source.join("folder/c")).unwrap();
+        grown.extend(noise(&format!("grown {step}"), 50_000));
+        std::fs::write(source.join("folder/c"), grown).unwrap();
+        std::fs::write(source.join(format!("new-{step}")), noise(&format!("new {step}"), 120_000)).unwrap();
+        // Of the one before, which may not have been.
+        drop(std::fs::remove_file(source.join(format!("new-{}", step.wrapping_sub(1)))));
+    }
+
+    /// Backs up and remembers what the source was. Gives the snapshot.
+    #[track_caller]
+    pub fn back_up(&mut self) -> String {
+        let before = self.snapshots();
+        self.ok(&["backup"]);
+        let new = self.snapshots().into_iter().find(|id| !before.contains(id)).expect("a new snapshot");
+        self.remember(&new);
+        new
+    }
+
+    /// Remembers that this snapshot is of the source as it is now.
+    pub fn remember(&mut self, snapshot: &str) {
+        self.known.insert(snapshot.to_owned(), Arc::new(Tree::read(&self.source()).unwrap()));
+    }
+
+    /// A copy of all but the source, which both share.
+    pub fn copy(&self) -> Self {
+        let kept = tempfile::tempdir().unwrap();
+        copy_all(&self.root, kept.path());
+        let copy = Self {
+            root: kept.path().to_owned(),
+            source: self.source.clone(),
+            known: self.known.clone(),
+            _kept: kept,
+        };
+        copy.settle();
+        copy
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+
+    pub fn source(&self) -> PathBuf {
+        self.source.path().join("source")
+    }
+
+    /// Puts arguments and surroundings of our command to `command`, which starts it.
+    pub fn dress<'c>(&self, command: &'c mut Command, args: &[&str]) -> &'c mut Command {
+        command
+            .args(args)
+            .current_dir(&self.root)
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("HOME", self.path("home"))
+            .env("TMPDIR", self.path("tmp"))
+            .env("HIKAE_CONFIG", self.path("config.toml"))
+            .env("RUST_BACKTRACE", "0")
+            .stdin(Stdio::null())
+    }
+
+    /// The command with these arguments.
+    pub fn hikae(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(binary());
+        self.dress(&mut command, args);
+        command
+    }
+
+    pub fn run(&self, args: &[&str]) -> Ran {
+        Ran::of(&self.hikae(args).output().unwrap())
+    }
+
+    /// Runs our command below another one, as `strace`.
+    pub fn run_below(&self, outer: &[&str], args: &[&str]) -> Ran {
+        let mut command = Command::new(outer[0]);
+        command.args(&outer[1..]).arg(binary());
+        Ran::of(&self.dress(&mut command, args).output().unwrap())
+    }
+
+    /// Runs what must succeed.
+    #[track_caller]
+    pub fn ok(&self, args: &[&str]) -> Ran {
+        let ran = self.run(args);
+        assert_eq!(ran.code, Some(0), "hikae {}: {ran:#?}", args.join(" "));
+        ran
+    }
+
+    /// Every snapshot that is listed, newest first.
+    #[track_caller]
+    pub fn snapshots(&self) -> Vec<String> {
+        let listed = self.ok(&["list", "--json"]).result();
+        let ids =
+            listed.as_array().unwrap().iter().map(|snapshot| snapshot["id"].as_str().unwrap().to_owned());
+        ids.collect()
+    }
+
+    /// What must hold whatever happened before: commands work as if nothing had, all of `acknowledged` is listed,
+    /// and all that is listed verifies and restores to the byte.
+    pub fn check(&self, acknowledged: &[String]) -> Result<(), String> {
+        let listed = self.run(&["list", "--json"]);
+        if listed.code != Some(0) {
+            return Err(format!("list: {listed:#?}"));
+        }
+        let listed = self.snapshots();
+        if let Some(lost) = acknowledged.iter().find(|id| !listed.contains(id)) {
+            return Err(format!("snapshot {lost} is lost; listed: {listed:?}"));
+        }
+        for snapshot in &listed {
+            self.check_restores(snapshot)?;
+        }
+        let verified = self.run(&["verify", "--read-data"]);
+        if verified.code != Some(0) {
+            return Err(format!("verify: {verified:#?}"));
+        }
+        Ok(())
+    }
+
+    /// Restores a snapshot and compares.
+    pub fn check_restores(&self, snapshot: &str) -> Result<(), String> {
+        let target = tempfile::tempdir_in(&self.root).unwrap();
+        let place = target.path().join("restored");
+        let restored = self.run(&["restore", snapshot, "--target", place.to_str().unwrap()]);
+        if restored.code != Some(0) {
+            return Err(format!("restore of {snapshot}: {restored:#?}"));
+        }
+        self.compare(snapshot, &place)
+    }
+
+    /// Compares what was restored to `place` with what the snapshot was made of.
+    pub fn compare(&self, snapshot: &str, place: &Path) -> Result<(), String> {
+        let found = Tree::read(&restored_source(place)).map_err(|error| error.to_string())?;
+        let now = || Arc::new(Tree::read(&self.source()).unwrap());
+        let expected = self.known.get(snapshot).cloned().unwrap_or_else(now);
+        let differences = expected.differences(&found, Exactness::of_user());
+        match differences.is_empty() {
+            true => Ok(()),
+            false => Err(format!("{snapshot} restores to something else: {differences:#?}")),
+        }
+    }
+}
+
+/// Where the source is below a target.
+pub fn restored_source(place: &Path) -> PathBuf {
+    place.join("source")
+}
+
+/// What makes the repository.
+pub const INIT: [&str; 6] = ["init", "--key-file", "main.key", "--new-key-file", "--sheet", "sheet"];
+
+/// Copies a directory as it is, holes, links, times and all.
+pub fn copy_all(from: &Path, to: &Path) {
+    let copied = Command::new("cp").arg("-a").arg(from.join(".")).arg(to).status().unwrap();
+    assert!(copied.success(), "cp -a {} {}", from.display(), to.display());
+}
+
+/// Bytes that do not compress, the same for the same name.
+pub fn noise(name: &str, n_bytes: usize) -> Vec<u8> {
+    let seed =
+        name.bytes().fold(0x9e37_79b9_7f4a_7c15_u64, |seed, byte| seed.rotate_left(7) ^ u64::from(byte));
+    hikae_testkit::TestRandom::new(hikae_testkit::Seed(seed)).bytes(n_bytes)
+}
