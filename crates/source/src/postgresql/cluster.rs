@@ -6,7 +6,8 @@
 //! - It archives no WAL: a drill with `archive_mode` on has pushed its own history into a production archive.
 //! - It keeps no promise of durability (`fsync=off`): what it holds is a copy and will be removed.
 //!
-//! Dropping a [`Cluster`] stops the server and removes the directory.
+//! Dropping a [`Cluster`] stops the server and removes the directory. One whose owner was killed is found by its free
+//! lock and cleared away when the next one starts beside it.
 
 use super::connection::Connection;
 use super::programs::{Environment, PrivateDir, Programs, Running, SystemUser, find, system_users};
@@ -52,6 +53,8 @@ pub struct Cluster {
     user: Option<SystemUser>,
     connection: Connection,
     fenced: bool,
+    /// Held as long as we live; the system frees it however we end.
+    _lock: std::fs::File,
     /// Dropped last, once the server has stopped.
     directory: PrivateDir,
     _socket: Option<PrivateDir>,
@@ -70,8 +73,10 @@ impl Cluster {
     ) -> Result<Self, SourceError> {
         let programs = find("postgres", options.major, options.program_directory.as_deref(), environment)?;
         let user = server_user(options)?;
+        sweep(parent);
         let directory = PrivateDir::create(parent, cx)?;
         let base = directory.path().to_owned();
+        let lock = lock_directory(&base)?;
         give(&base, user.as_ref())?;
         see_reachable(&base, user.as_ref())?;
         let (sockets, socket_guard) = socket_directory(&base, user.as_ref(), cx)?;
@@ -95,8 +100,16 @@ impl Cluster {
             Connection::parse(&format!("user=postgres dbname=postgres port={PORT}"), "postgres")?;
         connection.host = super::Host::Socket(sockets);
         connection.password = None;
-        let mut cluster =
-            Self { server, programs, user, connection, fenced, directory, _socket: socket_guard };
+        let mut cluster = Self {
+            server,
+            programs,
+            user,
+            connection,
+            fenced,
+            _lock: lock,
+            directory,
+            _socket: socket_guard,
+        };
         cluster.wait_until_ready(&log, cx)?;
         Ok(cluster)
     }
@@ -181,6 +194,44 @@ impl Drop for Cluster {
             std::thread::sleep(Duration::from_millis(5));
             waited += Duration::from_millis(5);
         }
+    }
+}
+
+/// Name of the file in a server's directory that its owner holds locked.
+const LOCK: &str = "lock";
+
+fn lock_directory(base: &Path) -> Result<std::fs::File, SourceError> {
+    let path = base.join(LOCK);
+    let locked = std::fs::File::create_new(&path).and_then(|file| {
+        file.try_lock()?;
+        Ok(file)
+    });
+    locked.map_err(|source| SourceError::Io { verb: "lock", path, source })
+}
+
+/// Stops servers below `parent` whose owner was killed, and removes what they left. It does what it can: a server that
+/// cannot be cleared away is no reason not to start another.
+fn sweep(parent: &Path) {
+    let Ok(entries) = std::fs::read_dir(parent) else { return };
+    for directory in entries.filter_map(|entry| Some(entry.ok()?.path())) {
+        let is_ours = directory.file_name().is_some_and(|name| name.to_string_lossy().starts_with("hikae-"));
+        let pid_file = directory.join("data/postmaster.pid");
+        let Some(pid) = std::fs::read_to_string(&pid_file).ok().filter(|_| is_ours) else { continue };
+        let Ok(lock) = std::fs::File::open(directory.join(LOCK)) else { continue };
+        if lock.try_lock().is_err() {
+            continue; // its owner lives
+        }
+        let pid = pid.lines().next().and_then(|line| line.trim().parse().ok());
+        if let Some(pid) = pid.and_then(Pid::from_raw) {
+            // The number may by now be another process's; that one would not name this directory.
+            let command =
+                std::fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
+            let mut arguments = command.split(|&byte| byte == 0);
+            if arguments.any(|argument| argument == directory.join("data").as_os_str().as_encoded_bytes()) {
+                let _ = kill_process(pid, Signal::QUIT);
+            }
+        }
+        let _ = std::fs::remove_dir_all(&directory);
     }
 }
 
@@ -345,4 +396,29 @@ fn may_unshare(unshare: &Path) -> bool {
     command.args(["--net", "--", "/bin/true"]).env_clear();
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command.status().is_ok_and(|status| status.success())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_whose_owner_was_killed_is_cleared_away() {
+        let parent = tempfile::Builder::new().prefix("sweep").tempdir_in("/tmp").unwrap();
+        std::fs::set_permissions(parent.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let options = ClusterOptions { major: 13, ..ClusterOptions::default() };
+        let cx = hikae_testkit::system_cx();
+        let environment = Environment::of_process();
+        let mut cluster = Cluster::start(&options, parent.path(), &environment, &cx).unwrap();
+        sweep(parent.path());
+        assert!(Client::connect(cluster.connection(), cx.cancel()).is_ok(), "one in use stays");
+        cluster._lock.unlock().unwrap(); // as the system does when its owner ends
+        sweep(parent.path());
+        assert!(!cluster.directory().exists());
+        let ended = (0..200).any(|_| {
+            std::thread::sleep(Duration::from_millis(20));
+            matches!(cluster.server.try_wait(), Ok(Some(_)))
+        });
+        assert!(ended, "the server runs on");
+    }
 }
