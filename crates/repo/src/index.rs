@@ -52,7 +52,7 @@ pub struct Location {
 }
 
 /// A pack as an index names it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct IndexedPack {
     /// Its name.
     pub id: PackId,

@@ -222,18 +222,28 @@ pub fn plan_prune(survey: &Survey, options: &PruneOptions) -> Result<PrunePlan, 
     let (emptied, unused_bytes) = packs_to_empty(survey, &packs, options);
 
     let mut plan = PrunePlan { n: survey.n, ..PrunePlan::default() };
-    let mut gone = vec![false; packs.len()];
-    for (number, pack) in survey.packs.iter().enumerate() {
+    let stays = |number: usize| {
+        let is_good = survey.packs[number].presence == Presence::Good;
+        is_good && packs[number].n_living > 0 && !emptied.contains(&number)
+    };
+    let staying: BTreeSet<PackId> =
+        (0..packs.len()).filter(|number| stays(*number)).map(|number| survey.packs[number].id).collect();
+    let mut doomed = BTreeMap::new();
+    for (number, pack) in survey.packs.iter().enumerate().filter(|(_, pack)| !staying.contains(&pack.id)) {
         let reason = match pack.presence {
-            Presence::Doomed => None,
-            Presence::Missing | Presence::OtherLength | Presence::Damaged => Some(DoomReason::Damaged),
-            Presence::Good if packs[number].n_living == 0 => Some(DoomReason::Dead),
-            Presence::Good if emptied.contains(&number) => Some(DoomReason::Emptied),
-            Presence::Good => continue,
+            Presence::Doomed => continue,
+            Presence::Missing | Presence::OtherLength | Presence::Damaged => DoomReason::Damaged,
+            Presence::Good if packs[number].n_living == 0 => DoomReason::Dead,
+            Presence::Good => DoomReason::Emptied,
         };
-        gone[number] = true;
-        plan.doomed.extend(reason.map(|reason| PlannedDoom { pack: pack.id, bytes: pack.bytes, reason }));
+        let doom = PlannedDoom { pack: pack.id, bytes: pack.bytes, reason };
+        // Of two that differ on a pack, believe that one whose length is right.
+        if pack.presence == Presence::Good || !doomed.contains_key(&pack.id) {
+            doomed.insert(pack.id, doom);
+        }
     }
+    plan.doomed = doomed.into_values().collect();
+    let gone: Vec<bool> = survey.packs.iter().map(|pack| !staying.contains(&pack.id)).collect();
     let is_old = |stored: jiff::Timestamp| {
         let age = survey.now.as_second().saturating_sub(stored.as_second());
         u64::try_from(age).is_ok_and(|age| age >= options.orphan_grace.as_secs())
@@ -295,10 +305,9 @@ struct Life {
 /// Which frames stay: those that hold the keeper of a blob for some trust group.
 fn living_frames(survey: &Survey) -> Result<Vec<Life>, PruneStop> {
     const NONE: u32 = u32::MAX;
-    let good = |frame: u32| {
-        let pack = survey.frames[frame as usize].pack;
-        survey.packs[pack as usize].presence == Presence::Good
-    };
+    const BAD: u32 = u32::MAX - 1;
+    let presence = |frame: u32| survey.packs[survey.frames[frame as usize].pack as usize].presence;
+    let is_trusted = |frame: u32| survey.indexes[survey.frames[frame as usize].index as usize].is_trusted;
     let group = |frame: u32| match survey.frames[frame as usize].index {
         _ if cfg!(feature = "sabotage-writers-are-one") => 0,
         index => survey.indexes[index as usize].group,
@@ -316,14 +325,24 @@ fn living_frames(survey: &Survey) -> Result<Vec<Life>, PruneStop> {
         (share, std::cmp::Reverse(frame))
     };
     let mut keepers: BTreeMap<u16, Vec<u32>> = BTreeMap::new();
-    for copy in survey.copies.iter().filter(|copy| good(copy.frame)) {
+    for copy in &survey.copies {
         let of_group = keepers.entry(group(copy.frame)).or_insert_with(|| vec![NONE; survey.blobs.len()]);
         let keeper = &mut of_group[copy.blob as usize];
-        if *keeper == NONE || rank(copy.frame) > rank(*keeper) {
-            *keeper = copy.frame;
+        match presence(copy.frame) {
+            Presence::Good if *keeper >= BAD || rank(copy.frame) > rank(*keeper) => *keeper = copy.frame,
+            Presence::Good | Presence::Doomed => {}
+            Presence::Missing | Presence::OtherLength | Presence::Damaged => {
+                if *keeper == NONE && is_trusted(copy.frame) {
+                    *keeper = BAD;
+                }
+            }
         }
     }
-    let is_lost = |blob: &usize| keepers.values().all(|keepers| keepers[*blob] == NONE);
+    // A group that has only a bad copy has lost the blob: a stranger's is no substitute (decision 6).
+    let is_lost = |blob: &usize| {
+        let mut of_groups = keepers.values().map(|keepers| keepers[*blob]);
+        of_groups.clone().any(|keeper| keeper == BAD) || of_groups.all(|keeper| keeper == NONE)
+    };
     let mut lost = (0..survey.blobs.len()).filter(is_lost).peekable();
     if let Some(first) = lost.peek() {
         let first = survey.blobs[*first][..4].iter().map(|byte| format!("{byte:02x}")).collect();

@@ -8,7 +8,7 @@
 //! is read, about 100 bytes for each of its blobs, of which it has about 128 Ki.
 
 use crate::RepoError;
-use crate::index::Segment;
+use crate::index::{IndexedPack, Segment};
 use crate::index_set::IndexSet;
 use crate::layout;
 use crate::log::FrameName;
@@ -37,7 +37,8 @@ pub struct Survey {
     pub n_snapshots: usize,
     /// Every blob that they need, sorted.
     pub blobs: Vec<BlobPrefix>,
-    /// Every pack that a living index names.
+    /// Every pack that a living index names. Twice, if two index objects differ on its length: one of them
+    /// lies, and what it says must not harm the other.
     pub packs: Vec<SurveyedPack>,
     /// Its frames, those of one pack together unless several index objects name it.
     pub frames: Vec<SurveyedFrame>,
@@ -121,6 +122,8 @@ pub struct SurveyedIndex {
     pub voucher: WriterId,
     /// Number of that writer's trust group.
     pub group: u16,
+    /// True if it is in one. Who is not enrolled or was distrusted has a number of its own.
+    pub is_trusted: bool,
     /// How many blobs it names.
     pub n_blobs: usize,
     /// Numbers of the packs that it names.
@@ -185,13 +188,15 @@ impl Survey {
         listed: &HashMap<PackId, Listed>,
         cx: &Cx,
     ) -> Result<(), RepoError> {
-        let mut packs: HashMap<PackId, u32> = HashMap::new();
+        let mut packs: HashMap<IndexedPack, u32> = HashMap::new();
         let mut groups: BTreeMap<String, u16> = BTreeMap::new();
         for segment in index.segments() {
             cx.check()?;
             let Some(vouched) = state.indexes.get(&segment.id) else { continue };
             // Who is in no group is one of his own.
-            let group = match state.group_of(vouched.writer) {
+            let group = state.group_of(vouched.writer);
+            let is_trusted = group.is_some();
+            let group = match group {
                 Some(group) => format!("group {group}"),
                 None => format!("writer {}", vouched.writer),
             };
@@ -202,12 +207,13 @@ impl Survey {
                 id: segment.id,
                 voucher: vouched.writer,
                 group,
+                is_trusted,
                 n_blobs: segment.n_blobs(),
                 packs: Vec::new(),
             });
             for pack in segment.packs() {
                 let next = self.packs.len() as u32;
-                let at = *packs.entry(pack.id).or_insert(next);
+                let at = *packs.entry(*pack).or_insert(next);
                 if at == next {
                     let presence = self.presence(repo, state, pack.id, pack.bytes, listed)?;
                     self.packs.push(SurveyedPack { id: pack.id, bytes: pack.bytes, presence });
@@ -251,10 +257,10 @@ impl Survey {
         &mut self,
         segment: &Segment,
         index: u32,
-        packs: &HashMap<PackId, u32>,
+        packs: &HashMap<IndexedPack, u32>,
     ) -> Result<(), RepoError> {
         segment.each_pack(&mut |pack, frames| {
-            let number = packs[&pack.id];
+            let number = packs[&pack];
             frames.iter().for_each(|frame| self.add_frame(number, index, frame));
             Ok(())
         })

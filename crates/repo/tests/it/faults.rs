@@ -1,12 +1,17 @@
 //! Whatever one call to the store meets: exactly one snapshot, nothing lost, and a second try finishes.
 
 use crate::lab::{Lab, Process, eager, greedy, tree};
-use hikae_model::SnapshotId;
-use hikae_repo::RepoError;
-use hikae_repo::log::Change;
-use hikae_repo::prune::PruneStop;
+use hikae_model::{Cut, RunId, SnapshotId};
+use hikae_repo::forget::{ForgetOptions, ToForget, forget};
+use hikae_repo::keys::{Secret32, Signer};
+use hikae_repo::log::{Change, LogEntry, Prune};
+use hikae_repo::prune::{PruneStop, prune, remove_doomed};
+use hikae_repo::slot::Wrap;
+use hikae_repo::{InitOptions, Repo, RepoError, layout};
+use hikae_store::Store;
 use hikae_testkit::{Failure, Fault, Verb};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// What may happen to a call. `Delayed` lands after the work, or before the second try.
 fn faults() -> [(&'static str, Fault); 5] {
@@ -228,4 +233,57 @@ fn what_cannot_be_read_is_never_taken_as_absent() {
             lab.check();
         }
     }
+}
+
+#[test]
+fn an_entry_by_a_stranger_holds_its_number_and_does_nothing() {
+    let (lab, kept) = lab_with_garbage();
+    let process = lab.open();
+    let state = process.repo.follow().unwrap();
+    let packs = process.repo.index().unwrap().packs().map(|pack| pack.id).collect();
+    let entry = LogEntry {
+        n: state.n + 1,
+        previous: state.head,
+        at: process.cx.now(),
+        run: RunId::from_bytes([7; 16]),
+        change: Change::Prune(Prune { doomed: packs, ..Prune::default() }),
+    };
+    let stranger = Signer::from_seed(&Secret32::new([7; 32]));
+    let stored = entry.seal(process.repo.header().core.repository, process.repo.keys(), &stranger);
+    lab.memory.put(&layout::log_entry(entry.n), &stored).unwrap();
+    let after = process.repo.follow().unwrap();
+    assert_eq!((after.n, after.void.last().copied()), (entry.n, Some(entry.n)));
+    assert!(after.doomed.is_empty());
+    process.backup(&tree(9, 9)).unwrap();
+    process.prune(&greedy()).unwrap();
+    process.remove().unwrap();
+    assert!(kept.iter().all(|id| lab.check().contains_key(id)));
+}
+
+#[test]
+fn who_may_only_write_prunes_forgets_and_removes_nothing() {
+    let cx = hikae_testkit::test_cx();
+    let memory = hikae_store::MemoryStore::with_clock(cx.clock.clone());
+    let (key, cache) = (Secret32::new(crate::world::KEY), tempfile::tempdir().unwrap());
+    let recipient = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p".to_owned();
+    let options = InitOptions {
+        recipients: vec![recipient],
+        without_first_identity: false,
+        wrap: Wrap::KeyFile(&key),
+        write_only: true,
+    };
+    let new = Repo::init(Arc::new(memory.clone()), &options, cache.path(), &cx).unwrap();
+    let repo = Arc::new(new.repo);
+    let id = crate::world::backup(&repo, &tree(1, 1), Cut::Files, None).unwrap().snapshots[0];
+    let before = memory.keys();
+    let what = ToForget::Snapshots([id].into());
+    let told = ForgetOptions { even_last: true, even_many: true };
+    for result in [
+        prune(&repo, &greedy(), &cx).map(drop),
+        remove_doomed(&repo, &cx).map(drop),
+        forget(&repo, &what, "a test", told, &cx).map(drop),
+    ] {
+        assert!(matches!(result, Err(RepoError::NoRight { .. })), "{result:?}");
+    }
+    assert_eq!(memory.keys(), before, "and nothing was written for it");
 }

@@ -226,6 +226,7 @@ fn survey(packs: &[(u16, &[u32])]) -> Survey {
             id: IndexId::from_bytes(name(number as u8)),
             voucher: WriterId::from_bytes(name(*group as u8)),
             group: *group,
+            is_trusted: true,
             n_blobs: 10,
             packs: vec![number as u32],
         });
@@ -271,6 +272,23 @@ fn index_objects_of_two_vouchers_are_never_merged() {
 }
 
 #[test]
+fn a_strangers_index_cannot_take_away_a_pack_or_make_good_for_a_lost_one() {
+    // Group 1 says of pack 0 that it has another length, and has copies of its own of all that is in it.
+    let mut lie = survey(&[(0, &[0, 1]), (1, &[0, 1]), (1, &[])]);
+    lie.packs[2] = SurveyedPack { presence: Presence::OtherLength, bytes: 7, ..lie.packs[0].clone() };
+    let plan = plan_prune(&lie, &PruneOptions::default()).unwrap();
+    assert_eq!(plan.doomed, []);
+    // Pack 0 is lost; what group 1 calls the same is not known to be.
+    let mut lost = survey(&[(0, &[0, 1]), (1, &[0, 1])]);
+    lost.packs[0].presence = Presence::Missing;
+    let stopped = plan_prune(&lost, &PruneOptions::default()).unwrap_err();
+    assert!(matches!(stopped, PruneStop::BlobsLost { n_blobs: 2, .. }), "{stopped:?}");
+    // A writer that was distrusted can lose what it likes.
+    lost.indexes[0].is_trusted = false;
+    assert!(plan_prune(&lost, &PruneOptions::default()).is_ok());
+}
+
+#[test]
 fn a_blob_without_a_good_copy_stops_the_plan() {
     for presence in [Presence::Missing, Presence::OtherLength, Presence::Damaged, Presence::Doomed] {
         let mut broken = survey(&[(0, &[0, 1]), (0, &[1])]);
@@ -307,6 +325,8 @@ enum Step {
         hours: u16,
     },
     Reopen,
+    /// The other process goes on.
+    Switch,
     /// The step, and the store goes away at this call; or the answer to that call is lost and then the store
     /// goes away.
     Crash {
@@ -325,6 +345,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         2 => Just(Step::Remove),
         1 => (0_u16..500).prop_map(|hours| Step::Wait { hours }),
         1 => Just(Step::Reopen),
+        2 => Just(Step::Switch),
     ];
     prop_oneof![
         3 => whole.clone(),
@@ -337,6 +358,7 @@ fn any_step() -> impl Strategy<Value = Step> {
 struct Model {
     lab: Lab,
     process: Process,
+    other: Process,
     trees: Vec<Tree>,
     /// Acknowledged and not forgotten.
     must: BTreeSet<SnapshotId>,
@@ -347,8 +369,8 @@ struct Model {
 impl Model {
     fn new() -> Self {
         let lab = Lab::new(0);
-        let process = lab.open_faulty().unwrap();
-        Self { lab, process, trees: Vec::new(), must: BTreeSet::new(), forgotten: Vec::new() }
+        let (process, other) = (lab.open_faulty().unwrap(), lab.open_faulty().unwrap());
+        Self { lab, process, other, trees: Vec::new(), must: BTreeSet::new(), forgotten: Vec::new() }
     }
 
     /// Does a step, which may fail if it was told to crash.
@@ -399,6 +421,10 @@ impl Model {
                 Ok(())
             }
             Step::Reopen => self.lab.open_faulty().map(|process| self.process = process),
+            Step::Switch => {
+                std::mem::swap(&mut self.process, &mut self.other);
+                Ok(())
+            }
             Step::Crash { at, answer_lost, step } => {
                 if *answer_lost {
                     self.lab.faulty.inject_at(*at, Fault::After(Failure::TimedOut));
