@@ -227,6 +227,12 @@ impl Repo {
                 let doomed = prune.doomed.iter().filter(|pack| state.doomed.contains_key(pack));
                 lock(&self.dooms).extend(doomed.map(|pack| (*pack, n)));
             }
+            if let log::Change::Removed(removed) = &entry.change {
+                // Names that are gone never come back, so neither do their files in the cache. One that stays
+                // costs space and nothing else.
+                let gone = removed.indexes.iter().filter(|index| !state.indexes.contains_key(index));
+                gone.for_each(|index| drop(std::fs::remove_file(self.index_cache().join(index.to_string()))));
+            }
         }
         if state != *followed.state {
             followed.state = Arc::new(state);

@@ -4,13 +4,13 @@ use crate::lab::{Lab, Process, SOFT, eager, greedy, tree};
 use crate::world::Tree;
 use hikae_model::{IndexId, PackId, SessionId, SnapshotId, WriterId};
 use hikae_repo::RepoError;
-use hikae_repo::log::FrameName;
+use hikae_repo::log::{Change, FrameName};
 use hikae_repo::prune::{
     BlobCopy, DoomReason, Presence, PruneOptions, PruneStop, Survey, SurveyedFrame, SurveyedIndex,
     SurveyedPack, plan, plan_prune,
 };
 use hikae_store::Store;
-use hikae_testkit::{Failure, Fault};
+use hikae_testkit::{Failure, Fault, Verb};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -143,7 +143,7 @@ fn young_orphans_wait_and_old_ones_go_by_the_stores_clock() {
     let process = lab.open();
     process.backup(&tree(1, 1)).unwrap();
     let dying = lab.open_faulty().unwrap();
-    lab.faulty.inject_always(hikae_testkit::Verb::Put, "index", Fault::refused());
+    lab.faulty.inject_always(Verb::Put, "index", Fault::refused());
     dying.backup(&tree(2, 2)).unwrap_err();
     let options = PruneOptions { orphan_grace: Duration::from_secs(86_400), ..eager() };
     let report = process.prune(&options).unwrap();
@@ -192,11 +192,84 @@ fn a_plan_survives_being_written_as_json_and_is_told_in_words() {
 }
 
 #[test]
+fn frames_that_were_copied_for_a_plan_that_lost_serve_the_next() {
+    let lab = Lab::new(13);
+    let process = lab.open();
+    let first = process.backup(&tree(1, 1)).unwrap();
+    process.backup(&tree(2, 1)).unwrap();
+    process.forget(first).unwrap();
+    let alone = lab.fork().open().prune(&eager()).unwrap();
+    let (other, once) = (lab.same(), std::sync::Once::new());
+    lab.faulty.before_each(move |call| {
+        if call.verb == Verb::Put && call.key.starts_with("log") {
+            once.call_once(|| {
+                // An entry that changes nothing prune looks at, and still takes the number.
+                let repo = other.open().repo;
+                let same = repo.state().recipients.clone();
+                repo.append(&mut |_| Ok(Change::Recipients(same.clone()))).unwrap();
+            });
+        }
+    });
+    let report = lab.open_faulty().unwrap().prune(&eager()).unwrap();
+    assert_eq!((alone.tries, report.tries), (1, 2));
+    assert!(alone.n_packs_written > 0);
+    assert_eq!(report.written_bytes, alone.written_bytes);
+    assert_eq!(lab.check().len(), 1);
+    assert_eq!(lab.open().prune(&eager()).unwrap().n, None);
+}
+
+#[test]
+fn no_more_is_copied_than_allowed_and_the_next_prune_goes_on() {
+    let lab = Lab::new(14);
+    let process = lab.open();
+    let ids: Vec<_> = (0..6).map(|n| process.backup(&tree(n, n / 2)).unwrap()).collect();
+    ids.iter().step_by(2).for_each(|id| process.forget(*id).unwrap());
+    let whole = plan(&process.repo, &eager(), &process.cx).unwrap().totals.copied_bytes;
+    let limit = whole / 2;
+    let careful = PruneOptions { max_copied_bytes: Some(limit), small_packs: 1000, ..eager() };
+    for _ in 0..10 {
+        let report = process.prune(&careful).unwrap();
+        assert!(report.plan.totals.copied_bytes <= limit);
+        lab.check();
+    }
+    assert_eq!(plan(&process.repo, &careful, &process.cx).unwrap().totals.unused_bytes, 0);
+}
+
+#[test]
+fn what_is_gone_from_the_store_leaves_the_cache_too() {
+    let lab = Lab::new(15);
+    let cache = tempfile::tempdir().unwrap();
+    let world = crate::world::World {
+        store: std::sync::Arc::new(lab.memory.clone()),
+        key: hikae_repo::keys::Secret32::new(crate::world::KEY),
+        cx: (*lab.cx).clone(),
+        repo: lab.open().repo,
+        cache,
+    };
+    let repo = world.open().unwrap();
+    let mut ids = Vec::new();
+    for n in 0..9 {
+        ids.push(
+            crate::world::backup(&repo, &tree(n, n), hikae_model::Cut::Files, None).unwrap().snapshots[0],
+        );
+    }
+    let process = lab.open();
+    ids[1..].iter().for_each(|id| process.forget(*id).unwrap());
+    process.prune(&greedy()).unwrap();
+    process.remove().unwrap();
+    repo.follow().unwrap();
+    repo.index().unwrap();
+    let files =
+        std::fs::read_dir(world.cache.path().join(repo.header().core.repository.to_string()).join("index"));
+    assert_eq!(files.unwrap().count(), repo.state().indexes.len());
+}
+
+#[test]
 fn an_orphan_is_not_a_copy() {
     let lab = Lab::new(12);
     // A backup dies before its index; what it stored is stored again by the next, together with more.
     let dying = lab.open_faulty().unwrap();
-    lab.faulty.inject_always(hikae_testkit::Verb::Put, "index", Fault::refused());
+    lab.faulty.inject_always(Verb::Put, "index", Fault::refused());
     let few: Tree = tree(1, 1).into_iter().filter(|(path, _)| path.starts_with("shared")).collect();
     dying.backup(&few).unwrap_err();
     let process = lab.open();
