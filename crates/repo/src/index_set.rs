@@ -68,6 +68,28 @@ impl IndexSet {
         Ok(all)
     }
 
+    /// The index objects of `state` that can be had, for who reads: a lost one hides what only it names, and
+    /// nothing else. Nobody may conclude from this that a blob is not there.
+    ///
+    /// # Errors
+    /// Any failure that is not damage: the store does not answer, the cache cannot be used.
+    pub(crate) fn what_opens(
+        state: &State,
+        store: &dyn Store,
+        keys: &MetadataKeys,
+        cache: &Path,
+    ) -> Result<Self, RepoError> {
+        let mut index = Self::default();
+        for id in state.indexes.keys() {
+            match load(*id, store, keys, cache) {
+                Ok(segment) => index.add(Arc::new(segment)),
+                Err(error) if error.is_damage() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(index)
+    }
+
     /// Adds one more segment.
     pub fn add(&mut self, segment: Arc<Segment>) {
         self.sessions.extend(segment.sessions().iter().map(|session| (session.id, session.clone())));

@@ -48,12 +48,20 @@ impl std::ops::Deref for Blob {
 }
 
 impl<'r> BlobReader<'r> {
-    /// A reader over everything that the state which was read last names.
+    /// A reader over everything that the state which was read last names. Where an index object is damaged,
+    /// it reads what the others name; `hikae repo repair` makes a new one.
     ///
     /// # Errors
-    /// Any failure to fetch an index object.
+    /// Any failure to fetch an index object but damage.
     pub fn new(repo: &'r Repo) -> Result<Self, RepoError> {
-        Ok(Self { follows: true, ..Self::over(repo, repo.index()?)? })
+        match repo.index() {
+            Err(error) if error.is_damage() => {
+                let (state, cache) = (repo.state(), repo.index_cache());
+                let index = IndexSet::what_opens(&state, repo.store(), repo.keys(), &cache)?;
+                Self::over(repo, Arc::new(index))
+            }
+            index => Ok(Self { follows: true, ..Self::over(repo, index?)? }),
+        }
     }
 
     /// A reader over `index`.

@@ -88,6 +88,25 @@ fn lost_index_objects_are_made_again_from_the_packs() {
 }
 
 #[test]
+fn a_lost_index_object_hides_only_what_it_names() {
+    let case = case();
+    let whole = recoverable(&case);
+    let keys = objects(&case.store, "index");
+    assert!(keys.len() > 1);
+    let mut seen = Vec::new();
+    for key in &keys {
+        let bytes = case.store.get(key).unwrap();
+        case.store.remove(key).unwrap();
+        let rest = recoverable(&case);
+        assert!(rest.len() < whole.len());
+        seen.push(rest.len());
+        case.store.put(key, &bytes).unwrap();
+    }
+    // The first snapshot needs nothing of what the second added.
+    assert!(seen.iter().any(|n| *n > 0), "{seen:?}");
+}
+
+#[test]
 fn what_a_damaged_pack_held_is_stored_again_and_what_still_opens_is_kept() {
     let case = case();
     let cache = tempfile::tempdir().unwrap();
