@@ -65,13 +65,19 @@ pub fn add(repo: &Repo, key: &NewKey, label: &str) -> Result<SlotId, OpenError> 
     }
 }
 
-/// The key slot whose name begins so.
+/// The key slot whose name begins so, those among them that a removal left behind which died half way.
 ///
 /// # Errors
 /// [`OpsError::Refused`] if there is none, or more than one.
 pub fn find(repo: &Repo, prefix: &str) -> Result<ListedKey, OpsError> {
     let lower = prefix.to_ascii_lowercase();
     let mut keys = list(repo)?;
+    let stray = repo.stray_slots()?.into_iter();
+    keys.extend(stray.map(|id| ListedKey {
+        id,
+        kind: None,
+        label: "that no entry of the log names".to_owned(),
+    }));
     keys.retain(|key| !lower.is_empty() && key.id.to_string().starts_with(&lower));
     let n = keys.len();
     match keys.pop() {

@@ -248,6 +248,18 @@ pub fn create_key_file(path: &Path, cx: &Cx) -> Result<Secret32, OpenError> {
     Ok(key)
 }
 
+/// The key file that is there, as a call that died after it may have left it, or else a new one: then true.
+///
+/// # Errors
+/// Those of [`create_key_file`] and [`read_key_file`]: what is there must be a key file.
+pub fn make_key_file(path: &Path, cx: &Cx) -> Result<bool, OpenError> {
+    match read_key_file(path) {
+        Ok(_) => Ok(false),
+        Err(OpenError::File(PrivateFileError::Missing { .. })) => create_key_file(path, cx).map(|_| true),
+        Err(error) => Err(error),
+    }
+}
+
 /// Reads a key file.
 ///
 /// # Errors

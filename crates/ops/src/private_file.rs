@@ -3,6 +3,8 @@
 //! The mode is taken of what is open, not of the name: the name may be changed between two looks.
 
 use hikae_model::{Advise, ErrorCode, Hint};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
@@ -86,16 +88,20 @@ pub fn read(path: &Path) -> Result<Zeroizing<String>, PrivateFileError> {
     Ok(text)
 }
 
-/// Writes a new file of mode 0600, whatever the umask says, and makes it durable. It must not be there yet.
+/// Writes a new file of mode 0600, whatever the umask says, whole or not at all, and makes it durable. It must not
+/// be there yet.
 ///
 /// # Errors
 /// [`PrivateFileError::Io`], also if it is there.
 pub fn create(path: &Path, bytes: &[u8]) -> Result<(), PrivateFileError> {
     let failed = |source| PrivateFileError::Io { verb: "write", path: path.to_owned(), source };
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
-    file.set_permissions(std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed)?;
-    sync_directory_of(path).map_err(failed)
+    let temporary = write_beside(path, bytes).map_err(failed)?;
+    let named = name_it(&temporary, path);
+    if named.is_err() {
+        // The next call removes it otherwise.
+        drop(std::fs::remove_file(&temporary));
+    }
+    named.and_then(|()| sync_directory_of(path)).map_err(failed)
 }
 
 /// Writes a file of mode 0600 in place of the one that is there, whole or not at all.
@@ -104,14 +110,33 @@ pub fn create(path: &Path, bytes: &[u8]) -> Result<(), PrivateFileError> {
 /// [`PrivateFileError::Io`]; the old file is then as it was.
 pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), PrivateFileError> {
     let failed = |source| PrivateFileError::Io { verb: "write", path: path.to_owned(), source };
+    let temporary = write_beside(path, bytes).map_err(failed)?;
+    std::fs::rename(&temporary, path).and_then(|()| sync_directory_of(path)).map_err(failed)
+}
+
+/// Writes the file that is to be `path` under another name. Gives that name.
+fn write_beside(path: &Path, bytes: &[u8]) -> io::Result<PathBuf> {
     let temporary = path.with_added_extension("new");
     // What a killed run left of one.
     match std::fs::remove_file(&temporary) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    create(&temporary, bytes)?;
-    std::fs::rename(&temporary, path).and_then(|()| sync_directory_of(path)).map_err(failed)
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+    file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
+    file.write_all(bytes).and_then(|()| file.sync_all())?;
+    Ok(temporary)
+}
+
+/// Gives a file its name, unless the name is taken.
+fn name_it(temporary: &Path, path: &Path) -> io::Result<()> {
+    match renameat_with(CWD, temporary, CWD, path, RenameFlags::NOREPLACE) {
+        // NFS and old file systems have no such rename; a hard link replaces nothing either.
+        Err(Errno::INVAL | Errno::NOSYS) => {
+            std::fs::hard_link(temporary, path).and_then(|()| std::fs::remove_file(temporary))
+        }
+        renamed => Ok(renamed?),
+    }
 }
 
 /// Makes a directory that only its owner may enter, and those above it. One that is there stays as it is.
@@ -155,5 +180,6 @@ mod tests {
         replace(&path, b"third").unwrap();
         assert_eq!(read(&path).unwrap().as_str(), "third");
         assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1, "nothing else is left");
     }
 }

@@ -8,9 +8,10 @@
 
 use crate::OpsError;
 use crate::config::{
-    Config, NewSource, SourceSettings, StoreConfig, UnlockConfig, append_sources, new_text, parse,
+    Config, NewSource, SourceConfig, SourceSettings, StoreConfig, UnlockConfig, append_sources, new_text,
+    parse,
 };
-use crate::open::{KeyChoice, OpenError, Place, create_key_file, read_key_file};
+use crate::open::{KeyChoice, OpenError, Place, make_key_file};
 use crate::private_file::{self, PrivateFileError};
 use crate::recovery::RecoverySheet;
 use crate::surroundings::Surroundings;
@@ -215,12 +216,7 @@ pub fn prepare(
     }
     for new in &new_sources {
         // What cannot be read must not become a source: the whole next run would fail with it.
-        let source = crate::config::SourceConfig::of(new.settings.clone());
-        let opened = source.open(&new.name, around, cx)?;
-        opened
-            .source
-            .check(cx)
-            .map_err(|source| OpsError::Source { source_name: new.name.clone(), source })?;
+        SourceConfig::of(new.settings.clone()).require_ready(&new.name, around, cx)?;
     }
     let text = match text {
         Some(text) if new_sources.is_empty() => text,
@@ -238,8 +234,10 @@ pub fn prepare(
                 Some(KeyChoice::Passphrase(_) | KeyChoice::Recovery(_)) => None,
                 None => Some(UnlockConfig::KeyFile(around.config.join(format!("{REPOSITORY}.key")))),
             };
-            if let (Some(UnlockConfig::KeyFile(file)), None) = (&unlock, &key) {
-                made.extend(make_key_file(file, cx)?);
+            if let (Some(UnlockConfig::KeyFile(file)), None) = (&unlock, &key)
+                && make_key_file(file, cx)?
+            {
+                made.push(Made::KeyFile(file.clone()));
             }
             let store = around.data.join(REPOSITORY);
             let text = new_text(REPOSITORY, &store, unlock.as_ref(), &new_sources);
@@ -269,18 +267,6 @@ pub fn prepare(
     Ok(Prepared { config, repo, repository: repository_name, made, added, sheet })
 }
 
-/// A new key file, or the one that an earlier call made before it died.
-fn make_key_file(file: &Path, cx: &Cx) -> Result<Option<Made>, ProtectError> {
-    match read_key_file(file) {
-        Ok(_) => Ok(None),
-        Err(OpenError::File(PrivateFileError::Missing { .. })) => {
-            create_key_file(file, cx)?;
-            Ok(Some(Made::KeyFile(file.to_owned())))
-        }
-        Err(error) => Err(error.into()),
-    }
-}
-
 fn sources_to_add(config: &Config, what: &[SourceSettings]) -> (Vec<NewSource>, Vec<String>) {
     let mut taken: BTreeSet<String> = config.sources.keys().cloned().collect();
     let mut with_new = config.clone();
@@ -291,7 +277,7 @@ fn sources_to_add(config: &Config, what: &[SourceSettings]) -> (Vec<NewSource>, 
         }
         let name = name_for(settings, &taken);
         taken.insert(name.clone());
-        with_new.sources.insert(name.clone(), crate::config::SourceConfig::of(settings.clone()));
+        with_new.sources.insert(name.clone(), SourceConfig::of(settings.clone()));
         new_sources.push(NewSource { name, settings: settings.clone() });
     }
     let added = new_sources.iter().map(|new| new.name.clone()).collect();
@@ -304,7 +290,8 @@ mod tests {
     use crate::surroundings::tests::surroundings;
 
     fn files(path: &str) -> SourceSettings {
-        SourceSettings::Files(FilesSettings { include: vec![path.into()], ..FilesSettings::default() })
+    use super::*;
+    use crate::open::create_key_file;
     }
 
     #[test]

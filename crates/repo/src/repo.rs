@@ -323,11 +323,37 @@ impl Repo {
         Ok(id)
     }
 
-    /// Removes a key slot: the entry first, then the object. The last one stays.
+    /// Objects that open the repository and that no entry names: of a removal that died between the two, or of
+    /// one who adds a key at this moment.
+    ///
+    /// # Errors
+    /// Any failure to list or read them.
+    pub fn stray_slots(&self) -> Result<Vec<SlotId>, RepoError> {
+        let mut ids: Vec<SlotId> = Vec::new();
+        self.store.list(layout::KEYS, &mut |object| ids.extend(layout::name_of::<SlotId>(&object.key)))?;
+        // After the list: what was added in between is named.
+        let state = self.follow()?;
+        ids.retain(|id| !state.slots.contains_key(id));
+        let mut strays = Vec::new();
+        for id in ids {
+            // Epochs lie among the slots, those too of which a newer wrap is in use.
+            let stored = self.store.get(&layout::slot(id))?;
+            if open_object(ObjectClass::Epoch, b"", stored, &self.keys).is_err() {
+                strays.push(id);
+            }
+        }
+        Ok(strays)
+    }
+
+    /// Removes a key slot: the entry first, then the object. The last one stays. For a stray one only the object
+    /// is left to remove.
     ///
     /// # Errors
     /// [`RepoError::BadKey`] if there is no such slot or it is the last.
     pub fn remove_slot(&self, id: SlotId) -> Result<(), RepoError> {
+        if self.stray_slots()?.contains(&id) {
+            return Ok(self.store.remove(&layout::slot(id))?);
+        }
         self.append(&mut |state| match state.slots.contains_key(&id) {
             false => Err(RepoError::BadKey { what: format!("there is no key {}", id.short()) }),
             true if state.slots.len() == 1 => Err(RepoError::BadKey {
@@ -461,7 +487,8 @@ impl Repo {
     /// [`RepoError::BadLog`] if it does not.
     pub(crate) fn check_log_ends_at(&self, n: u64) -> Result<(), RepoError> {
         let mut last = 0;
-        self.store.list(layout::LOG, &mut |object| last = last.max(layout::name_of(&object.key).unwrap_or(0)))?;
+        self.store
+            .list(layout::LOG, &mut |object| last = last.max(layout::name_of(&object.key).unwrap_or(0)))?;
         // Somebody may have put `n + 1` since we looked; then it is there now.
         if last > n && self.read_entry(n + 1)?.is_none() {
             let why = format!("is missing, and entry {last} is there");

@@ -5,7 +5,7 @@ use crate::failure::{Ended, Failure};
 use crate::sheet;
 use clap::Args;
 use hikae_ops::config::StoreConfig;
-use hikae_ops::open::{KeyChoice, create_key_file};
+use hikae_ops::open::{KeyChoice, make_key_file};
 use hikae_ops::recovery::RecoverySheet;
 use serde_json::json;
 use std::path::PathBuf;
@@ -21,7 +21,7 @@ pub struct InitArgs {
     /// Keep no key on this host that opens contents: only --recipient can restore
     #[arg(long, requires = "recipient")]
     write_only: bool,
-    /// Make the key file that --key-file names
+    /// Make the key file that --key-file names, if it is not there
     #[arg(long)]
     new_key_file: bool,
     /// Where to write the recovery sheet
@@ -49,8 +49,9 @@ pub fn run(args: &InitArgs, app: &App) -> Result<Ended, Failure> {
     }
     if args.new_key_file
         && let Some(KeyChoice::KeyFile(file)) = app.key()?
+        && !make_key_file(&file, &app.cx)?
     {
-        create_key_file(&file, &app.cx)?;
+        app.output.note(&format!("{} is there already and is used.", file.display()));
     }
     let mut place = app.place_of_new()?;
     if place.key.is_none() && app.may_ask() {

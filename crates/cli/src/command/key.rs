@@ -8,7 +8,7 @@ use crate::sheet;
 use clap::{Args, Subcommand};
 use hikae_model::ErrorCode;
 use hikae_ops::keys::{NewKey, add, find, list};
-use hikae_ops::open::{KeyChoice, create_key_file, passphrase_of_command};
+use hikae_ops::open::{KeyChoice, make_key_file, passphrase_of_command};
 use hikae_ops::recovery::RecoverySheet;
 use serde_json::json;
 use std::path::PathBuf;
@@ -26,7 +26,7 @@ pub enum KeyCommand {
 #[derive(Debug, Args)]
 #[command(after_help = "Without a flag, a passphrase is asked for.")]
 pub struct AddArgs {
-    /// Make this key file and add it
+    /// Make this key file, if it is not there, and add it
     #[arg(long, value_name = "FILE")]
     new_key_file: Option<PathBuf>,
     /// Add the passphrase that this program prints
@@ -94,7 +94,9 @@ fn add_key(args: &AddArgs, app: &App) -> Result<Ended, Failure> {
     }
     let key = if let Some(file) = &args.new_key_file {
         let file = absolute(file)?;
-        create_key_file(&file, &app.cx)?;
+        if !make_key_file(&file, &app.cx)? {
+            app.output.note(&format!("{} is there already and is added.", file.display()));
+        }
         NewKey::Choice(KeyChoice::KeyFile(file))
     } else if let Some(command) = &args.new_passphrase_command {
         NewKey::Choice(KeyChoice::Passphrase(passphrase_of_command(command, &app.around, &app.cx)?))

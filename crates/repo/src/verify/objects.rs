@@ -160,7 +160,7 @@ pub(super) fn check_keys(
         } else if history.removed_slots.contains(id) {
             let problem =
                 Problem::new("removed-key", &key, "was removed in the log, and still opens the repository");
-            found.add(problem.advise("remove this object from the store"));
+            found.add(problem.advise("run `hikae key remove` for it once more"));
         }
     }
     let named = state.slots.keys().chain(state.epochs.iter().map(|state| &state.epoch.object));
