@@ -6,6 +6,7 @@ pub mod cx;
 pub mod faulty;
 mod not_run;
 pub mod random_tree;
+pub mod stepper;
 pub mod store_contract;
 pub mod tree;
 
