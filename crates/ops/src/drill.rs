@@ -225,7 +225,9 @@ impl OneDrill<'_> {
             run_as: self.options.run_as.clone(),
         };
         let environment = self.around.for_postgresql();
-        let drilled = postgresql::drill(&stored, self.scratch, &options, &environment, self.cx);
+        // Beside our scratch directory, not in it: the server may run as another user, who could not pass
+        // through, and makes a private directory of its own.
+        let drilled = postgresql::drill(&stored, &self.around.scratch, &options, &environment, self.cx);
         let drilled = drilled.map_err(OpsError::of_source(&self.record.source))?;
         let milliseconds: u64 = drilled.timings.iter().map(|lap| lap.milliseconds).sum();
         let lap = |lap: &postgresql::PhaseTime| Phase {
