@@ -35,28 +35,28 @@ pub struct Global {
     #[arg(long, value_name = "FILE", global = true)]
     pub config: Option<PathBuf>,
     /// Repository of the configuration to use
-    #[arg(long, value_name = "NAME", global = true)]
+    #[arg(long, value_name = "NAME", global = true, hide_short_help = true)]
     pub repository: Option<String>,
     /// Directory of a repository, without a configuration
-    #[arg(long, value_name = "DIR", global = true, conflicts_with = "repository")]
+    #[arg(long, value_name = "DIR", global = true, conflicts_with = "repository", hide_short_help = true)]
     pub store: Option<PathBuf>,
     /// Key file that opens the repository
-    #[arg(long, value_name = "FILE", global = true)]
+    #[arg(long, value_name = "FILE", global = true, hide_short_help = true)]
     pub key_file: Option<PathBuf>,
     /// Program that prints the passphrase; words, no shell
-    #[arg(long, value_name = "COMMAND", global = true, conflicts_with = "key_file")]
+    #[arg(long, value_name = "COMMAND", global = true, conflicts_with = "key_file", hide_short_help = true)]
     pub passphrase_command: Option<String>,
     /// File of age or SSH identities: opens the repository, or the contents if another key is given too
-    #[arg(long, value_name = "FILE", global = true)]
+    #[arg(long, value_name = "FILE", global = true, hide_short_help = true)]
     pub identity: Option<PathBuf>,
     /// Recovery sheet that opens the repository: a file, or `-` to type or pipe its secret
-    #[arg(long, value_name = "FILE", global = true, conflicts_with_all = ["key_file", "passphrase_command"])]
+    #[arg(long, value_name = "FILE", global = true, conflicts_with_all = ["key_file", "passphrase_command"], hide_short_help = true)]
     pub recovery: Option<PathBuf>,
     /// Where indexes are cached, instead of ~/.cache/hikae
-    #[arg(long, value_name = "DIR", global = true)]
+    #[arg(long, value_name = "DIR", global = true, hide_short_help = true)]
     pub cache: Option<PathBuf>,
     /// Where scratch copies and drills are made, instead of the directory for temporary files
-    #[arg(long, value_name = "DIR", global = true)]
+    #[arg(long, value_name = "DIR", global = true, hide_short_help = true)]
     pub scratch: Option<PathBuf>,
     /// Print the result as one JSON object
     #[arg(long, global = true, conflicts_with = "json_lines")]
@@ -68,10 +68,10 @@ pub struct Global {
     #[arg(long, short, global = true)]
     pub quiet: bool,
     /// No colours (so does NO_COLOR)
-    #[arg(long, global = true)]
+    #[arg(long, global = true, hide_short_help = true)]
     pub no_color: bool,
     /// Exit with 1 disk full, 2 database missing, 3 verification failed, 4 no permission, 5 anything else
-    #[arg(long, global = true)]
+    #[arg(long, global = true, hide_short_help = true)]
     pub compat_exit_codes: bool,
 }
 

@@ -21,6 +21,8 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     // First of all, while there is one thread.
     let passphrase = environment::take_passphrase();
+    // What we make is for our own user: caches and temporary files too. Restored files get their own modes.
+    rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
     let Cli { global, command } = match args::parse() {
         Ok(cli) => cli,
         Err(error) => return usage(&error),

@@ -7,8 +7,9 @@ use crate::config::{Config, SourceSettings, StoreConfig, UnlockConfig};
 use crate::list::ListedSnapshot;
 use crate::open::Place;
 use crate::surroundings::Surroundings;
-use hikae_model::{Advise, Bytes, Cx, Problem};
+use hikae_model::{Advise, Bytes, Cx};
 use hikae_repo::Repo;
+use hikae_source::postgresql::{Finding, Weight};
 use hikae_store::Durability;
 use jiff::Timestamp;
 use serde::Serialize;
@@ -63,13 +64,14 @@ impl Condition {
         Self { name: name.into(), health: Health::Fail, found, advice }
     }
 
-    fn of_problem(name: &str, problem: &Problem) -> Self {
-        Self {
-            name: name.to_owned(),
-            health: Health::Warn,
-            found: problem.to_string(),
-            advice: problem.advice.clone(),
-        }
+    fn of_finding(name: &str, Finding { weight, problem }: &Finding) -> Self {
+        let health = match weight {
+            Weight::Blocks => Health::Fail,
+            Weight::Warns => Health::Warn,
+            Weight::Notes => Health::Ok,
+        };
+        let (found, advice) = (problem.to_string(), problem.advice.clone());
+        Self { name: name.to_owned(), health, found, advice }
     }
 }
 
@@ -172,17 +174,13 @@ pub fn look_at_sources(config: &Config, around: &Surroundings, cx: &Cx) -> Vec<C
     let mut found = Vec::new();
     for (name, source) in &config.sources {
         let title = format!("source {name}");
-        let opened = source.open(name, around, cx);
-        let checked = opened.and_then(|opened| {
-            opened.source.check(cx).map_err(|source| OpsError::Source { source_name: name.clone(), source })
-        });
-        match checked {
+        match source.look(name, around, cx) {
             Err(error) => found.push(Condition::fail(title, &error)),
-            Ok(problems) if problems.is_empty() => {
+            Ok(findings) if findings.iter().all(|finding| finding.weight == Weight::Notes) => {
                 found.push(Condition::ok(title, shown(&source.settings)));
             }
-            Ok(problems) => {
-                found.extend(problems.iter().map(|problem| Condition::of_problem(&title, problem)));
+            Ok(findings) => {
+                found.extend(findings.iter().map(|finding| Condition::of_finding(&title, finding)));
             }
         }
     }

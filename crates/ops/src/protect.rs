@@ -287,11 +287,11 @@ fn sources_to_add(config: &Config, what: &[SourceSettings]) -> (Vec<NewSource>, 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::open::create_key_file;
     use crate::surroundings::tests::surroundings;
 
     fn files(path: &str) -> SourceSettings {
-    use super::*;
-    use crate::open::create_key_file;
+        SourceSettings::Files(FilesSettings { include: vec![path.into()], ..FilesSettings::default() })
     }
 
     #[test]

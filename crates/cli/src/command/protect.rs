@@ -147,8 +147,8 @@ fn honest_end(prepared: &Prepared, app: &App) -> String {
         .any(|repository| matches!(repository.unlock, Some(hikae_ops::config::UnlockConfig::KeyFile(_))));
     let store = prepared.repo.store().address();
     let mut text = format!(
-        "\nThis protects from deleted and spoilt files, not from the loss or theft of this machine: {store} is\n\
-         on {}. Copy it to another place.\n",
+        "\nThis protects from deleted and spoilt files, not from the loss or theft of {}.\n\
+         Keep a copy of {store} in another place.\n",
         app.around.host
     );
     if key_beside {

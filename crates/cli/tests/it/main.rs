@@ -1,3 +1,12 @@
-//! The command as its users meet it.
+//! The program as people and scripts meet it: real runs of the binary in homes of their own.
 
+mod configuration;
+mod exit_codes;
 mod faults;
+mod home;
+mod machine_output;
+mod postgresql;
+mod protecting;
+mod secrets;
+mod signals;
+mod wording;

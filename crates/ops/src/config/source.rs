@@ -6,9 +6,9 @@ use crate::backup::NamedSource;
 use crate::config::SecretError;
 use crate::hooks::Hooks;
 use crate::surroundings::Surroundings;
-use hikae_model::{Advise, Cx};
+use hikae_model::{Advise, Cx, ErrorCode};
 use hikae_source::files::{FilesSettings, FilesSource};
-use hikae_source::postgresql::{PostgresqlSettings, PostgresqlSource, Secret};
+use hikae_source::postgresql::{Finding, PostgresqlSettings, PostgresqlSource, Secret, Weight};
 use hikae_source::sqlite::{SqliteSettings, SqliteSource};
 use hikae_source::{Source, SourceError};
 
@@ -80,15 +80,56 @@ impl SourceConfig {
                 Box::new(SqliteSource::new(settings.clone(), around.scratch.clone()))
             }
             SourceSettings::Postgresql(settings) => {
-                let password = self.password.as_ref().map(|secret| secret.resolve(around, cx)).transpose();
-                let password = password.map_err(|error| no_password(name, &error))?;
-                let password = password.map(|text| Secret::new(text.as_str().to_owned()));
-                let environment = around.for_postgresql();
-                let source = PostgresqlSource::new((**settings).clone(), password, environment);
-                Box::new(source.map_err(of_source)?)
+                Box::new(self.open_postgresql(settings, name, around, cx)?)
             }
         };
         Ok(NamedSource { name: name.to_owned(), source, hooks: self.hooks.clone() })
+    }
+}
+
+impl SourceConfig {
+    fn open_postgresql(
+        &self,
+        settings: &PostgresqlSettings,
+        name: &str,
+        around: &Surroundings,
+        cx: &Cx,
+    ) -> Result<PostgresqlSource, OpsError> {
+        let password = self.password.as_ref().map(|secret| secret.resolve(around, cx)).transpose();
+        let password = password.map_err(|error| no_password(name, &error))?;
+        let password = password.map(|text| Secret::new(text.as_str().to_owned()));
+        PostgresqlSource::new(settings.clone(), password, around.for_postgresql())
+            .map_err(|source| OpsError::Source { source_name: name.to_owned(), source })
+    }
+
+    /// Looks, without writing, whether a backup could succeed now: what is wrong, and whether it stops a backup.
+    ///
+    /// # Errors
+    /// [`OpsError`] if the source does not answer at all.
+    pub fn look(&self, name: &str, around: &Surroundings, cx: &Cx) -> Result<Vec<Finding>, OpsError> {
+        let of_source = |source: SourceError| OpsError::Source { source_name: name.to_owned(), source };
+        if let SourceSettings::Postgresql(settings) = &self.settings {
+            return self.open_postgresql(settings, name, around, cx)?.preflight(cx).map_err(of_source);
+        }
+        let problems = self.open(name, around, cx)?.source.check(cx).map_err(of_source)?;
+        Ok(problems.into_iter().map(|problem| Finding { weight: Weight::Warns, problem }).collect())
+    }
+
+    /// The same, for a source that nobody relies on yet.
+    ///
+    /// # Errors
+    /// [`OpsError`] with the first thing that stops a backup.
+    pub fn require_ready(&self, name: &str, around: &Surroundings, cx: &Cx) -> Result<(), OpsError> {
+        let findings = self.look(name, around, cx)?;
+        let Some(finding) = findings.into_iter().find(|finding| finding.weight == Weight::Blocks) else {
+            return Ok(());
+        };
+        let code = match finding.problem.code.as_str() {
+            "pg-dump" | "version" => ErrorCode::SourceMissing,
+            "superuser" => ErrorCode::Forbidden,
+            _ => ErrorCode::Permission,
+        };
+        Err(OpsError::refused(code, finding.problem.to_string(), finding.problem.advice.map(Into::into)))
     }
 }
 

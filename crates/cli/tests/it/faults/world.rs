@@ -64,16 +64,11 @@ impl World {
         let source = Arc::new(tempfile::tempdir().unwrap());
         std::fs::create_dir(source.path().join("source")).unwrap();
         let world = Self { root, source, known: BTreeMap::new(), _kept: kept };
-        world.settle();
-        world
-    }
-
-    /// Makes what every command needs around it.
-    fn settle(&self) {
         for directory in ["home", "tmp"] {
-            std::fs::create_dir_all(self.path(directory)).unwrap();
+            std::fs::create_dir(world.path(directory)).unwrap();
         }
-        self.configure(&self.path("repo"));
+        world.configure(&world.path("repo"));
+        world
     }
 
     /// Writes the configuration, with the repository in `repo`.
@@ -134,7 +129,9 @@ impl World {
             known: self.known.clone(),
             _kept: kept,
         };
-        copy.settle();
+        if copy.path("config.toml").exists() {
+            copy.configure(&copy.path("repo"));
+        }
         copy
     }
 
@@ -146,6 +143,11 @@ impl World {
         self.source.path().join("source")
     }
 
+    /// Where the source is below a target.
+    pub fn restored(&self, place: &Path) -> PathBuf {
+        place.join(self.source().strip_prefix("/").unwrap())
+    }
+
     /// Puts arguments and surroundings of our command to `command`, which starts it.
     pub fn dress<'c>(&self, command: &'c mut Command, args: &[&str]) -> &'c mut Command {
         command
@@ -155,9 +157,14 @@ impl World {
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("HOME", self.path("home"))
             .env("TMPDIR", self.path("tmp"))
-            .env("HIKAE_CONFIG", self.path("config.toml"))
             .env("RUST_BACKTRACE", "0")
-            .stdin(Stdio::null())
+            .stdin(Stdio::null());
+        // Without one, hikae makes its own in the home.
+        let config = self.path("config.toml");
+        if config.exists() {
+            command.env("HIKAE_CONFIG", config);
+        }
+        command
     }
 
     /// The command with these arguments.
@@ -229,7 +236,7 @@ impl World {
 
     /// Compares what was restored to `place` with what the snapshot was made of.
     pub fn compare(&self, snapshot: &str, place: &Path) -> Result<(), String> {
-        let found = Tree::read(&restored_source(place)).map_err(|error| error.to_string())?;
+        let found = Tree::read(&self.restored(place)).map_err(|error| error.to_string())?;
         let now = || Arc::new(Tree::read(&self.source()).unwrap());
         let expected = self.known.get(snapshot).cloned().unwrap_or_else(now);
         let differences = expected.differences(&found, Exactness::of_user());
@@ -238,11 +245,6 @@ impl World {
             false => Err(format!("{snapshot} restores to something else: {differences:#?}")),
         }
     }
-}
-
-/// Where the source is below a target.
-pub fn restored_source(place: &Path) -> PathBuf {
-    place.join("source")
 }
 
 /// What makes the repository.

@@ -1,0 +1,76 @@
+//! The configuration as its author meets it.
+
+use crate::home::Home;
+
+#[test]
+fn an_unknown_key_is_refused_by_every_verb_with_its_place() {
+    let home = Home::new();
+    home.write("docs/a.txt", "one");
+    home.expect(0, &["protect", "docs"]);
+    let path = home.path("config/hikae/config.toml");
+    let text = std::fs::read_to_string(&path).unwrap().replace("include =", "incude =");
+    home.configure(&text);
+    let line = text.lines().position(|line| line.starts_with("incude")).unwrap() + 1;
+    for arguments in [&["config", "check"][..], &["backup"], &["list"], &["protect"]] {
+        let ran = home.expect(2, arguments);
+        let place = format!("error: {}:{line}:1: `incude` is not a known key", path.display());
+        assert!(ran.stderr.contains(&place), "{}", ran.stderr);
+        assert!(ran.stderr.contains("hint: did you mean `include`?"), "{}", ran.stderr);
+    }
+}
+
+#[test]
+fn a_password_in_the_configuration_is_warned_of_and_never_shown() {
+    let home = Home::new();
+    home.configure(
+        "[repository.main]\nstore = \"/srv/hikae\"\n\
+         [source.db]\nkind = \"postgresql\"\nconnection = \"postgresql://hikae:hunter2canary@db/app\"\n",
+    );
+    for arguments in
+        [&["config", "check"][..], &["config", "show"], &["config", "show", "--json"], &["config", "diff"]]
+    {
+        let ran = home.expect(0, arguments);
+        assert!(!format!("{}{}", ran.stdout, ran.stderr).contains("hunter2canary"), "{arguments:?}");
+    }
+    let ran = home.expect(0, &["config", "check"]);
+    assert!(ran.stderr.contains("warning:") && ran.stderr.contains(":5:1:"), "{}", ran.stderr);
+}
+
+#[test]
+fn two_configurations_are_compared() {
+    let home = Home::new();
+    let text = "[repository.main]\nstore = \"/a\"\n";
+    home.configure(text);
+    let other = home.write("other.toml", text.replace("/a", "/b")).display().to_string();
+    let ran = home.expect(0, &["config", "diff", &other]);
+    assert_eq!(ran.stdout, "repository.main.store\n  - \"/a\"\n  + \"/b\"\n");
+    assert_eq!(home.expect(0, &["config", "diff", &other, &other]).stdout, "Nothing differs.\n");
+}
+
+#[test]
+fn config_test_tries_everything_and_writes_nothing() {
+    let home = Home::new();
+    home.write("docs/a.txt", "one");
+    home.expect(0, &["protect", "docs"]);
+    let before = std::fs::read_dir(home.store().join("log")).unwrap().count();
+    let ran = home.expect(0, &["config", "test"]);
+    assert!(ran.stdout.contains("source docs"), "{}", ran.stdout);
+    std::fs::remove_dir_all(home.path("docs")).unwrap();
+    let ran = home.run(&["config", "test"]);
+    assert!(ran.stdout.contains("is not there"), "{}", ran.stdout);
+    assert_eq!(std::fs::read_dir(home.store().join("log")).unwrap().count(), before);
+}
+
+#[test]
+fn a_flag_can_be_set_by_its_variable() {
+    let home = Home::new();
+    let path = home.write("elsewhere.toml", "[repository.main]\nstore = \"/a\"\n");
+    let ran = home
+        .command(&["config", "check"])
+        .env("HIKAE_CONFIG", &path)
+        .env("HIKAE_JSON", "1")
+        .output()
+        .unwrap();
+    assert!(ran.status.success());
+    assert!(serde_json::from_slice::<serde_json::Value>(&ran.stdout).is_ok());
+}

@@ -1,0 +1,101 @@
+//! What programs read: one object, or events.
+
+use crate::home::Home;
+use serde_json::Value;
+
+#[test]
+fn every_verb_prints_one_object() {
+    let home = Home::new();
+    home.write("docs/a.txt", "one");
+    let inside = home.path("docs/a.txt").display().to_string();
+    for arguments in [
+        &["protect", "docs"][..],
+        &["backup"],
+        &["list"],
+        &["show", "docs"],
+        &["ls", "docs"],
+        &["find", "a"],
+        &["diff", "docs", "docs"],
+        &["verify"],
+        &["drill"],
+        &["restore"],
+        &["restore", "docs", "--target", "back"],
+        &["forget", "--keep-last", "1", "--dry-run"],
+        &["undelete"],
+        &["prune", "--dry-run"],
+        &["prune"],
+        &["key", "list"],
+        &["recipient", "list"],
+        &["repo", "stats"],
+        &["repo", "info"],
+        &["repo", "repair"],
+        &["doctor"],
+        &["config", "check"],
+        &["config", "test"],
+        &["config", "show"],
+        &["config", "schema"],
+        &["config", "diff"],
+    ] {
+        let ran = home.expect(0, &[arguments, &["--json"]].concat());
+        let value: Value =
+            serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{arguments:?}: {error}"));
+        assert_eq!((value["status"].as_str(), value["exit_code"].as_u64()), (Some("ok"), Some(0)));
+        assert_eq!(value["command"], arguments[0]);
+        assert!(value.get("result").is_some(), "{arguments:?}");
+        assert_eq!(ran.stderr, "", "{arguments:?}");
+    }
+    assert_eq!(home.expect(0, &["cat", "docs", &inside]).stdout, "one");
+}
+
+#[test]
+fn an_error_is_an_object_with_a_stable_code() {
+    let home = Home::new();
+    let ran = home.expect(2, &["list", "--json"]);
+    let value: Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(value["error"]["code"], "usage");
+    assert!(value["error"]["message"].as_str().unwrap().contains("no configuration"));
+    assert!(value["error"]["hint"].is_string());
+}
+
+#[test]
+fn events_end_with_the_result_or_the_error() {
+    let home = Home::new();
+    home.write("docs/a.txt", "one");
+    let events = |code: i32, arguments: &[&str]| -> Vec<Value> {
+        let ran = home.expect(code, &[arguments, &["--json-lines"]].concat());
+        ran.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let last = events(0, &["protect", "docs"]).pop().unwrap();
+    assert_eq!((last["event"].as_str(), last["status"].as_str()), (Some("result"), Some("ok")));
+    let listed = events(0, &["ls", "docs"]);
+    assert!(listed.iter().any(|event| event["event"] == "entry"));
+    let last = events(2, &["restore", "nothing"]).pop().unwrap();
+    assert_eq!((last["event"].as_str(), last["code"].as_str()), (Some("exit_error"), Some("usage")));
+    assert!(last["message"].is_string());
+}
+
+#[test]
+fn a_hostile_name_is_shown_and_moves_no_cursor() {
+    let home = Home::new();
+    home.write("docs/red\u{1b}[31m\r\u{202e}txt", "one");
+    home.expect(0, &["protect", "docs"]);
+    for arguments in [&["ls", "docs", "-r"][..], &["find", "red"], &["ls", "docs", "-r", "--json"]] {
+        let ran = home.expect(0, arguments);
+        let odd = ran.stdout.chars().find(|c| c.is_control() && *c != '\n' || *c == '\u{202e}');
+        assert_eq!(odd, None, "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_failure() {
+    let home = Home::new();
+    home.write("docs/big", vec![b'x'; 8 << 20]);
+    home.expect(0, &["protect", "docs"]);
+    let inside = home.path("docs/big").display().to_string();
+    let mut child =
+        home.command(&["cat", "docs", &inside]).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut start = [0; 10];
+    std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut start).unwrap();
+    drop(child.stdout.take());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}

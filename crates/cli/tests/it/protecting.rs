@@ -1,0 +1,174 @@
+//! From nothing to a proved backup, and back.
+
+use crate::home::Home;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+
+fn database(home: &Home, rows: u32) {
+    let connection = rusqlite::Connection::open(home.path("notes.db")).unwrap();
+    connection.execute_batch("CREATE TABLE IF NOT EXISTS note (id INTEGER PRIMARY KEY, text TEXT)").unwrap();
+    for n in 0..rows {
+        connection.execute("INSERT INTO note (text) VALUES (?1)", [format!("note {n}")]).unwrap();
+    }
+}
+
+#[test]
+fn one_command_leads_to_a_backup_that_was_restored() {
+    let home = Home::new();
+    home.write("docs/a.txt", "one");
+    database(&home, 25);
+    let ran = home.expect(0, &["protect", "docs", "notes.db"]);
+    for said in ["restored  docs", "restored  notes", "1 table with 25 rows", "Keep a copy of"] {
+        assert!(ran.stdout.contains(said), "{said} is missing in {}", ran.stdout);
+    }
+    for made in ["key file", "configuration", "repository", "recovery sheet"] {
+        assert!(ran.stderr.contains(made), "{made} is missing in {}", ran.stderr);
+    }
+    let listed = home.json(&["list"]);
+    assert_eq!(listed["result"].as_array().unwrap().len(), 2);
+    assert!(listed["result"].as_array().unwrap().iter().all(|one| one["drill_passed"] == true));
+}
+
+#[test]
+fn a_second_protect_stores_what_changed_and_adds_what_is_new() {
+    let home = Home::new();
+    home.write("docs/big", vec![7; 3 << 20]);
+    home.expect(0, &["protect", "docs"]);
+    home.write("docs/small", "new");
+    home.write("more/b.txt", "two");
+    let second = home.json(&["protect", "docs", "more"]);
+    assert_eq!(second["result"]["added"], serde_json::json!(["more"]));
+    let docs = &second["result"]["backup"]["snapshots"][0];
+    assert_eq!(docs["source"], "docs");
+    assert_eq!(docs["read_bytes"], 3, "only the new file is read");
+    assert!(docs["added_bytes"].as_u64().unwrap() < 64 << 10, "{docs}");
+    let config = fs::read_to_string(home.path("config/hikae/config.toml")).unwrap();
+    assert_eq!(config.matches("[source.").count(), 2);
+}
+
+#[test]
+fn what_was_protected_is_found_looked_at_and_restored() {
+    let home = Home::new();
+    home.write("docs/letter.txt", "dear reader\n");
+    home.expect(0, &["protect", "docs"]);
+    let inside = format!("{}/docs", home.path("").display());
+    let inside = inside.trim_start_matches('/').replace("//", "/");
+    assert!(home.expect(0, &["ls", "docs", &inside]).stdout.contains("letter.txt"));
+    assert!(home.expect(0, &["find", "letter"]).stdout.contains("in 1 snapshot"));
+    let content = home.expect(0, &["cat", "docs", &format!("{inside}/letter.txt")]);
+    assert_eq!(content.stdout, "dear reader\n");
+
+    home.write("docs/letter.txt", "dear reader, again\n");
+    home.expect(0, &["backup", "--type", "daily", "--description", "before the upgrade"]);
+    let listed = home.json(&["list"]);
+    let newest = &listed["result"][0];
+    assert_eq!(
+        (newest["purpose"].as_str(), newest["description"].as_str()),
+        (Some("daily"), Some("before the upgrade"))
+    );
+    let first = listed["result"][1]["id"].as_str().unwrap();
+    assert!(home.expect(0, &["diff", first, "docs"]).stdout.contains("content"));
+
+    // Without a snapshot, restore lists; with a bare name it restores the latest into a new folder.
+    assert!(home.expect(0, &["restore"]).stdout.contains("docs"));
+    home.expect(0, &["restore", "docs", "--target", "back"]);
+    let restored = fs::read_to_string(home.path("back").join(format!("{inside}/letter.txt"))).unwrap();
+    assert_eq!(restored, "dear reader, again\n");
+    let letter = format!("/{inside}/letter.txt");
+    home.expect(0, &["restore", first, "--path", &letter, "--target", "first"]);
+    let restored = fs::read_to_string(home.path("first").join(format!("{inside}/letter.txt"))).unwrap();
+    assert_eq!(restored, "dear reader\n");
+    let today = newest["moment"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
+    let today = today.to_zoned(jiff::tz::TimeZone::get("Asia/Tokyo").unwrap()).date().to_string();
+    home.expect(0, &["restore", "--source", "docs", "--date", &today, "--target", "dated"]);
+    home.expect(2, &["restore", "--source", "docs", "--date", "2001-01-01", "--target", "never"]);
+}
+
+#[test]
+fn a_database_is_put_back_beside_what_is_kept_aside() {
+    let home = Home::new();
+    database(&home, 10);
+    home.expect(0, &["protect", "notes.db"]);
+    database(&home, 5);
+    let target = home.path("notes.db").display().to_string();
+    home.expect(12, &["restore", "notes", "--target", &target]);
+    home.expect(0, &["restore", "notes", "--target", &target, "--overwrite", "always", "--yes"]);
+    let rows = |path: &std::path::Path| -> u32 {
+        let connection = rusqlite::Connection::open(path).unwrap();
+        connection.query_row("SELECT count(*) FROM note", [], |row| row.get(0)).unwrap()
+    };
+    assert_eq!(rows(&home.path("notes.db")), 10);
+    let aside = fs::read_dir(home.path("")).unwrap().map(|entry| entry.unwrap().path());
+    let aside =
+        aside.filter(|path| path.to_string_lossy().contains("notes.db.before-restore-")).next().unwrap();
+    assert_eq!(rows(&aside), 15);
+}
+
+#[test]
+fn the_recovery_sheet_alone_opens_the_repository_on_a_fresh_machine() {
+    let home = Home::new();
+    home.write("docs/a.txt", "one");
+    home.expect(0, &["protect", "docs"]);
+    let sheet = fs::read_dir(home.path("data/hikae")).unwrap().map(|entry| entry.unwrap().path());
+    let sheet = sheet.filter(|path| path.extension().is_some_and(|end| end == "txt")).next().unwrap();
+    let fresh = Home::new();
+    let (store, sheet) = (home.store().display().to_string(), sheet.display().to_string());
+    let recovery = ["--store", &store, "--recovery", &sheet];
+    fresh.expect(0, &[&["list"][..], &recovery].concat());
+    fresh.expect(0, &[&["restore", "docs", "--target", "back"][..], &recovery].concat());
+    fresh.expect(0, &[&["verify", "--read-data"][..], &recovery].concat());
+    // A key that is lost is replaced with the sheet, even when all key slots are gone.
+    for slot in fs::read_dir(home.store().join("keys")).unwrap() {
+        let slot = slot.unwrap().path();
+        if fs::metadata(&slot).unwrap().len() < 300 {
+            fs::remove_file(slot).unwrap();
+        }
+    }
+    fresh.expect(0, &[&["key", "add", "--new-key-file", "new.key"][..], &recovery].concat());
+    fresh.expect(0, &["list", "--store", &store, "--key-file", "new.key"]);
+}
+
+#[test]
+fn forgotten_snapshots_come_back_until_their_space_is_freed() {
+    let home = Home::new();
+    for n in 0..3 {
+        home.write("docs/a.txt", format!("version {n}"));
+        home.expect(0, &["protect", "docs"]);
+    }
+    let plan = home.json(&["forget", "--keep-last", "1", "--dry-run"]);
+    assert_eq!(plan["result"][0]["snapshots"].as_array().unwrap().len(), 3);
+    assert_eq!(home.json(&["list"])["result"].as_array().unwrap().len(), 3, "a dry run forgets nothing");
+    home.expect(0, &["forget", "--keep-last", "1"]);
+    assert_eq!(home.json(&["list"])["result"].as_array().unwrap().len(), 1);
+    let forgotten = home.json(&["undelete"]);
+    let id = forgotten["result"][0]["id"].as_str().unwrap();
+    home.expect(0, &["prune", "--soft", "1d", "--orphan-grace", "0s"]);
+    home.expect(0, &["undelete", id]);
+    home.expect(0, &["restore", id, "--target", "back"]);
+    home.expect(0, &["verify", "--read-data"]);
+}
+
+#[test]
+fn every_file_is_made_for_its_owner_alone_whatever_the_umask() {
+    for umask in ["000", "077"] {
+        let home = Home::new();
+        home.write("docs/a.txt", "one");
+        let command = home.command(&["protect", "docs"]);
+        let set_umask = home.write("set-umask", format!("umask {umask}\nexec \"$@\"\n"));
+        let mut shell = std::process::Command::new("/bin/bash");
+        shell.arg(set_umask).arg(command.get_program()).args(command.get_args()).current_dir(home.path(""));
+        shell.env_clear().envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        assert!(shell.output().unwrap().status.success());
+        for made in ["config/hikae", "data/hikae", "cache/hikae"] {
+            check_private(&home.path(made), umask);
+        }
+    }
+}
+
+fn check_private(path: &std::path::Path, umask: &str) {
+    let mode = fs::symlink_metadata(path).unwrap().mode() & 0o777;
+    assert_eq!(mode & 0o077, 0, "{} has mode {mode:o} under umask {umask}", path.display());
+    if path.is_dir() {
+        fs::read_dir(path).unwrap().for_each(|entry| check_private(&entry.unwrap().path(), umask));
+    }
+}

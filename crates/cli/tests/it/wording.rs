@@ -1,0 +1,67 @@
+//! What people read: help texts, as they are, so that a change of one is seen.
+
+use crate::home::Home;
+
+#[test]
+fn help_says_what_each_verb_does() {
+    let home = Home::new();
+    insta::assert_snapshot!("hikae", home.expect(0, &["--help"]).stdout);
+    for verb in [
+        "protect",
+        "init",
+        "backup",
+        "list",
+        "show",
+        "ls",
+        "find",
+        "cat",
+        "diff",
+        "restore",
+        "verify",
+        "drill",
+        "forget",
+        "undelete",
+        "prune",
+        "key",
+        "recipient",
+        "repo",
+        "doctor",
+        "config",
+        "completions",
+    ] {
+        insta::assert_snapshot!(verb, home.expect(0, &[verb, "-h"]).stdout);
+    }
+}
+
+#[test]
+fn without_a_terminal_nothing_is_asked() {
+    let home = Home::new();
+    home.write("docs/a.txt", "one");
+    home.expect(0, &["protect", "docs"]);
+    std::fs::remove_file(home.key_file()).unwrap();
+    let text = std::fs::read_to_string(home.path("config/hikae/config.toml")).unwrap();
+    home.configure(&text.replace("unlock =", "# unlock ="));
+    let ran = home.expect(11, &["list"]);
+    assert!(ran.stderr.contains("nothing says what opens the repository"), "{}", ran.stderr);
+    home.expect(2, &["key", "add", "--recovery", &sheet(&home)]);
+}
+
+fn sheet(home: &Home) -> String {
+    let files = std::fs::read_dir(home.path("data/hikae")).unwrap().map(|entry| entry.unwrap().path());
+    let mut texts = files.filter(|path| path.extension().is_some_and(|end| end == "txt"));
+    texts.next().unwrap().display().to_string()
+}
+
+#[test]
+fn quiet_says_only_what_was_asked_for() {
+    let home = Home::new();
+    home.write("docs/a.txt", "one");
+    assert_eq!(home.expect(0, &["protect", "docs", "--quiet"]).stderr, "");
+}
+
+#[test]
+fn completions_are_made_for_every_shell() {
+    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
+        assert!(Home::new().expect(0, &["completions", shell]).stdout.contains("hikae"), "{shell}");
+    }
+}
