@@ -63,11 +63,14 @@ fn change(seed: &[u8], random: &TestRandom) -> Vec<u8> {
     bytes
 }
 
+/// Whether these bytes are what the parser takes.
+type Parse<'a> = Box<dyn Fn(&[u8]) -> bool + 'a>;
+
 /// A parser and what it is fed with.
 struct Target<'a> {
     name: &'static str,
     seeds: Vec<Vec<u8>>,
-    parse: Box<dyn Fn(&[u8]) -> bool + 'a>,
+    parse: Parse<'a>,
 }
 
 /// The plain bodies of the objects of a class, as they are sealed.
@@ -138,7 +141,7 @@ fn targets<'a>(repo: &'a Repo, small: &'a Small, scratch: &'a std::path::Path) -
     let repository = repo.header().core.repository;
     let snapshot = *small.trees.keys().next().unwrap();
     let [directories, hunks, pieces] = metadata(repo, small);
-    let target = |name, seeds: Vec<Vec<u8>>, parse: Box<dyn Fn(&[u8]) -> bool + 'a>| {
+    let target = |name, seeds: Vec<Vec<u8>>, parse: Parse<'a>| {
         assert!(seeds.iter().any(|seed| parse(seed)), "no seed of `{name}` is what it parses");
         Target { name, seeds, parse }
     };
