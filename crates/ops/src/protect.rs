@@ -300,7 +300,7 @@ mod tests {
         let mut taken = BTreeSet::new();
         for (settings, name) in [
             (files("/srv/docs"), "docs"),
-            (files("/home/docs"), "docs-2"),
+            (files("/var/docs"), "docs-2"),
             (files("/"), "files"),
             (files("/srv/my notes.v2"), "my-notes-v2"),
             (files("/srv/控え"), "控え"),

@@ -98,9 +98,8 @@ fn a_database_is_put_back_beside_what_is_kept_aside() {
         connection.query_row("SELECT count(*) FROM note", [], |row| row.get(0)).unwrap()
     };
     assert_eq!(rows(&home.path("notes.db")), 10);
-    let aside = fs::read_dir(home.path("")).unwrap().map(|entry| entry.unwrap().path());
-    let aside =
-        aside.filter(|path| path.to_string_lossy().contains("notes.db.before-restore-")).next().unwrap();
+    let mut beside = fs::read_dir(home.path("")).unwrap().map(|entry| entry.unwrap().path());
+    let aside = beside.find(|path| path.to_string_lossy().contains("notes.db.before-restore-")).unwrap();
     assert_eq!(rows(&aside), 15);
 }
 
@@ -109,8 +108,8 @@ fn the_recovery_sheet_alone_opens_the_repository_on_a_fresh_machine() {
     let home = Home::new();
     home.write("docs/a.txt", "one");
     home.expect(0, &["protect", "docs"]);
-    let sheet = fs::read_dir(home.path("data/hikae")).unwrap().map(|entry| entry.unwrap().path());
-    let sheet = sheet.filter(|path| path.extension().is_some_and(|end| end == "txt")).next().unwrap();
+    let mut made = fs::read_dir(home.path("data/hikae")).unwrap().map(|entry| entry.unwrap().path());
+    let sheet = made.find(|path| path.extension().is_some_and(|end| end == "txt")).unwrap();
     let fresh = Home::new();
     let (store, sheet) = (home.store().display().to_string(), sheet.display().to_string());
     let recovery = ["--store", &store, "--recovery", &sheet];
