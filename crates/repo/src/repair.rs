@@ -101,20 +101,11 @@ pub fn plan_repair(repo: &Repo, report: &VerifyReport, cx: &Cx) -> Result<Repair
             plan.damaged.insert(*id);
         }
     }
-    let is_good = |pack| state.is_good(pack) && !plan.damaged.contains(&pack);
-    let damaged_now = damage.packs.iter().filter(|(_, found)| !found.unread);
-    for (id, found) in damaged_now.filter(|(id, _)| named.contains(id) && !repo.is_doomed(**id)) {
-        let mut frames = BTreeSet::new();
-        each_frame(&index, *id, &mut |_, frame| {
-            let needed = frame.blobs.iter().map(|blob| Ok(index.find(blob.id, &is_good)?.is_empty()));
-            if found.good_frames.contains(&frame.offset)
-                && needed.collect::<Result<Vec<_>, RepoError>>()?.contains(&true)
-            {
-                frames.insert(frame.offset);
-            }
-            Ok(())
-        })?;
-        if !frames.is_empty() {
+    for (id, found) in damage.packs.iter().filter(|(_, found)| !found.unread) {
+        let mut frames =
+            needed_frames(&index, *id, &|pack| state.is_good(pack) && !plan.damaged.contains(&pack))?;
+        frames.retain(|offset| found.good_frames.contains(offset));
+        if !frames.is_empty() && !repo.is_doomed(*id) {
             plan.salvage.insert(*id, frames);
         }
     }
@@ -127,17 +118,40 @@ pub fn plan_repair(repo: &Repo, report: &VerifyReport, cx: &Cx) -> Result<Repair
 /// [`RepoError::PackGone`] if a pack of the plan was doomed meanwhile, [`RepoError::NoRight`], and any failure
 /// of the store.
 pub fn repair(repo: &Repo, plan: &RepairPlan, cx: &Cx) -> Result<RepairReport, RepoError> {
-    let state = repo.follow()?;
     let mut done = RepairReport::default();
-    let mut builders: BTreeMap<WriterId, IndexBuilder> = BTreeMap::new();
-    let index = Arc::new(sound_index(repo, &state, &plan.replace_indexes)?);
-    let mut named = BTreeSet::new();
-    for (pack, frames) in &plan.salvage {
-        cx.check()?;
-        // We have opened them and computed their names: we vouch for them ourselves.
-        let builder = builders.entry(repo.signer().id()).or_default();
-        done.n_salvaged += salvage(repo, &index, *pack, frames, builder)?;
+    if !plan.reindex.is_empty() || !plan.replace_indexes.is_empty() {
+        done.n_reindexed = reindex(repo, plan, cx)?;
     }
+    let state = repo.follow()?;
+    let index = Arc::new(sound_index(repo, &state, &BTreeSet::new())?);
+    let mut salvage_from = plan.salvage.clone();
+    // Of these no index knew the frames, so verify could not try them.
+    for pack in plan.reindex.keys().filter(|pack| plan.damaged.contains(pack)) {
+        let is_good = |pack| state.is_good(pack) && !plan.damaged.contains(&pack);
+        salvage_from.insert(*pack, needed_frames(&index, *pack, &is_good)?);
+    }
+    let mut builder = IndexBuilder::default();
+    for (pack, frames) in &salvage_from {
+        cx.check()?;
+        done.n_salvaged += salvage(repo, &index, *pack, frames, &mut builder)?;
+    }
+    // We have opened them and computed their names: we vouch for them ourselves.
+    name(repo, BTreeMap::from([(repo.signer().id(), builder)]), &BTreeSet::new(), &BTreeSet::new())?;
+    if !plan.damaged.is_empty() || !plan.well.is_empty() {
+        let change = Damaged {
+            packs: plan.damaged.iter().copied().collect(),
+            well: plan.well.iter().copied().collect(),
+        };
+        repo.append(&mut |_| Ok(Change::Damaged(change.clone())))?;
+    }
+    (done.n_damaged, done.n_well) = (plan.damaged.len() as u64, plan.well.len() as u64);
+    Ok(done)
+}
+
+/// Names packs again, in index objects that take the place of the lost ones. Gives how many.
+fn reindex(repo: &Repo, plan: &RepairPlan, cx: &Cx) -> Result<u64, RepoError> {
+    let state = repo.follow()?;
+    let mut builders: BTreeMap<WriterId, IndexBuilder> = BTreeMap::new();
     for (pack, list) in &plan.reindex {
         cx.check()?;
         match *list {
@@ -161,38 +175,61 @@ pub fn repair(repo: &Repo, plan: &RepairPlan, cx: &Cx) -> Result<RepairReport, R
                 })?;
             }
         }
-        named.insert(*pack);
-        done.n_reindexed += 1;
     }
+    let packs = plan.reindex.keys().copied().collect();
+    name(repo, builders, &packs, &plan.replace_indexes)?;
+    Ok(plan.reindex.len() as u64)
+}
+
+/// Stores index objects, one for each voucher, and names them in the log in place of `lost` ones. None of
+/// `packs` may be doomed by then.
+fn name(
+    repo: &Repo,
+    builders: BTreeMap<WriterId, IndexBuilder>,
+    packs: &BTreeSet<PackId>,
+    lost: &BTreeSet<IndexId>,
+) -> Result<(), RepoError> {
     let (mut indexes, mut vouchers) = (Vec::new(), Vec::new());
     for (writer, builder) in builders.into_iter().filter(|(_, builder)| !builder.is_empty()) {
         indexes.push(put_index(repo, &builder)?.id);
         vouchers.push(writer);
     }
-    if !indexes.is_empty() || !plan.replace_indexes.is_empty() {
-        repo.append(&mut |state| {
-            if let Some(pack) = named.iter().find(|pack| repo.is_doomed(**pack)) {
-                return Err(RepoError::PackGone { pack: *pack });
+    if indexes.is_empty() && lost.is_empty() {
+        return Ok(());
+    }
+    repo.append(&mut |state| {
+        if let Some(pack) = packs.iter().find(|pack| repo.is_doomed(**pack)) {
+            return Err(RepoError::PackGone { pack: *pack });
+        }
+        Ok(Change::Prune(Prune {
+            indexes_added: indexes.clone(),
+            vouchers: vouchers.clone(),
+            indexes_removed: lost.iter().copied().collect(),
+            sparse: state.sparse.iter().copied().collect(),
+            soft_seconds: SOFT_SECONDS,
+            doomed: Vec::new(),
+        }))
+    })?;
+    Ok(())
+}
+
+/// Where those frames of a pack begin that hold a blob of which there is no good copy.
+fn needed_frames(
+    index: &IndexSet,
+    pack: PackId,
+    is_good: &dyn Fn(PackId) -> bool,
+) -> Result<BTreeSet<u32>, RepoError> {
+    let mut frames = BTreeSet::new();
+    each_frame(index, pack, &mut |_, frame| {
+        for blob in &frame.blobs {
+            if index.find(blob.id, is_good)?.is_empty() {
+                frames.insert(frame.offset);
+                break;
             }
-            Ok(Change::Prune(Prune {
-                indexes_added: indexes.clone(),
-                vouchers: vouchers.clone(),
-                indexes_removed: plan.replace_indexes.iter().copied().collect(),
-                sparse: state.sparse.iter().copied().collect(),
-                soft_seconds: SOFT_SECONDS,
-                doomed: Vec::new(),
-            }))
-        })?;
-    }
-    if !plan.damaged.is_empty() || !plan.well.is_empty() {
-        let change = Damaged {
-            packs: plan.damaged.iter().copied().collect(),
-            well: plan.well.iter().copied().collect(),
-        };
-        repo.append(&mut |_| Ok(Change::Damaged(change.clone())))?;
-    }
-    (done.n_damaged, done.n_well) = (plan.damaged.len() as u64, plan.well.len() as u64);
-    Ok(done)
+        }
+        Ok(())
+    })?;
+    Ok(frames)
 }
 
 /// The index objects of the state without the lost ones.
@@ -283,7 +320,7 @@ fn each_frame(index: &IndexSet, pack: PackId, show: &mut ShowFrame<'_>) -> Resul
     Ok(())
 }
 
-/// Copies frames out of a damaged pack into a new one, each opened and compared once more. Gives how many.
+/// Copies those of the frames that open and are right out of a damaged pack into a new one. Gives how many.
 fn salvage(
     repo: &Repo,
     index: &Arc<IndexSet>,
@@ -301,10 +338,12 @@ fn salvage(
         }
         let start = u64::from(frame.offset);
         let range = start..start + u64::from(frame.stored_bytes);
-        let stored = repo.store().get_range(&layout::pack(pack), range)?;
-        let plain = match reader.open(pack, &frame, stored.clone()) {
-            Ok(plain) => plain,
-            Err(RepoError::FrameDamaged { .. }) => return Ok(()),
+        let stored = repo.store().get_range(&layout::pack(pack), range).map_err(RepoError::from);
+        let opened = stored.and_then(|stored| Ok((reader.open(pack, &frame, stored.clone())?, stored)));
+        let (plain, stored) = match opened {
+            Ok(opened) => opened,
+            // Without an identity only metadata can be told to be right.
+            Err(error) if error.is_damage() || matches!(error, RepoError::NeedsIdentity) => return Ok(()),
             Err(error) => return Err(error),
         };
         if frame.misfit(&plain, repo.keys()).is_some() {
