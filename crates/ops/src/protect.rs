@@ -251,7 +251,7 @@ pub fn prepare(
     let repository_name = name.to_owned();
     let place = Place::of(repository, key, around, cx)?;
     let (repo, sheet) = match place.open(around, cx) {
-        Ok(repo) => (repo, None),
+        Ok(opened) => (opened.repo, None),
         Err(OpenError::Repo(error)) if error.code() == ErrorCode::RepositoryMissing => {
             let StoreConfig::Directory(directory) = &repository.store;
             if let Some(above) = directory.parent() {
