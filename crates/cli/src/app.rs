@@ -5,6 +5,7 @@ use crate::environment;
 use crate::failure::Failure;
 use crate::output::{Form, Output};
 use crate::progress::Display;
+use crate::signals;
 use hikae_model::{Cx, ErrorCode};
 use hikae_ops::Repo;
 use hikae_ops::config::{Config, ConfigError, StoreConfig};
@@ -138,7 +139,11 @@ impl App {
     /// # Errors
     /// As for [`place`](Self::place), and whatever is wrong with the repository or the key.
     pub fn open(&self) -> Result<Arc<Repo>, Failure> {
-        Ok(self.place()?.open(&self.around, &self.cx)?)
+        let opened = self.place()?.open(&self.around, &self.cx)?;
+        for problem in &opened.repaired {
+            self.output.warning(&problem.to_string(), problem.advice.as_deref());
+        }
+        Ok(opened.repo)
     }
 
     /// Shows progress until what this gives is dropped.
@@ -167,7 +172,8 @@ impl App {
         self.output
             .note(&format!("{what}.\nType {name} to go on, anything else to leave everything as it is:"));
         let mut line = String::new();
-        io::stdin().read_line(&mut line).map_err(|error| Failure::of_io("read the answer", &error))?;
+        let answer = signals::while_asking(|| io::stdin().read_line(&mut line));
+        answer.map_err(|error| Failure::of_io("read the answer", &error))?;
         match line.trim() == name {
             true => Ok(()),
             false => Err(Failure::new(ErrorCode::Cancelled, "cancelled; nothing was changed", None)),
@@ -200,7 +206,7 @@ pub fn ask_new_passphrase() -> Result<Zeroizing<String>, Failure> {
 }
 
 fn ask(password: dialoguer::Password<'_>) -> Result<Zeroizing<String>, Failure> {
-    let answer = password.interact().map(Zeroizing::new);
+    let answer = signals::while_asking(|| password.interact()).map(Zeroizing::new);
     answer.map_err(|dialoguer::Error::IO(error)| match error.kind() {
         io::ErrorKind::Interrupted => Failure::new(ErrorCode::Interrupted, "interrupted", None),
         _ => Failure::of_io("ask for the passphrase", &error),

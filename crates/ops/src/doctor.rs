@@ -3,7 +3,7 @@
 //! It looks and changes nothing. What is bad is found here before it is found at a restore.
 
 use crate::OpsError;
-use crate::config::{Config, SourceSettings, StoreConfig, UnlockConfig};
+use crate::config::{Config, SecretRef, SourceSettings, StoreConfig, UnlockConfig};
 use crate::list::ListedSnapshot;
 use crate::open::Place;
 use crate::surroundings::Surroundings;
@@ -49,7 +49,8 @@ impl Condition {
 
     /// One that should be mended.
     pub fn warn(name: impl Into<String>, found: impl Into<String>, advice: impl Into<String>) -> Self {
-        Self { name: name.into(), health: Health::Warn, found: found.into(), advice: Some(advice.into()) }
+        let advice = Some(advice.into()).filter(|advice| !advice.is_empty());
+        Self { name: name.into(), health: Health::Warn, found: found.into(), advice }
     }
 
     /// One that stops backups or restores.
@@ -118,6 +119,39 @@ fn look_at_key(name: &str, file: &Path, store: &Path) -> Condition {
 fn is_on_one_disk(a: &Path, b: &Path) -> bool {
     let device = |path: &Path| std::fs::metadata(path).map(|metadata| metadata.dev()).ok();
     device(a).is_some_and(|device_of_a| device(b) == Some(device_of_a))
+}
+
+/// Whether the programs are there that the configuration names: hooks and tellers of secrets. None is run.
+pub fn look_at_programs(config: &Config, around: &Surroundings) -> Vec<Condition> {
+    let mut found = Vec::new();
+    let mut look = |title: String, words: &[String]| {
+        let name = words.first().map_or("", String::as_str);
+        let there = match name.contains('/') {
+            true => Path::new(name).is_file(),
+            false => around.path.iter().any(|directory| directory.join(name).is_file()),
+        };
+        found.push(match there {
+            true => Condition::ok(title, name),
+            false => {
+                let what = format!("there is no program `{name}`");
+                Condition { health: Health::Fail, ..Condition::warn(title, what, "see its path, or PATH") }
+            }
+        });
+    };
+    for (name, repository) in &config.repositories {
+        if let Some(UnlockConfig::Passphrase(SecretRef::Command(words))) = &repository.unlock {
+            look(format!("passphrase of {name}"), words);
+        }
+    }
+    for (name, source) in &config.sources {
+        if let Some(SecretRef::Command(words)) = &source.password {
+            look(format!("password of {name}"), words);
+        }
+        for words in source.hooks.before.iter().chain(&source.hooks.after) {
+            look(format!("hook of {name}"), words);
+        }
+    }
+    found
 }
 
 /// What the store looks like: whether it keeps what it says, who may read it, how much room it has.

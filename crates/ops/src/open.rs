@@ -4,7 +4,7 @@ use crate::config::{RepositoryConfig, SecretError, SecretRef, StoreConfig, Unloc
 use crate::private_file::{self, PrivateFileError};
 use crate::secret_text::{self, BadSecretText, SecretKind};
 use crate::surroundings::Surroundings;
-use hikae_model::{Advise, Cx, ErrorCode, Hint, Random};
+use hikae_model::{Advise, Cx, ErrorCode, Hint, Problem, Random};
 use hikae_repo::keys::{RepositorySecret, Secret32};
 use hikae_repo::recipient::{Identity, parse_identities};
 use hikae_repo::slot::{KdfCost, Unlock, Wrap};
@@ -98,6 +98,14 @@ impl Advise for OpenError {
 /// Shortest passphrase that a new key slot takes.
 const LEAST_PASSPHRASE: usize = 8;
 
+/// An open repository, and what of its permissions had to be mended.
+pub struct Opened {
+    /// The repository.
+    pub repo: Arc<Repo>,
+    /// What others could have read, and what was done about it.
+    pub repaired: Vec<Problem>,
+}
+
 /// Where a repository is, and what opens it.
 #[derive(Clone)]
 pub struct Place {
@@ -150,11 +158,11 @@ impl Place {
         Ok(DirectoryStore::open(path, self.reserve, random(cx))?)
     }
 
-    /// Opens the repository.
+    /// Opens the repository, and takes from others what permissions they have on it.
     ///
     /// # Errors
     /// [`OpenError`].
-    pub fn open(&self, around: &Surroundings, cx: &Cx) -> Result<Arc<Repo>, OpenError> {
+    pub fn open(&self, around: &Surroundings, cx: &Cx) -> Result<Opened, OpenError> {
         let store = self.open_store(cx)?;
         let mut identities: Vec<Identity> = Vec::new();
         for path in &self.identities {
@@ -175,9 +183,10 @@ impl Place {
         private_file::create_directory(&around.cache)?;
         let store = Arc::new(store);
         let repo = Repo::open(store.clone(), unlock, identities, &around.cache, cx)?;
-        // It is a repository: now its modes may be mended (L-3). One that cannot be is for `doctor` to show.
-        drop(store.repair_modes());
-        Ok(Arc::new(repo))
+        // It is a repository, so its modes are ours to mend. A failure to look does not keep anybody from
+        // reading; `doctor` looks again.
+        let repaired = store.repair_modes().unwrap_or_default();
+        Ok(Opened { repo: Arc::new(repo), repaired })
     }
 
     /// Makes a repository.

@@ -6,7 +6,7 @@ use crate::failure::{Ended, Failure};
 use crate::page::{Mark, count, marked};
 use clap::{Args, Subcommand};
 use hikae_ops::config::{Config, differences, effective, schema, to_text};
-use hikae_ops::doctor::{look_at_config, look_at_sources, look_at_store};
+use hikae_ops::doctor::{look_at_config, look_at_programs, look_at_sources, look_at_store};
 use serde_json::json;
 use std::path::PathBuf;
 
@@ -75,6 +75,7 @@ fn test(app: &App) -> Result<Ended, Failure> {
     let mut conditions = look_at_config(&config);
     let place = app.place()?;
     conditions.extend(look_at_store(&place, &app.cx));
+    conditions.extend(look_at_programs(&config, &app.around));
     conditions.extend(look_at_sources(&config, &app.around, &app.cx));
     let ended = doctor::worst(&conditions);
     app.output.result(ended, &conditions, &doctor::text(&conditions));

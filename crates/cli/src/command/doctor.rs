@@ -6,7 +6,7 @@ use crate::page::{Align, Mark, Table, marked};
 use clap::Args;
 use hikae_model::ErrorCode;
 use hikae_ops::doctor::{
-    Condition, Health, look_at_config, look_at_snapshots, look_at_sources, look_at_store,
+    Condition, Health, look_at_config, look_at_programs, look_at_snapshots, look_at_sources, look_at_store,
 };
 
 /// Look at everything that backups rest on, one line each
@@ -21,7 +21,12 @@ pub fn run(_: &DoctorArgs, app: &App) -> Result<Ended, Failure> {
         Ok(place) => {
             conditions.extend(look_at_store(&place, &app.cx));
             let opened = place.open(&app.around, &app.cx).map_err(Failure::from);
-            let looked = opened.and_then(|repo| {
+            let looked = opened.and_then(|opened| {
+                let repo = opened.repo;
+                let repaired = opened.repaired.iter().map(|problem| {
+                    Condition::warn("store", problem.to_string(), problem.advice.clone().unwrap_or_default())
+                });
+                conditions.extend(repaired);
                 let repository = format!("{} at log entry {}", repo.header().core.repository, repo.state().n);
                 conditions.push(Condition::ok("repository", repository));
                 Ok(look_at_snapshots(&repo, &config, app.cx.now())?)
@@ -32,6 +37,7 @@ pub fn run(_: &DoctorArgs, app: &App) -> Result<Ended, Failure> {
             }
         }
     }
+    conditions.extend(look_at_programs(&config, &app.around));
     conditions.extend(look_at_sources(&config, &app.around, &app.cx));
     let ended = worst(&conditions);
     app.output.result(ended, &conditions, &text(&conditions));

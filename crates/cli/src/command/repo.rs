@@ -152,8 +152,12 @@ fn mend(args: &RepairArgs, app: &App) -> Result<Ended, Failure> {
         let blobs = count(done.lost_blobs, "blob is", "blobs are");
         text.push_str(&format!("{blobs} nowhere; only a backup of the source brings them back.\n"));
     }
-    let whole = found.outcome == Outcome::Complete;
-    let ended = if whole { Ended::Well } else { Ended::With(ErrorCode::VerificationFailed) };
+    // What was damaged and is mended now is no failure any more; what is lost, or only planned, is.
+    let mended = !args.dry_run && done.lost_blobs == 0 && found.hits.is_empty();
+    let ended = match found.outcome == Outcome::Complete || mended {
+        true => Ended::Well,
+        false => Ended::With(ErrorCode::VerificationFailed),
+    };
     app.output.result(ended, &json!({ "verify": found, "repair": done }), &text);
     Ok(ended)
 }

@@ -6,6 +6,10 @@ use hikae_model::{Bytes, Count, Outcome, Problem};
 use hikae_ops::drill::DrillReport;
 use hikae_ops::report::BackupReport;
 
+/// A check of a table's rows is named so, and says how many.
+const ROWS: &str = "rows of ";
+/// Tables whose rows are listed.
+const LISTED_TABLES: usize = 8;
 /// Problems listed before the rest is counted.
 const LISTED_PROBLEMS: usize = 20;
 
@@ -106,6 +110,14 @@ pub fn drill(report: &DrillReport, app: &App) -> String {
     if failed.len() > LISTED_PROBLEMS {
         text.push_str(&format!("  and {} more\n", failed.len() - LISTED_PROBLEMS));
     }
+    let rows = report.checks.iter().filter(|check| check.passed && check.name.starts_with(ROWS));
+    let tables: Vec<String> =
+        rows.map(|check| format!("{} {}", &check.name[ROWS.len()..], check.actual)).collect();
+    if tables.len() > 1 {
+        let shown = tables.iter().take(LISTED_TABLES).cloned().collect::<Vec<_>>().join(", ");
+        let more = if tables.len() > LISTED_TABLES { ", …" } else { "" };
+        text.push_str(&format!("  {}\n", marked(Mark::Faint, format!("rows: {shown}{more}"))));
+    }
     for note in &report.notes {
         text.push_str(&format!("  {note}\n"));
     }
@@ -117,8 +129,7 @@ fn what_was_compared(report: &DrillReport) -> String {
     if report.kind == "files" {
         return format!("{}, {}", count(report.entries, "entry", "entries"), Bytes(report.bytes));
     }
-    // A check of a table's rows is named `rows of TABLE` and says how many.
-    let rows = report.checks.iter().filter(|check| check.name.starts_with("rows of "));
+    let rows = report.checks.iter().filter(|check| check.name.starts_with(ROWS));
     let counts: Vec<u64> =
         rows.filter_map(|check| check.actual.split_whitespace().next()?.parse().ok()).collect();
     let n_rows: u64 = counts.iter().sum();
