@@ -4,6 +4,7 @@ mod configuration;
 mod exit_codes;
 mod faults;
 mod home;
+mod keys;
 mod machine_output;
 mod postgresql;
 mod protecting;
