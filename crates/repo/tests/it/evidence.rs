@@ -2,10 +2,11 @@
 
 use crate::small::{evidence, open};
 use crate::world::{Tree, World};
-use hikae_model::Cut;
+use hikae_model::{Cut, EvidenceId};
 use hikae_repo::evidence::{put_evidence, read_evidence};
 use hikae_repo::keys::{Secret32, Signer};
-use hikae_repo::log::{Change, EvidenceRef};
+use hikae_repo::log::{Change, EvidenceRef, hash_of};
+use hikae_repo::object::{ObjectClass, seal_object};
 use hikae_repo::{RepoError, layout};
 use hikae_store::{MemoryStore, Store};
 use std::sync::Arc;
@@ -62,6 +63,14 @@ fn evidence_for_another_snapshot_or_edited_or_of_a_stranger_is_refused() {
     let (forged, stored) = record.seal(repository, repo.keys(), &stranger);
     store.put(&layout::evidence(forged), &stored).unwrap();
     refused(&EvidenceRef { id: forged, snapshot: one, passed: true });
+
+    // Sealed as evidence about the one, and speaking of the other.
+    let context = [repository.as_bytes().as_slice(), two.as_bytes()].concat();
+    let body = minicbor::to_vec(&record).unwrap();
+    let stored = seal_object(ObjectClass::Evidence, &context, body, repo.keys(), repo.signer());
+    let crossed = EvidenceId::from_bytes(hash_of(&stored));
+    store.put(&layout::evidence(crossed), &stored).unwrap();
+    refused(&EvidenceRef { id: crossed, snapshot: two, passed: true });
 
     let reference = EvidenceRef { id, snapshot: one, passed: true };
     assert!(read_evidence(repo, &reference).is_ok());

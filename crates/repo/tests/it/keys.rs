@@ -79,7 +79,15 @@ fn a_slot_that_asks_for_senseless_costs_is_refused_before_any_memory_is_taken() 
     let KdfCost { memory_kib, passes, lanes } = KdfCost::FLOOR;
     let costs = |cost: [u32; 3]| minicbor::to_vec(cost).unwrap();
     let at = stored.windows(4).position(|four| four == costs([memory_kib, passes, lanes])).unwrap();
-    for cost in [[0, 1, 1], [8, 0, 1], [8, 1, 0], [u32::MAX, 1, 1], [8, u32::MAX, 1], [8, 1, u32::MAX]] {
+    for cost in [
+        [(4 << 20) + 1, 1, 1],
+        [0, 1, 1],
+        [8, 0, 1],
+        [8, 1, 0],
+        [u32::MAX, 1, 1],
+        [8, u32::MAX, 1],
+        [8, 1, u32::MAX],
+    ] {
         let forged = [&stored[..at], &costs(cost), &stored[at + 4..]].concat();
         let refused = hikae_repo::slot::open(&forged, &passphrase("right"));
         assert!(refused.is_err(), "{cost:?}");

@@ -1,7 +1,7 @@
 //! Seals are never used twice (I-1) and open nothing but what they sealed (I-2).
 
 use crate::small::{Small, class_of, open};
-use crate::world::{KEY, Tree, backup, noise};
+use crate::world::{KEY, Tree, World, backup, noise};
 use hikae_model::{Cut, PackId};
 use hikae_repo::frame::FrameCoder;
 use hikae_repo::keys::{BlobClass, Secret32};
@@ -136,13 +136,18 @@ fn no_object_opens_as_another_class_or_in_another_place() {
 
 #[test]
 fn no_frame_opens_under_the_head_of_another() {
-    let small = Small::build();
-    let cache = tempfile::tempdir().unwrap();
-    let repo = open(small.store.clone(), cache.path()).unwrap();
+    let store = MemoryStore::new();
+    let world = World::over(Arc::new(store.clone()));
+    let repo = &world.repo;
+    // Several frames of one session and class, which differ by their numbers alone.
+    for n in 0..2 {
+        let tree: Tree = (0..3).map(|file| (format!("file-{file}"), noise(10 * n + file, 1 << 20))).collect();
+        backup(repo, &tree, Cut::Files, None).unwrap();
+    }
     let mut coder = FrameCoder::new(repo.keys().family()).unwrap();
     let mut frames = Vec::new();
-    for key in small.store.keys().iter().filter(|key| class_of(key) == "packs") {
-        let bytes = small.store.get(key).unwrap();
+    for key in store.keys().iter().filter(|key| class_of(key) == "packs") {
+        let bytes = store.get(key).unwrap();
         let footer = Footer::of_pack(&bytes, repo.keys()).unwrap();
         for frame in footer.frames {
             let session = footer.sessions.iter().find(|one| one.id == frame.head.session).unwrap();
