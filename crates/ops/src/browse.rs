@@ -127,7 +127,7 @@ pub fn ls(
 /// For a path that a snapshot does not have.
 pub(crate) fn no_entry(path: &TreePath) -> OpsError {
     let advice = "look with `hikae ls`, or in all snapshots with `hikae find`";
-    OpsError::refused(ErrorCode::Usage, format!("the snapshot has no {path}"), Some(advice.into()))
+    OpsError::refused(ErrorCode::Usage, format!("the snapshot has no `{path}`"), Some(advice.into()))
 }
 
 /// One version of something, and where it is kept.

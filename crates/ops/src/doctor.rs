@@ -86,7 +86,7 @@ pub fn look_at_config(config: &Config) -> Vec<Condition> {
     let mut found = Vec::new();
     if let Some(file) = &config.file {
         let what =
-            format!("{} ({} sources, {} jobs)", file.display(), config.sources.len(), config.jobs.len());
+            format!("{}, sources: {}, jobs: {}", file.display(), config.sources.len(), config.jobs.len());
         found.push(Condition::ok("configuration", what));
         found.extend(config.warnings.iter().map(|warning| {
             Condition::warn("configuration", warning.to_string(), warning.advice.clone().unwrap_or_default())

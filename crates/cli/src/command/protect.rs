@@ -83,6 +83,8 @@ pub fn run(args: &ProtectArgs, app: &App) -> Result<Ended, Failure> {
         let _progress = app.progress();
         backup(&prepared.repo, &sources, &options, &app.cx)?
     };
+    // Shown before the drill, which takes as long again.
+    app.output.line(&shown::backup(&report));
     let snapshots = report.snapshots.iter().filter_map(|one| Some((one.id?, one.source.clone())));
     let snapshots: Vec<(SnapshotId, String)> = snapshots.collect();
     let drilled = Drilled::all(&prepared.repo, &snapshots, &DrillOptions::default(), app)?;
@@ -97,7 +99,7 @@ pub fn run(args: &ProtectArgs, app: &App) -> Result<Ended, Failure> {
         backup: &report,
         drilled: &drilled,
     };
-    let text = format!("{}\n{}{}", shown::backup(&report), drilled.text(app), honest_end(&prepared, app));
+    let text = format!("{}{}", drilled.text(app), honest_end(&prepared, app));
     app.output.result(ended, &result, &text);
     Ok(ended)
 }

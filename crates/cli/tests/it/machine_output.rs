@@ -78,8 +78,9 @@ fn events_end_with_the_result_or_the_error() {
 fn a_hostile_name_is_shown_and_moves_no_cursor() {
     let home = Home::new();
     home.write("docs/red\u{1b}[31m\r\u{202e}txt", "one");
-    home.expect(0, &["protect", "docs"]);
-    for arguments in [&["ls", "docs", "-r"][..], &["find", "red"], &["ls", "docs", "-r", "--json"]] {
+    home.expect(0, &["protect", "docs", "--description", "\u{1b}]0;title\u{7}\u{202e}"]);
+    for arguments in [&["ls", "docs", "-r"][..], &["find", "red"], &["list"], &["show", "docs"], &["restore"]]
+    {
         let ran = home.expect(0, arguments);
         let odd = ran.stdout.chars().find(|c| c.is_control() && *c != '\n' || *c == '\u{202e}');
         assert_eq!(odd, None, "{arguments:?}");
