@@ -2,7 +2,7 @@
 
 use crate::home::Home;
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
 fn database(home: &Home, rows: u32) {
     let connection = rusqlite::Connection::open(home.path("notes.db")).unwrap();
@@ -145,6 +145,53 @@ fn forgotten_snapshots_come_back_until_their_space_is_freed() {
     home.expect(0, &["undelete", id]);
     home.expect(0, &["restore", id, "--target", "back"]);
     home.expect(0, &["verify", "--read-data"]);
+}
+
+#[test]
+fn what_was_damaged_is_mended_by_repair_and_the_next_backup() {
+    let home = Home::new();
+    home.write("docs/a.txt", "one".repeat(1000));
+    home.expect(0, &["protect", "docs"]);
+    let packs = fs::read_dir(home.store().join("packs")).unwrap();
+    let pack =
+        packs.flat_map(|entry| fs::read_dir(entry.unwrap().path()).unwrap()).next().unwrap().unwrap().path();
+    let mut bytes = fs::read(&pack).unwrap();
+    bytes[20] ^= 1;
+    fs::set_permissions(&pack, fs::Permissions::from_mode(0o600)).unwrap();
+    fs::write(&pack, bytes).unwrap();
+    home.expect(4, &["verify", "--read-data"]);
+    let before = fs::read(&pack).unwrap();
+    home.expect(4, &["repo", "repair", "--read-data", "--dry-run"]);
+    home.run(&["repo", "repair", "--read-data"]);
+    assert_eq!(fs::read(&pack).unwrap(), before, "repair deletes nothing and changes nothing that is there");
+    home.write("docs/b.txt", "two");
+    // The first backup finds its parent damaged, and says so.
+    home.run(&["backup"]);
+    home.expect(0, &["protect"]);
+    home.expect(0, &["restore", "docs", "--target", "back"]);
+}
+
+#[test]
+fn space_is_told_by_source_and_kind() {
+    let home = Home::new();
+    // Bytes that do not compress, so that stored and unique can be compared.
+    let noise: Vec<u8> =
+        (0_u64..400_000).map(|n| (n.wrapping_mul(n) >> 7 ^ n.wrapping_mul(0x9e37_79b9)) as u8).collect();
+    home.write("docs/noise", &noise);
+    home.write("copy/noise", &noise);
+    home.expect(0, &["protect", "docs", "copy"]);
+    home.expect(0, &["backup"]);
+    let stats = home.json(&["repo", "stats"]);
+    let of = |name: &str, what: &str| stats["result"]["sources"][name][what].as_u64().unwrap();
+    for source in ["docs", "copy"] {
+        assert_eq!(of(source, "snapshots"), 2);
+        assert_eq!(of(source, "restored_bytes"), 800_000);
+        assert!((400_000..410_000).contains(&of(source, "unique_bytes")));
+    }
+    let total = &stats["result"]["total"];
+    assert_eq!(total["restored_bytes"], 1_600_000);
+    assert!(total["unique_bytes"].as_u64().unwrap() < 420_000, "two sources share what is the same: {total}");
+    assert_eq!(stats["result"]["kinds"]["files"]["restored_bytes"], 1_600_000);
 }
 
 #[test]
