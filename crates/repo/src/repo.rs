@@ -162,11 +162,8 @@ impl Repo {
                 }
                 OpenedSlot { payload: Payload::Owner(secret), header: header.core.hash() }
             }
-            unlock => open_a_slot(&*store, &unlock)?,
+            unlock => open_a_slot(&*store, &header, &unlock)?,
         };
-        if opened.header != header.core.hash() {
-            return Err(RepoError::HeaderChanged { address: store.address() });
-        }
         Self::with(store, header, opened, identities, cache, cx)
     }
 
@@ -533,19 +530,29 @@ impl Repo {
     }
 }
 
-fn open_a_slot(store: &dyn Store, unlock: &Unlock) -> Result<OpenedSlot, RepoError> {
+/// The slot that our key opens and that vouches for the header.
+///
+/// One that our key opens may vouch for another header: an `init` that died before it put its own, with the same
+/// passphrase or key file, left it behind. Only if there is no other, the header was changed.
+fn open_a_slot(store: &dyn Store, header: &Header, unlock: &Unlock) -> Result<OpenedSlot, RepoError> {
     let mut slots = Vec::new();
     store.list(layout::KEYS, &mut |object| slots.push(object.key))?;
     let mut damaged = None;
+    let mut of_another = false;
     for key in slots {
         let stored = store.get(&key)?;
         if layout::name_of::<SlotId>(&key).is_none_or(|id| hash_of(&stored) != *id.as_bytes()) {
             damaged = Some(RepoError::damaged(key)(BadObject::BrokenSeal));
             continue;
         }
-        if let Some(opened) = slot::open(&stored, unlock).map_err(RepoError::damaged(key))? {
-            return Ok(opened);
+        match slot::open(&stored, unlock).map_err(RepoError::damaged(key))? {
+            Some(opened) if opened.header == header.core.hash() => return Ok(opened),
+            Some(_) => of_another = true,
+            None => {}
         }
+    }
+    if of_another {
+        return Err(RepoError::HeaderChanged { address: store.address() });
     }
     // A damaged slot may be the one that our key belongs to: say so rather than "wrong key".
     Err(damaged.unwrap_or_else(|| RepoError::WrongKey { address: store.address() }))
