@@ -110,7 +110,7 @@ class Keys:
 
     def open_frame(self, key, frame, stored):
         """The blobs of a frame, joined (section 8)."""
-        need(frame.plain_bytes <= 8 << 20, "a frame is too long")
+        need(frame.plain_bytes <= 64 << 20, "a frame is too long")
         aad = self.family + bytes([1, frame.blob_class]) + frame.session + struct.pack("<I", frame.number)
         plain = unseal(key, frame.algorithm, frame.salt, aad, stored)
         if frame.codec == 1:
