@@ -5,6 +5,7 @@
 //! ones many times more; with `--nocapture` it says how many. `HIKAE_BINARY` names another build of the command
 //! to try, as that of a release.
 
+mod disk;
 mod disk_full;
 mod errors;
 mod kill;
