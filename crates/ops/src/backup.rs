@@ -11,7 +11,7 @@ use crate::OpsError;
 use crate::hooks::Hooks;
 use crate::report::{BackupReport, SnapshotReport};
 use hikae_model::{
-    Advise, ContentError, Cut, Cx, Entry, ErrorCode, Outcome, Problem, RunId, SnapshotId, TreePath,
+    Advise, ContentError, Cut, Cx, Entry, EntryKind, ErrorCode, Outcome, Problem, RunId, SnapshotId, TreePath,
 };
 use hikae_repo::content::{ContentWriter, KeepError, Kept};
 use hikae_repo::keys::BlobClass;
@@ -22,6 +22,7 @@ use hikae_repo::snapshot::{Snapshot, SnapshotRecord};
 use hikae_repo::writer::{LEVEL_DATABASE, LEVEL_FILES, Writer};
 use hikae_repo::{RELEASE, Repo, RepoError};
 use hikae_source::{Finished, Item, Reading, Source};
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -115,6 +116,8 @@ struct Read {
     bytes: u64,
     read_bytes: u64,
     problems: Vec<Problem>,
+    /// Files whose content could not be read: their further names have none either.
+    lost: HashSet<TreePath>,
 }
 
 impl OneSource<'_> {
@@ -203,12 +206,25 @@ impl OneSource<'_> {
     ) -> Result<Read, OpsError> {
         let mut listing = ListingWriter::default();
         let mut earlier = Earlier::of(self.repo, parent)?;
-        let mut read = Read { listing: NO_LISTING, bytes: 0, read_bytes: 0, problems: Vec::new() };
+        let mut read =
+            Read { listing: NO_LISTING, bytes: 0, read_bytes: 0, problems: Vec::new(), lost: HashSet::new() };
         while let Some(Item { entry, content }) =
             reading.next().map_err(OpsError::of_source(&self.named.name))?
         {
             self.cx.check()?;
             let before = earlier.find(&entry.path);
+            let before = match earlier.reader() {
+                Some(reader) => self.reliable(before, reader)?,
+                None => before,
+            };
+            if let EntryKind::HardLink { to } = &entry.kind
+                && read.lost.contains(to)
+            {
+                let what = format!("is a further name of {to}, which could not be read");
+                read.problems.push(Problem::new("unreadable", &entry.path, what));
+                self.cx.progress().add_problems(1);
+                continue;
+            }
             let stored = match content {
                 None => Some(StoredEntry { entry, content: StoredContent::None, hash: None }),
                 Some(_)
@@ -239,6 +255,18 @@ impl OneSource<'_> {
         Ok(read)
     }
 
+    /// The parent's entry, unless what it keeps is damaged: then its content is read and stored anew.
+    fn reliable(
+        &self,
+        before: Option<StoredEntry>,
+        reader: &mut BlobReader<'_>,
+    ) -> Result<Option<StoredEntry>, RepoError> {
+        match before {
+            Some(before) if self.writer.may_rely_on(&before.content, reader)? => Ok(Some(before)),
+            Some(_) | None => Ok(None),
+        }
+    }
+
     /// For sources whose contents are few and large, and can be read at the same time.
     fn read_side_by_side<'l>(
         &self,
@@ -251,7 +279,7 @@ impl OneSource<'_> {
         let reading = Mutex::new(reading);
         let together = Mutex::new((
             Vec::new(),
-            Read { listing: NO_LISTING, bytes: 0, read_bytes: 0, problems: Vec::new() },
+            Read { listing: NO_LISTING, bytes: 0, read_bytes: 0, problems: Vec::new(), lost: HashSet::new() },
         ));
         let work = || -> Result<(), OpsError> {
             let mut contents = lane();
@@ -266,7 +294,8 @@ impl OneSource<'_> {
                         let before = match (parent, &mut reader) {
                             (Some(parent), Some(reader)) => {
                                 let named = Named { id: parent.id, record: &parent.record };
-                                reader.entry(named, &entry.path)?
+                                let before = reader.entry(named, &entry.path)?;
+                                self.reliable(before, reader)?
                             }
                             _ => None,
                         };
@@ -305,7 +334,7 @@ impl OneSource<'_> {
             Ok(Kept { content, bytes, hash }) => {
                 read.bytes += bytes;
                 read.read_bytes += bytes;
-                entry.kind = hikae_model::EntryKind::File { size: bytes };
+                entry.kind = EntryKind::File { size: bytes };
                 Ok(Some(StoredEntry { entry, content, hash }))
             }
             Err(KeepError::Repo(error)) => Err(error.into()),
@@ -316,6 +345,7 @@ impl OneSource<'_> {
             Err(KeepError::Content(error)) => {
                 self.cx.progress().add_problems(1);
                 read.problems.push(content_problem(&entry.path, &error));
+                read.lost.insert(entry.path);
                 Ok(None)
             }
         }

@@ -15,14 +15,17 @@
 
 use crate::RepoError;
 use crate::epoch::{EpochRecord, SessionRecord};
+use crate::extent::Extent;
 use crate::frame::{self, FrameBlob, FrameCoder, FrameHead, OpenFrame};
 use crate::index::{BadSegment, IndexBuilder, IndexedPack, Segment};
 use crate::index_set::IndexSet;
 use crate::keys::{BlobClass, Secret32};
 use crate::layout;
+use crate::listing::StoredContent;
 use crate::log::FrameName;
 use crate::object::{ObjectClass, seal_object};
 use crate::pack::{FinishedPack, OpenPack};
+use crate::reader::BlobReader;
 use crate::repo::{Repo, lock};
 use crate::state::State;
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -57,6 +60,8 @@ pub(crate) struct Shared {
     pub(crate) base: Arc<State>,
     pub(crate) base_index: Arc<IndexSet>,
     session: SessionRecord,
+    /// Nothing is damaged and every writer is one that we trust: what earlier snapshots need will do.
+    relies_on_all: bool,
     epoch: EpochRecord,
     session_key: Secret32,
     metadata_key: Secret32,
@@ -112,6 +117,9 @@ impl Writer {
         let epoch = repo.current_epoch(epoch_days)?;
         let base = repo.follow()?;
         let base_index = repo.index()?;
+        let own = repo.signer().id();
+        let relies_on_all =
+            base.damaged.is_empty() && base.indexes.values().all(|index| base.trusts(own, index.writer));
         let (number, metadata_key) = repo.keys().newest_seal();
         let (session, session_key) =
             epoch.begin_session(repo.keys().family(), number, repo.signer(), repo.cx())?;
@@ -124,6 +132,7 @@ impl Writer {
             run,
             base,
             base_index,
+            relies_on_all,
             session,
             epoch,
             session_key,
@@ -157,6 +166,44 @@ impl Writer {
     /// The state in which the run began.
     pub fn base(&self) -> &Arc<State> {
         &self.shared.base
+    }
+
+    /// True if what an earlier snapshot kept of a content may be named again as it is: every blob of it has a
+    /// copy that a run may rely on. Where all copies are damaged, or none is of a writer that we trust, it is to
+    /// be stored again from the source.
+    ///
+    /// # Errors
+    /// [`RepoError::Cache`] if the index cannot be read. Maps that cannot be read are no error: then it may not.
+    pub fn may_rely_on(
+        &self,
+        content: &StoredContent,
+        reader: &mut BlobReader<'_>,
+    ) -> Result<bool, RepoError> {
+        if self.shared.relies_on_all {
+            return Ok(true);
+        }
+        if let StoredContent::Parts(parts) = content {
+            for part in parts {
+                if !self.shared.is_reliable(part.map)? {
+                    return Ok(false);
+                }
+            }
+        }
+        let Ok(maps) = reader.extents(content) else { return Ok(false) };
+        for map in &maps {
+            for extent in map.extents() {
+                let Extent::Data { blob, .. } = extent else { continue };
+                if !self.shared.is_reliable(*blob)? {
+                    return Ok(false);
+                }
+                if let Some(pieces) = map.pieces_of(*blob)
+                    && !self.shared.is_reliable(pieces)?
+                {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
@@ -315,6 +362,15 @@ impl Shared {
     /// Step 2 of the commit protocol: named by an index object of a writer that we trust, in a pack that is
     /// neither doomed nor damaged, in a frame that is not sparse.
     fn is_usable(&self, id: BlobId) -> Result<bool, RepoError> {
+        self.has_copy(id, &|frame| !self.base.sparse.contains(&frame))
+    }
+
+    /// The same, in whatever frame: for what a snapshot needs already.
+    fn is_reliable(&self, id: BlobId) -> Result<bool, RepoError> {
+        self.has_copy(id, &|_| true)
+    }
+
+    fn has_copy(&self, id: BlobId, in_frame: &dyn Fn(FrameName) -> bool) -> Result<bool, RepoError> {
         let own = self.repo.signer().id();
         for segment in self.base_index.segments() {
             let trusted =
@@ -325,7 +381,7 @@ impl Shared {
             let mut usable = false;
             segment.find(id, &mut |place| {
                 let name = FrameName { session: place.frame.head.session, number: place.frame.head.number };
-                usable = self.base.is_good(place.pack) && !self.base.sparse.contains(&name);
+                usable = self.base.is_good(place.pack) && in_frame(name);
                 !usable
             })?;
             if usable {
