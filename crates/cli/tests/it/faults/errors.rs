@@ -4,7 +4,7 @@
 //! `strace` counts each system call for each thread apart: the n-th fails of whichever threads come so far, all of
 //! them. Every call of the thread that makes most of a kind is reached.
 
-use super::world::{Ran, World};
+use super::world::{INIT, Ran, World};
 use super::{full, points};
 use hikae_testkit::not_run;
 use std::collections::BTreeMap;
@@ -42,29 +42,48 @@ fn busiest(template: &World, call: &str, args: &[&str]) -> u64 {
     counts.into_values().max().unwrap_or(0)
 }
 
-/// Lets one call fail and looks at what the run says of it.
-fn check_failing(
-    template: &World,
-    acknowledged: &[String],
-    call: &str,
-    error: &str,
-    n: u64,
-) -> Result<bool, String> {
+/// What must hold after a run in which something failed.
+type Check<'a> = &'a dyn Fn(&World, &Ran) -> Result<(), String>;
+
+/// Lets one call fail and looks at what the run says of it. True if the run failed.
+fn fail_one(template: &World, args: &[&str], check: Check<'_>, inject: &str) -> Result<bool, String> {
     let world = template.copy();
-    let inject = format!("inject={call}:error={error}:when={n}");
-    let ran = world.run_below(&["strace", "-f", "-qq", "-o", "/dev/null", "-e", &inject], &["backup"]);
-    let fail = |what: String| Err(format!("{call} number {n} failing with {error}: {what}"));
-    if ran.code.is_none_or(|code| code == 101 || code >= 128 && code != 130) || ran.err.contains("panicked") {
-        return fail(format!("no clean end: {ran:#?}"));
+    let inject = format!("inject={inject}");
+    let ran = world.run_below(&["strace", "-f", "-qq", "-o", "/dev/null", "-e", &inject], args);
+    // 127 is the loader's, which fails before any of our code runs.
+    let is_clean = matches!(ran.code, Some(0..=99 | 127 | 130)) && !ran.err.contains("panicked");
+    let result = if is_clean { check(&world, &ran) } else { Err("no clean end".to_owned()) };
+    result.map(|()| ran.code != Some(0)).map_err(|what| format!("{inject}: {what}\nafter {ran:#?}"))
+}
+
+/// Lets calls of every kind fail, about `quick` of each by default.
+fn fail_everywhere(name: &str, template: &World, args: &[&str], quick: u64, check: Check<'_>) {
+    let (mut n_tried, mut n_failed) = (0, 0);
+    let mut wrong = Vec::new();
+    for (kind, call) in CHANGING.into_iter().chain(LOOKING).enumerate() {
+        let mut here = (0, 0);
+        let n_calls = busiest(template, call, args);
+        for (i, n) in points(n_calls, quick).into_iter().enumerate() {
+            let errors: Vec<&str> = match full() && CHANGING.contains(&call) {
+                true => ERRORS.to_vec(),
+                false => vec![ERRORS[(kind + i) % ERRORS.len()]],
+            };
+            for error in errors {
+                here.0 += 1;
+                match fail_one(template, args, check, &format!("{call}:error={error}:when={n}")) {
+                    Ok(failed) => here.1 += u64::from(failed),
+                    Err(what) => wrong.push(what),
+                }
+            }
+        }
+        println!("{name}, {call}: {} failures in {n_calls} calls, {} runs failed for it", here.0, here.1);
+        (n_tried, n_failed) = (n_tried + here.0, n_failed + here.1);
     }
-    let has_new = world.snapshots().len() > acknowledged.len();
-    if matches!(ran.code, Some(0 | 3)) && !has_new {
-        return fail(format!("a false success: {ran:#?}"));
-    }
-    match world.check(acknowledged) {
-        Ok(()) => Ok(ran.code != Some(0)),
-        Err(what) => fail(format!("{what}\nafter {ran:#?}")),
-    }
+    let n_wrong = wrong.len();
+    println!("{name}, failing system calls: {n_tried} tried, {n_failed} runs failed, {n_wrong} wrong");
+    wrong.truncate(8);
+    assert!(wrong.is_empty(), "{n_wrong} of {n_tried}:\n{}", wrong.join("\n\n"));
+    assert!(n_failed > 0, "no injected failure reached the command");
 }
 
 #[test]
@@ -74,32 +93,52 @@ fn a_system_call_that_fails_never_makes_a_false_success() {
         return;
     }
     let acknowledged = template.snapshots();
-    let (mut n_tried, mut n_failed) = (0, 0);
-    let mut wrong = Vec::new();
-    for (kind, call) in CHANGING.into_iter().chain(LOOKING).enumerate() {
-        let mut here = (0, 0);
-        let n_calls = busiest(&template, call, &["backup"]);
-        for (i, n) in points(n_calls, 2).into_iter().enumerate() {
-            let errors: Vec<&str> = match full() && CHANGING.contains(&call) {
-                true => ERRORS.to_vec(),
-                false => vec![ERRORS[(kind + i) % ERRORS.len()]],
-            };
-            for error in errors {
-                here.0 += 1;
-                match check_failing(&template, &acknowledged, call, error, n) {
-                    Ok(failed) => here.1 += u64::from(failed),
-                    Err(what) => wrong.push(what),
-                }
-            }
+    fail_everywhere("backup", &template, &["backup"], 2, &|world, ran| {
+        let has_new = world.snapshots().len() > acknowledged.len();
+        match matches!(ran.code, Some(0 | 3)) && !has_new {
+            true => Err("a false success".to_owned()),
+            false => world.check(&acknowledged),
         }
-        println!("{call}: {} failures injected into {n_calls} calls, {} runs failed for it", here.0, here.1);
-        (n_tried, n_failed) = (n_tried + here.0, n_failed + here.1);
+    });
+}
+
+#[test]
+fn a_system_call_that_fails_takes_nothing_from_a_prune() {
+    let mut template = World::with_a_snapshot();
+    if !can_inject(&template) {
+        return;
     }
-    let n_wrong = wrong.len();
-    println!("failing system calls: {n_tried} tried, {n_failed} runs failed, {n_wrong} wrong");
-    wrong.truncate(8);
-    assert!(wrong.is_empty(), "{n_wrong} of {n_tried}:\n{}", wrong.join("\n\n"));
-    assert!(n_failed > 0, "no injected failure reached the command");
+    let first = template.snapshots().remove(0);
+    template.back_up();
+    template.ok(&["forget", &first]);
+    let acknowledged = template.snapshots();
+    let prune = ["prune", "--soft", "0s", "--orphan-grace", "0s"];
+    fail_everywhere("prune", &template, &prune, 1, &|world, _| {
+        world.check(&acknowledged)?;
+        match world.run(&prune) {
+            again if again.code == Some(0) => world.check(&acknowledged),
+            again => Err(format!("again: {again:#?}")),
+        }
+    });
+}
+
+#[test]
+fn an_init_in_which_a_system_call_fails_can_be_done_again() {
+    let template = World::new();
+    if !can_inject(&template) {
+        return;
+    }
+    fail_everywhere("init", &template, &INIT, 1, &|world, ran| {
+        let is_made = world.path("repo/hikae.json").exists();
+        if ran.code == Some(0) && !is_made {
+            return Err("a false success".to_owned());
+        }
+        match (is_made, world.run(&INIT)) {
+            (false, again) if again.code != Some(0) => Err(format!("again: {again:#?}")),
+            (true, again) if again.code == Some(0) => Err("made over another".to_owned()),
+            _ => world.check(&[]),
+        }
+    });
 }
 
 #[test]

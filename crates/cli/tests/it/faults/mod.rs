@@ -22,12 +22,13 @@ fn full() -> bool {
     std::env::var_os("HIKAE_FULL").is_some_and(|value| value != "0")
 }
 
-/// About `quick` of the points 1 to `n`, evenly, the first and the last among them; all if everything is wanted.
+/// About `quick` of the points 1 to `n`, evenly; all if everything is wanted.
 fn points(n: u64, quick: u64) -> Vec<u64> {
     if full() || n <= quick {
         return (1..=n).collect();
     }
-    let mut points: Vec<u64> = (0..quick).map(|i| 1 + i * (n - 1) / (quick - 1).max(1)).collect();
+    let mut points: Vec<u64> =
+        (0..quick).map(|i| if quick == 1 { n.div_ceil(2) } else { 1 + i * (n - 1) / (quick - 1) }).collect();
     points.dedup();
     points
 }
