@@ -11,11 +11,11 @@ use crate::config::{
     Config, NewSource, SourceConfig, SourceSettings, StoreConfig, UnlockConfig, append_sources, new_text,
     parse,
 };
-use crate::open::{KeyChoice, OpenError, Place, make_key_file};
+use crate::open::{KeyChoice, OpenError, Opened, Place, make_key_file};
 use crate::private_file::{self, PrivateFileError};
 use crate::recovery::RecoverySheet;
 use crate::surroundings::Surroundings;
-use hikae_model::{Advise, Cx, ErrorCode, Hint};
+use hikae_model::{Advise, Cx, ErrorCode, Hint, Problem};
 use hikae_repo::Repo;
 use hikae_source::files::FilesSettings;
 use hikae_source::postgresql::PostgresqlSettings;
@@ -46,6 +46,8 @@ pub struct Prepared {
     pub added: Vec<String>,
     /// The recovery sheet, if the repository was made now.
     pub sheet: Option<RecoverySheet>,
+    /// Permissions of the repository that had to be mended.
+    pub repaired: Vec<Problem>,
 }
 
 /// Something that `protect` made or changed.
@@ -250,8 +252,8 @@ pub fn prepare(
     let (name, repository) = config.repository(None)?;
     let repository_name = name.to_owned();
     let place = Place::of(repository, key, around, cx)?;
-    let (repo, sheet) = match place.open(around, cx) {
-        Ok(opened) => (opened.repo, None),
+    let (opened, sheet) = match place.open(around, cx) {
+        Ok(opened) => (opened, None),
         Err(OpenError::Repo(error)) if error.code() == ErrorCode::RepositoryMissing => {
             let StoreConfig::Directory(directory) = &repository.store;
             if let Some(above) = directory.parent() {
@@ -260,11 +262,12 @@ pub fn prepare(
             let new = place.init(&repository.recipients, repository.write_only, around, cx)?;
             made.push(Made::Repository(directory.clone()));
             let sheet = RecoverySheet::of(&new.repo, &new.secret);
-            (Arc::new(new.repo), Some(sheet))
+            (Opened { repo: Arc::new(new.repo), repaired: Vec::new() }, Some(sheet))
         }
         Err(error) => return Err(error.into()),
     };
-    Ok(Prepared { config, repo, repository: repository_name, made, added, sheet })
+    let Opened { repo, repaired } = opened;
+    Ok(Prepared { config, repo, repository: repository_name, made, added, sheet, repaired })
 }
 
 fn sources_to_add(config: &Config, what: &[SourceSettings]) -> (Vec<NewSource>, Vec<String>) {

@@ -70,6 +70,12 @@ pub fn run(args: &ProtectArgs, app: &App) -> Result<Ended, Failure> {
         Some(recovery) => Some(sheet::write(recovery, &app.around.data, app)?),
         None => None,
     };
+    for warning in &prepared.config.warnings {
+        app.output.warning(&warning.to_string(), warning.advice.as_deref());
+    }
+    for problem in &prepared.repaired {
+        app.output.warning(&problem.to_string(), problem.advice.as_deref());
+    }
     app.output.note(&made(&prepared, written.as_ref()));
     let names = prepared.config.sources_of(None)?;
     let sources = open_sources(&names, &prepared.config, app)?;
@@ -170,6 +176,8 @@ fn dry_run(what: &[SourceSettings], is_new: bool, app: &App) -> Result<Ended, Fa
     let planned: Vec<Planned> =
         what.iter().map(|settings| Planned { kind: settings.kind(), what: settings.shown() }).collect();
     let mut text = String::new();
+    // A configuration that is wrong would stop the real call too.
+    app.config_or_none()?;
     if is_new {
         let config = app.around.config.join("config.toml");
         text.push_str(&format!("would write {}\n", config.display()));

@@ -1,6 +1,7 @@
 //! A real server: protected, drilled, and swapped back by name.
 
 use crate::home::Home;
+use crate::secrets::leaks_to_children;
 use hikae_source::postgresql::{Cluster, ClusterOptions, Environment, Host};
 use hikae_testkit::system_cx;
 use std::path::{Path, PathBuf};
@@ -43,9 +44,9 @@ fn a_database_is_protected_proved_and_swapped_back() {
     shop.batch_execute("CREATE TABLE orders AS SELECT n AS id FROM generate_series(1, 500) n").unwrap();
 
     let home = Home::new();
-    if let Some(password) = &cluster.connection().password {
-        home.write_private(".pgpass", format!("*:*:*:*:{}\n", password.reveal()));
-    }
+    // The server asks for none; hikae hands it to its programs all the same.
+    let password = "canary-91c2-password";
+    home.write_private(".pgpass", format!("*:*:*:*:{password}\n"));
     let live = address(&cluster, &socket, "postgres", "shop");
     // A superuser is refused unless it is allowed, with a role that is enough.
     let refused = home.run(&["protect", &live]);
@@ -56,6 +57,9 @@ fn a_database_is_protected_proved_and_swapped_back() {
     // The throwaway server of the drill runs as another user, who must reach its scratch directory.
     let ran = home.expect(0, &["protect", &live, "--allow-superuser", "--scratch", "/tmp"]);
     assert!(ran.stdout.contains("1 table with 500 rows"), "{}", ran.stdout);
+
+    // pg_dump and its kin get the password by a file, never by argument or environment.
+    assert_eq!(leaks_to_children(home.command(&["backup"]), password), Vec::<String>::new());
 
     shop.batch_execute("DELETE FROM orders WHERE id > 100").unwrap();
     drop(shop);

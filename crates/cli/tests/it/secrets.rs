@@ -2,20 +2,39 @@
 
 use crate::home::Home;
 use std::fs;
-use std::sync::Arc;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
 const CANARY: &str = "canary-7f3a-passphrase";
 
-/// Watches all children of a process until it ends: how often it saw one, and where the canary was.
-fn watch(parent: u32, done: &AtomicBool, n_seen: &AtomicUsize) -> Vec<String> {
+/// Runs a command and watches all its children until it ends. Where the canary was among them; at least one
+/// must have been seen.
+pub fn leaks_to_children(mut command: Command, canary: &str) -> Vec<String> {
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let (done, n_seen) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let parent = child.id();
+    let mut leaks = thread::scope(|scope| {
+        let watcher = scope.spawn(|| watch(parent, canary, &done, &n_seen));
+        let status = child.wait().unwrap();
+        done.store(true, Ordering::Relaxed);
+        assert!(status.success());
+        watcher.join().unwrap()
+    });
+    assert!(n_seen.load(Ordering::Relaxed) > 0, "no child was seen, so nothing was proved");
+    leaks.sort();
+    leaks.dedup();
+    leaks
+}
+
+fn watch(parent: u32, canary: &str, done: &AtomicBool, n_seen: &AtomicUsize) -> Vec<String> {
     let mut leaks = Vec::new();
     while !done.load(Ordering::Relaxed) {
-        for entry in fs::read_dir("/proc").unwrap().flatten() {
-            let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else { continue };
-            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-            if pid == parent || !status.contains(&format!("PPid:\t{parent}\n")) {
+        let processes: Vec<(u32, u32)> =
+            fs::read_dir("/proc").unwrap().flatten().filter_map(process).collect();
+        for (pid, above) in &processes {
+            let grandparent = processes.iter().find(|(pid, _)| pid == above).map(|(_, above)| *above);
+            if *above != parent && grandparent != Some(parent) {
                 continue;
             }
             // Between fork and exec a child is still ourselves.
@@ -26,13 +45,21 @@ fn watch(parent: u32, done: &AtomicBool, n_seen: &AtomicUsize) -> Vec<String> {
             for file in ["cmdline", "environ"] {
                 let bytes = fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
                 n_seen.fetch_add(usize::from(!bytes.is_empty()), Ordering::Relaxed);
-                if String::from_utf8_lossy(&bytes).contains(CANARY) {
+                if String::from_utf8_lossy(&bytes).contains(canary) {
                     leaks.push(format!("{file} of {}", exe.display()));
                 }
             }
         }
     }
     leaks
+}
+
+/// A process and the one that started it.
+fn process(entry: fs::DirEntry) -> Option<(u32, u32)> {
+    let pid = entry.file_name().to_string_lossy().parse().ok()?;
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let above = status.lines().find_map(|line| line.strip_prefix("PPid:"))?;
+    Some((pid, above.trim().parse().ok()?))
 }
 
 #[test]
@@ -46,25 +73,9 @@ fn the_passphrase_reaches_no_child_and_no_file() {
     let text = fs::read_to_string(&config).unwrap();
     fs::write(&config, text + hooks).unwrap();
 
-    let mut child = home
-        .command(&["backup"])
-        .env("HIKAE_PASSPHRASE", CANARY)
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    let (done, n_seen) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-    let watcher = {
-        let (parent, done, n_seen) = (child.id(), done.clone(), n_seen.clone());
-        thread::spawn(move || watch(parent, &done, &n_seen))
-    };
-    let status = child.wait().unwrap();
-    done.store(true, Ordering::Relaxed);
-    let mut leaks = watcher.join().unwrap();
-    leaks.dedup();
-    assert!(status.success());
-    assert!(n_seen.load(Ordering::Relaxed) > 0, "no child was seen, so nothing was proved");
-    assert_eq!(leaks, Vec::<String>::new());
+    let mut command = home.command(&["backup"]);
+    command.env("HIKAE_PASSPHRASE", CANARY);
+    assert_eq!(leaks_to_children(command, CANARY), Vec::<String>::new());
     check_no_canary(&home.path(""));
 }
 
