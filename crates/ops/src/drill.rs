@@ -7,6 +7,7 @@
 use crate::OpsError;
 use crate::compare::{Exactness, compare};
 use crate::restore::restore_files;
+use crate::scratch::Scratch;
 use crate::stored::StoredSnapshot;
 use crate::surroundings::Surroundings;
 use hikae_model::{Cx, ErrorCode, EvidenceId, Outcome, SnapshotId};
@@ -18,7 +19,6 @@ use hikae_source::files::Target;
 use hikae_source::{SourceError, postgresql, sqlite};
 use serde::Serialize;
 use std::num::NonZeroUsize;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -101,8 +101,10 @@ pub fn drill(
     let (began, started) = (cx.elapsed(), cx.now());
     let state = repo.follow()?;
     let record = repo.snapshot(snapshot)?.record;
-    let scratch = Scratch::make(&around.scratch, snapshot, cx)?;
-    let one = OneDrill { repo, snapshot, record: &record, scratch: &scratch.0, options, around, cx };
+    let failed = |source| SourceError::Io { verb: "use", path: around.scratch.clone(), source };
+    let scratch = Scratch::make(&around.scratch, snapshot, cx).map_err(failed);
+    let scratch = scratch.map_err(OpsError::of_source("drill"))?;
+    let one = OneDrill { repo, snapshot, record: &record, scratch: scratch.path(), options, around, cx };
     let found = match record.kind.as_str() {
         "files" => one.files()?,
         "sqlite" => one.sqlite()?,
@@ -246,27 +248,6 @@ impl OneDrill<'_> {
             ],
             notes: drilled.notes,
         })
-    }
-}
-
-/// A private directory that is gone when this is dropped.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn make(below: &Path, snapshot: SnapshotId, cx: &Cx) -> Result<Self, OpsError> {
-        let nonce = u32::from_le_bytes(cx.random());
-        let path = below.join(format!("drill-{}-{nonce:08x}", snapshot.short()));
-        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&path);
-        let failed = |source| SourceError::Io { verb: "make", path: path.clone(), source };
-        made.map_err(failed).map_err(OpsError::of_source("drill"))?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // What cannot be removed is scratch in a directory that says so; the drill's result does not change.
-        drop(std::fs::remove_dir_all(&self.0));
     }
 }
 

@@ -24,6 +24,7 @@ pub mod recovery;
 pub mod report;
 pub mod restore;
 pub mod restore_database;
+mod scratch;
 pub mod secret_text;
 pub mod select;
 pub mod stats;
