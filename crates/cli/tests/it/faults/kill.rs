@@ -257,3 +257,23 @@ fn a_protect_that_dies_is_gone_on_from() {
     };
     kill_everywhere("protect", &template, &protect, |_| Ok(()), again);
 }
+
+/// A drill writes what it restores in the clear.
+#[test]
+fn a_drill_that_dies_leaves_nothing_once_another_has_run() {
+    if !can_step() {
+        return;
+    }
+    let template = World::with_a_snapshot();
+    let acknowledged = template.snapshots();
+    let again = |world: &World| {
+        let ran = world.run(&["drill"]);
+        let left = std::fs::read_dir(world.path("tmp")).unwrap().map(|entry| entry.unwrap().file_name());
+        let left: Vec<_> = left.filter(|name| name != "output").collect();
+        match ran.code == Some(0) && left.is_empty() {
+            true => Ok(()),
+            false => Err(format!("{left:?} are left; drill again: {ran:#?}")),
+        }
+    };
+    kill_everywhere("drill", &template, &["drill"], |world| world.check(&acknowledged), again);
+}
