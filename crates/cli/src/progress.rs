@@ -111,7 +111,8 @@ fn line(now: &ProgressNow, seconds: f64) -> String {
     } else if done > 0 {
         parts.push(Bytes(done).to_string());
     }
-    if seconds >= 1.0 && done > 0 {
+    let all_read = now.total_bytes > 0 && done >= now.total_bytes;
+    if seconds >= 1.0 && done > 0 && !all_read {
         let rate = done as f64 / seconds;
         parts.push(format!("{}/s", Bytes(rate as u64)));
         if now.total_bytes > done && seconds >= 3.0 {
