@@ -4,6 +4,10 @@
 //! By default each test tries some of its points, chosen evenly. `HIKAE_FULL=1` tries all of them, and random
 //! ones many times more; with `--nocapture` it says how many. `HIKAE_BINARY` names another build of the command
 //! to try, as that of a release.
+//!
+//! ```sh
+//! HIKAE_FULL=1 cargo test -p hikae-cli --test it faults:: -- --nocapture
+//! ```
 
 mod disk;
 mod disk_full;
