@@ -151,7 +151,7 @@ class Frame(Record):
     NAMES = "session blob_class codec algorithm number offset stored_bytes plain_bytes n_blobs salt".split()
 
 def take_frames(records, sessions):
-    for values in struct.iter_unpack("<HBBB3xIIIII16s", records):
+    for values in struct.iter_unpack("<IBBBxIIIII16s", records):
         frame = Frame(**dict(zip(Frame.NAMES, values)), blobs=[])
         need(frame.blob_class in (1, 2) and frame.codec in (0, 1), "a frame record is none")
         frame.session = sessions[frame.session].id

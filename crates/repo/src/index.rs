@@ -29,8 +29,8 @@ use std::path::{Path, PathBuf};
 /// An index object is written once it would have this many blobs.
 pub const TARGET_BLOBS: usize = 128 << 10;
 
-/// No more sessions go into one index object or pack, give or take one pack's: a frame names its session by a
-/// place of 16 bits, and the records should not outweigh what they are for.
+/// No more sessions go into one index object or pack, give or take one pack's: the records should not outweigh
+/// what they are for.
 pub(crate) const MAX_SESSIONS: usize = 4096;
 
 const PACK_BYTES: usize = 40;
@@ -136,13 +136,13 @@ impl IndexBuilder {
             body.extend_from_slice(&pack.bytes.to_le_bytes());
         }
         let place: BTreeMap<_, _> =
-            self.sessions.keys().enumerate().map(|(at, id)| (*id, at as u16)).collect();
+            self.sessions.keys().enumerate().map(|(at, id)| (*id, at as u32)).collect();
         let mut blobs = Vec::with_capacity(self.n_blobs);
         let mut frame_number = 0_u32;
         for (pack_number, (_, frames)) in self.packs.iter().enumerate() {
             for frame in frames {
                 body.extend_from_slice(&(pack_number as u32).to_le_bytes());
-                put_frame(&mut body, place.get(&frame.head.session).copied().unwrap_or(u16::MAX), frame);
+                put_frame(&mut body, place.get(&frame.head.session).copied().unwrap_or(u32::MAX), frame);
                 let mut offset = 0;
                 for blob in &frame.blobs {
                     blobs.push((blob.id, frame_number, offset, blob.bytes));

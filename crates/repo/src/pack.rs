@@ -192,7 +192,7 @@ impl Footer {
         let mut blobs = Vec::new();
         for frame in &self.frames {
             let session = self.sessions.iter().position(|session| session.id == frame.head.session);
-            put_frame(&mut frames, session.map_or(u16::MAX, |at| at as u16), frame);
+            put_frame(&mut frames, session.map_or(u32::MAX, |at| at as u32), frame);
             for blob in &frame.blobs {
                 blobs.extend_from_slice(blob.id.as_bytes());
                 blobs.extend_from_slice(&blob.bytes.to_le_bytes());
@@ -267,14 +267,14 @@ impl Footer {
 /// Appends a frame record:
 ///
 /// ```text
-/// session u16 | class u8 | codec u8 | algorithm u8 | 0 u8 ×3 | number u32 | offset u32 | stored u32 | plain u32 | blobs u32 | salt 16
+/// session u32 | class u8 | codec u8 | algorithm u8 | 0 u8 | number u32 | offset u32 | stored u32 | plain u32 | blobs u32 | salt 16
 /// ```
 ///
 /// All numbers little-endian; `session` is a place in the list of sessions beside it.
-pub(crate) fn put_frame(out: &mut Vec<u8>, session: u16, frame: &PackedFrame) {
+pub(crate) fn put_frame(out: &mut Vec<u8>, session: u32, frame: &PackedFrame) {
     let head = &frame.head;
     out.extend_from_slice(&session.to_le_bytes());
-    out.extend_from_slice(&[head.class as u8, head.codec as u8, head.algorithm as u8, 0, 0, 0]);
+    out.extend_from_slice(&[head.class as u8, head.codec as u8, head.algorithm as u8, 0]);
     for number in [head.number, frame.offset, frame.stored_bytes, head.plain_bytes, frame.blobs.len() as u32]
     {
         out.extend_from_slice(&number.to_le_bytes());
@@ -284,12 +284,12 @@ pub(crate) fn put_frame(out: &mut Vec<u8>, session: u16, frame: &PackedFrame) {
 
 /// Reads what [`put_frame`] wrote: the frame without its blobs, and how many there are.
 pub(crate) fn take_frame(bytes: &[u8], sessions: &[SessionRecord]) -> Option<(PackedFrame, u32)> {
-    let session = sessions.get(usize::from(u16::from_le_bytes([bytes[0], bytes[1]])))?;
+    let session = sessions.get(u32_at(bytes, 0) as usize)?;
     let head = FrameHead {
         session: session.id,
-        class: BlobClass::from_number(bytes[2])?,
-        codec: Codec::from_number(bytes[3])?,
-        algorithm: Algorithm::from_number(bytes[4])?,
+        class: BlobClass::from_number(bytes[4])?,
+        codec: Codec::from_number(bytes[5])?,
+        algorithm: Algorithm::from_number(bytes[6])?,
         number: u32_at(bytes, 8),
         plain_bytes: u32_at(bytes, 20),
         salt: bytes[28..44].try_into().ok()?,

@@ -73,9 +73,14 @@ pub fn open<'b>(
     aad: &[u8],
     bytes: &'b mut [u8],
 ) -> Result<&'b mut [u8], BrokenSeal> {
-    once_key(key, algorithm, salt)
+    let plain = once_key(key, algorithm, salt)
         .open_in_place(Nonce::assume_unique_for_key([0; 12]), Aad::from(aad), bytes)
-        .map_err(|_| BrokenSeal)
+        .map_err(|_| BrokenSeal)?;
+    // GCM alone does not commit to a key: bytes can be made that open under two. The salt does.
+    match subtle::ConstantTimeEq::ct_eq(&self::salt(key, aad, plain)[..], &salt[..]).into() {
+        true => Ok(plain),
+        false => Err(BrokenSeal),
+    }
 }
 
 fn salt(key: &Secret32, aad: &[u8], bytes: &[u8]) -> Salt {
