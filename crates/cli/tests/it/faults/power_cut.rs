@@ -17,6 +17,14 @@ fn world_on(disk: &Disk) -> World {
     world
 }
 
+/// Now and then only the newest stay, so that the disk does not fill up.
+fn make_room(world: &World, step: u32) {
+    if step.is_multiple_of(4) {
+        world.ok(&["forget", "--keep-last", "2", "--even-many"]);
+        world.ok(&["prune", "--soft", "0s", "--orphan-grace", "0s"]);
+    }
+}
+
 /// Whether the power can be cut here. Some kernels and containers do not let us.
 #[track_caller]
 fn cut(disk: &Disk) -> bool {
@@ -43,10 +51,7 @@ fn what_was_acknowledged_survives_a_power_cut() {
         }
         disk.power_on();
         world.check(&acknowledged).unwrap_or_else(|what| panic!("cut {step}: {what}"));
-        if step % 8 == 0 {
-            world.ok(&["forget", "--keep-last", "2", "--even-many"]);
-            world.ok(&["prune", "--soft", "0s", "--orphan-grace", "0s"]);
-        }
+        make_room(&world, step);
     }
     println!("power cuts after an acknowledgement: {n_cuts}, nothing lost");
 }
@@ -87,6 +92,7 @@ fn a_power_cut_in_the_middle_leaves_a_whole_snapshot_or_none() {
             .check(&acknowledged)
             .unwrap_or_else(|what| panic!("cut {step}, at point {n}, before {at}: {what}"));
         world.ok(&["backup"]);
+        make_room(&world, step);
     }
     println!("power cuts in the middle: {n_cuts}, nothing lost");
 }
