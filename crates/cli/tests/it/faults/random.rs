@@ -10,7 +10,7 @@ const PRUNE: [&str; 5] = ["prune", "--soft", "0s", "--orphan-grace", "0s"];
 
 #[test]
 fn what_is_listed_survives_kills_at_any_moment() {
-    let n_kills = if full() { 1000 } else { 30 };
+    let n_kills = if full() { 300 } else { 30 };
     let random = TestRandom::new(Seed::draw());
     let clock = system_cx();
     let mut world = World::with_a_snapshot();
