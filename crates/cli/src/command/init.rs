@@ -13,7 +13,8 @@ use std::path::PathBuf;
 /// Make a repository
 #[derive(Debug, Args)]
 #[command(after_help = "The repository is the one of the configuration, or --store DIR.\n\n\
-                        Example:\n  hikae init --store /mnt/backup/main --key-file ~/main.key --new-key-file")]
+                        A key file that is named and not there is made.\n\n\
+                        Example:\n  hikae init --store /mnt/backup/main --key-file ~/main.key")]
 pub struct InitArgs {
     /// Who can open contents, besides the recovery sheet: age1… or ssh-ed25519 …
     #[arg(long, value_name = "RECIPIENT")]
@@ -21,9 +22,6 @@ pub struct InitArgs {
     /// Keep no key on this host that opens contents: only --recipient can restore
     #[arg(long, requires = "recipient")]
     write_only: bool,
-    /// Make the key file that --key-file names, if it is not there
-    #[arg(long)]
-    new_key_file: bool,
     /// Where to write the recovery sheet
     #[arg(long, value_name = "DIR")]
     sheet: Option<PathBuf>,
@@ -47,13 +45,12 @@ pub fn run(args: &InitArgs, app: &App) -> Result<Ended, Failure> {
         app.output.result(Ended::Well, &json!({ "recipients": recipients, "write_only": write_only }), &text);
         return Ok(Ended::Well);
     }
-    if args.new_key_file
-        && let Some(KeyChoice::KeyFile(file)) = app.key()?
-        && !make_key_file(&file, &app.cx)?
-    {
-        app.output.note(&format!("{} is there already and is used.", file.display()));
-    }
     let mut place = app.place_of_new()?;
+    if let Some(KeyChoice::KeyFile(file)) = &place.key
+        && make_key_file(file, &app.cx)?
+    {
+        app.output.note(&format!("{} is new. Who has it opens the repository.", file.display()));
+    }
     if place.key.is_none() && app.may_ask() {
         place.key = Some(KeyChoice::Passphrase(ask_new_passphrase()?));
     }

@@ -24,7 +24,7 @@ fn a_host_that_only_writes_cannot_read_what_it_wrote() {
         home.key_file().display(),
         home.path("docs").display()
     ));
-    home.expect(0, &["init", "--key-file", &home.key_file().display().to_string(), "--new-key-file"]);
+    home.expect(0, &["init", "--key-file", &home.key_file().display().to_string()]);
     home.expect(0, &["backup"]);
     home.expect(0, &["backup"]);
     let inside = home.path("docs/a.txt").display().to_string();

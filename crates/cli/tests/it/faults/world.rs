@@ -264,7 +264,7 @@ impl World {
 }
 
 /// What makes the repository.
-pub const INIT: [&str; 6] = ["init", "--key-file", "main.key", "--new-key-file", "--sheet", "sheet"];
+pub const INIT: [&str; 5] = ["init", "--key-file", "main.key", "--sheet", "sheet"];
 
 /// Copies a directory as it is, holes, links, times and all.
 pub fn copy_all(from: &Path, to: &Path) {
