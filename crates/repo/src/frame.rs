@@ -89,7 +89,8 @@ pub struct FrameCoder {
     level: i32,
     sampler: zstd::bulk::Compressor<'static>,
     decompressor: zstd::bulk::Decompressor<'static>,
-    scratch: Vec<u8>,
+    /// Memory of the last check after sealing: the stored bytes, and what they opened to.
+    check: (Vec<u8>, Vec<u8>),
 }
 
 impl FrameCoder {
@@ -112,7 +113,7 @@ impl FrameCoder {
             level,
             sampler: zstd::bulk::Compressor::new(1).map_err(no_memory)?,
             decompressor: zstd::bulk::Decompressor::new().map_err(no_memory)?,
-            scratch: Vec::new(),
+            check: (Vec::new(), Vec::new()),
         })
     }
 
@@ -155,10 +156,12 @@ impl FrameCoder {
             stored[0] ^= 1;
         }
 
-        let mut copy = std::mem::take(&mut self.scratch);
+        let (copy, plain) = &mut self.check;
         copy.clear();
+        copy.reserve_exact(stored.len());
         copy.extend_from_slice(&stored);
-        let plain = self.open(&head, key, copy).map_err(|_| RepoError::NotTheSame)?;
+        let opened = open_into(&mut self.decompressor, self.family, &head, key, copy, plain);
+        let plain = opened.map_err(|_| RepoError::NotTheSame)?;
         let mut at = 0;
         for blob in &frame.blobs {
             let end = at + blob.bytes as usize;
@@ -167,7 +170,6 @@ impl FrameCoder {
             }
             at = end;
         }
-        self.scratch = plain;
         Ok((head, stored))
     }
 
@@ -178,14 +180,14 @@ impl FrameCoder {
                 self.level = level;
             }
             stored.clear();
-            stored.reserve(zstd::zstd_safe::compress_bound(plain.len()) + seal::TAG_BYTES);
+            stored.reserve_exact(zstd::zstd_safe::compress_bound(plain.len()) + seal::TAG_BYTES);
             self.compressor.compress_to_buffer(plain, stored).map_err(|_| RepoError::Worker)?;
             if stored.len() < plain.len() {
                 return Ok(Codec::Zstd);
             }
         }
         stored.clear();
-        stored.reserve(plain.len() + seal::TAG_BYTES);
+        stored.reserve_exact(plain.len() + seal::TAG_BYTES);
         stored.extend_from_slice(plain);
         Ok(Codec::Plain)
     }
@@ -210,7 +212,7 @@ impl FrameCoder {
         compressed < SAMPLE * SAMPLES / 32 * 31
     }
 
-    /// Opens and decompresses a frame. `stored` is used up; its memory or another buffer comes back.
+    /// Opens and decompresses a frame. `stored` is used up.
     ///
     /// # Errors
     /// What is wrong with the frame, in words.
@@ -220,30 +222,46 @@ impl FrameCoder {
         key: &Secret32,
         mut stored: Vec<u8>,
     ) -> Result<Vec<u8>, &'static str> {
-        let plain_bytes = head.plain_bytes as usize;
-        // The bound comes before any memory is taken: a forged length must not be a bomb.
-        if plain_bytes > MAX_PLAIN_BYTES {
-            return Err("its declared length is beyond the limit");
-        }
-        let aad = aad(self.family, head.class, head.session, head.number);
-        let opened = seal::open(key, head.algorithm, &head.salt, &aad, &mut stored)
-            .map_err(|_| "its seal is broken")?;
+        let mut plain = Vec::new();
+        let length =
+            open_into(&mut self.decompressor, self.family, head, key, &mut stored, &mut plain)?.len();
         match head.codec {
             Codec::Plain => {
-                let length = opened.len();
                 stored.truncate(length);
-                if length == plain_bytes { Ok(stored) } else { Err("its length is not the declared one") }
+                Ok(stored)
             }
-            Codec::Zstd => {
-                let mut plain = Vec::with_capacity(plain_bytes);
-                match self.decompressor.decompress_to_buffer(opened, &mut plain) {
-                    Ok(length) if length == plain_bytes => Ok(plain),
-                    Ok(_) => Err("its length is not the declared one"),
-                    Err(_) => Err("it does not decompress"),
-                }
-            }
+            Codec::Zstd => Ok(plain),
         }
     }
+}
+
+/// Opens `stored` in place and decompresses it into `plain`; gives whichever of the two holds the blobs.
+fn open_into<'b>(
+    decompressor: &mut zstd::bulk::Decompressor<'_>,
+    family: FamilyId,
+    head: &FrameHead,
+    key: &Secret32,
+    stored: &'b mut [u8],
+    plain: &'b mut Vec<u8>,
+) -> Result<&'b [u8], &'static str> {
+    let plain_bytes = head.plain_bytes as usize;
+    // The bound comes before any memory is taken: a forged length must not be a bomb.
+    if plain_bytes > MAX_PLAIN_BYTES {
+        return Err("its declared length is beyond the limit");
+    }
+    let aad = aad(family, head.class, head.session, head.number);
+    let opened =
+        seal::open(key, head.algorithm, &head.salt, &aad, stored).map_err(|_| "its seal is broken")?;
+    let blobs: &[u8] = match head.codec {
+        Codec::Plain => opened,
+        Codec::Zstd => {
+            plain.clear();
+            plain.reserve_exact(plain_bytes);
+            decompressor.decompress_to_buffer(opened, plain).map_err(|_| "it does not decompress")?;
+            plain
+        }
+    };
+    if blobs.len() == plain_bytes { Ok(blobs) } else { Err("its length is not the declared one") }
 }
 
 fn aad(family: FamilyId, class: BlobClass, session: SessionId, number: u32) -> [u8; 38] {

@@ -139,6 +139,12 @@ impl OpenPack {
         Self { bytes: memory, frames: Vec::new(), target_bytes }
     }
 
+    /// The same, finished at half the size.
+    pub fn of_half_size(mut self) -> Self {
+        self.target_bytes /= 2;
+        self
+    }
+
     /// Appends a frame.
     pub fn push(&mut self, head: FrameHead, blobs: Vec<FrameBlob>, stored: &[u8]) {
         self.frames.push(PackedFrame {

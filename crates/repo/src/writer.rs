@@ -44,7 +44,7 @@ pub const LEVEL_DATABASE: i32 = 1;
 const OPEN_PACKS: usize = 2;
 
 /// Buffers of frames that are kept for the next ones.
-const SPARE_FRAMES: usize = 4;
+const SPARE_FRAMES: usize = 2;
 
 /// Writes blobs into a repository, from any number of threads.
 pub struct Writer {
@@ -91,6 +91,7 @@ pub(crate) struct Own {
 struct OpenPacks {
     content: Vec<OpenPack>,
     metadata: Option<OpenPack>,
+    has_begun: bool,
     random: u64,
 }
 
@@ -124,7 +125,7 @@ impl Writer {
         let (session, session_key) =
             epoch.begin_session(repo.keys().family(), number, repo.signer(), repo.cx())?;
         let workers = std::thread::available_parallelism().map_or(1, usize::from);
-        let (frames, jobs) = bounded::<Job>(workers);
+        let (frames, jobs) = bounded::<Job>(1);
         // A rendezvous: a worker with a full pack waits until the storer has stored the last.
         let (packs, full) = bounded::<OpenPack>(0);
         let shared = Arc::new(Shared {
@@ -280,6 +281,9 @@ impl Lane {
             BlobClass::Content => &mut self.content,
             BlobClass::Metadata => &mut self.metadata,
         };
+        if open.plain.is_empty() {
+            open.plain.reserve_exact(bytes.len().max(frame::TARGET_BYTES));
+        }
         open.plain.extend_from_slice(bytes);
         open.blobs.push(FrameBlob { id, bytes: bytes.len() as u32 });
         Ok(id)
@@ -434,29 +438,32 @@ impl Shared {
 
     /// Appends a frame to one of the open packs, and hands the pack on if it is full.
     fn push(&self, head: FrameHead, blobs: Vec<FrameBlob>, stored: &[u8]) {
-        let full = {
-            let mut open = lock(&self.open);
-            let new_pack = || OpenPack::new(head.class, lock(&self.spare_packs).pop().unwrap_or_default());
-            match head.class {
-                BlobClass::Metadata => {
-                    let pack = open.metadata.get_or_insert_with(new_pack);
-                    pack.push(head, blobs, stored);
-                    if pack.is_full() { open.metadata.take() } else { None }
+        let mut open = lock(&self.open);
+        let new_pack = || OpenPack::new(head.class, lock(&self.spare_packs).pop().unwrap_or_default());
+        let full = match head.class {
+            BlobClass::Metadata => {
+                let pack = open.metadata.get_or_insert_with(new_pack);
+                pack.push(head, blobs, stored);
+                if pack.is_full() { open.metadata.take() } else { None }
+            }
+            BlobClass::Content => {
+                // xorshift64: which pack a frame goes to must not follow from its place in a file.
+                open.random ^= open.random << 13;
+                open.random ^= open.random >> 7;
+                open.random ^= open.random << 17;
+                let at = (open.random % OPEN_PACKS as u64) as usize;
+                while open.content.len() <= at {
+                    let pack = new_pack();
+                    // The first is short, so that packs which fill side by side are not full together.
+                    let first = !std::mem::replace(&mut open.has_begun, true);
+                    open.content.push(if first { pack.of_half_size() } else { pack });
                 }
-                BlobClass::Content => {
-                    // xorshift64: which pack a frame goes to must not follow from its place in a file.
-                    open.random ^= open.random << 13;
-                    open.random ^= open.random >> 7;
-                    open.random ^= open.random << 17;
-                    let at = (open.random % OPEN_PACKS as u64) as usize;
-                    while open.content.len() <= at {
-                        open.content.push(new_pack());
-                    }
-                    open.content[at].push(head, blobs, stored);
-                    if open.content[at].is_full() { Some(open.content.swap_remove(at)) } else { None }
-                }
+                open.content[at].push(head, blobs, stored);
+                if open.content[at].is_full() { Some(open.content.swap_remove(at)) } else { None }
             }
         };
+        // Under the lock: while a full pack waits for the storer nobody begins another, or memory would grow
+        // by a pack for each worker.
         if let Some(pack) = full {
             self.hand_to_storer(pack);
         }
