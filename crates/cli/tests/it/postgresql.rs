@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 fn start() -> Option<Cluster> {
     // A directory that the server's user can reach, whoever runs the tests.
     let scratch = PathBuf::from("/tmp");
-    let environment = Environment { home: None, scratch: scratch.clone(), ..Environment::of_process() };
+    let environment = Environment::bare(scratch.clone());
     let options = ClusterOptions { major: 13, ..ClusterOptions::default() };
     match Cluster::start(&options, &scratch, &environment, &system_cx()) {
         Ok(cluster) => Some(cluster),

@@ -408,7 +408,7 @@ mod tests {
         std::fs::set_permissions(parent.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         let options = ClusterOptions { major: 13, ..ClusterOptions::default() };
         let cx = hikae_testkit::system_cx();
-        let environment = Environment::of_process();
+        let environment = Environment::bare(parent.path().to_owned());
         let mut cluster = Cluster::start(&options, parent.path(), &environment, &cx).unwrap();
         sweep(parent.path());
         assert!(Client::connect(cluster.connection(), cx.cancel()).is_ok(), "one in use stays");

@@ -22,6 +22,7 @@ mod connection;
 mod copy;
 mod drill;
 mod manifest;
+mod message;
 mod password;
 mod preflight;
 mod programs;

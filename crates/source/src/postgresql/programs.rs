@@ -31,18 +31,10 @@ pub struct Environment {
 }
 
 impl Environment {
-    /// That of this process.
-    pub fn of_process() -> Self {
-        let uid = rustix::process::geteuid().as_raw();
-        let user = system_users().into_iter().find(|user| user.uid == uid).map(|user| user.name);
-        Self {
-            path: std::env::var_os("PATH")
-                .map(|path| std::env::split_paths(&path).collect())
-                .unwrap_or_default(),
-            home: std::env::home_dir(),
-            user: user.or_else(|| std::env::var("USER").ok()).unwrap_or_else(|| "postgres".into()),
-            scratch: std::env::temp_dir(),
-        }
+    /// One that names only the usual places: no home, and the role `postgres`.
+    pub fn bare(scratch: PathBuf) -> Self {
+        let path = ["/usr/local/bin", "/usr/bin", "/bin"].map(PathBuf::from).to_vec();
+        Self { path, home: None, user: "postgres".into(), scratch }
     }
 }
 

@@ -8,6 +8,7 @@
 //! nothing more. Source: chapter "Frontend/Backend Protocol" of PostgreSQL's documentation.
 
 use super::connection::{Connection, Host};
+use super::message::{body_length, get_i32, length, parse_error, parse_row, put_cstr, unexpected};
 use super::rows::RowSum;
 use super::tls;
 use hikae_model::{Cancel, ErrorCode};
@@ -23,8 +24,6 @@ use std::time::Duration;
 const INBOX_BYTES: usize = 256 << 10;
 /// How much of a COPY in is gathered before it is sent.
 const OUTBOX_BYTES: usize = 64 << 10;
-/// Longest message other than a row: a PostgreSQL value ends at 1 GiB.
-const MAX_MESSAGE_BYTES: usize = 1 << 30;
 /// How often a waiting read looks whether the work was cancelled.
 const POLL: Duration = Duration::from_millis(500);
 
@@ -758,74 +757,4 @@ fn set_up_tcp(stream: TcpStream, name: &str, connection: &Connection) -> Result<
     };
     stream.sock.set_read_timeout(Some(POLL)).map_err(WireError::Unreachable)?;
     Ok(Stream::Tls(Box::new(stream)))
-}
-
-fn length(body: usize) -> Result<[u8; 4], WireError> {
-    let length = i32::try_from(body + 4).map_err(|_| WireError::Protocol("a message over 2 GiB".into()))?;
-    Ok(length.to_be_bytes())
-}
-
-/// Length of the body of the message that begins here; five bytes are there.
-fn body_length(message: &[u8]) -> Result<usize, WireError> {
-    let length = get_i32(message, 1)?;
-    let body = usize::try_from(length).ok().and_then(|length| length.checked_sub(4));
-    body.filter(|&body| body <= MAX_MESSAGE_BYTES)
-        .ok_or_else(|| WireError::Protocol(format!("a message of {length} bytes")))
-}
-
-fn get_i32(bytes: &[u8], at: usize) -> Result<i32, WireError> {
-    let four = bytes.get(at..at + 4).and_then(|four| four.try_into().ok());
-    four.map(i32::from_be_bytes).ok_or_else(|| WireError::Protocol("a message too short".into()))
-}
-
-fn put_cstr(message: &mut Vec<u8>, text: &str) -> Result<(), WireError> {
-    if text.contains('\0') {
-        return Err(WireError::Protocol("a NUL byte in a name or a statement".into()));
-    }
-    message.extend(text.as_bytes());
-    message.push(0);
-    Ok(())
-}
-
-fn parse_row(body: &[u8]) -> Result<Vec<Option<String>>, WireError> {
-    let short = || WireError::Protocol("a row too short".into());
-    let n_columns =
-        body.get(..2).map(|two| usize::from(u16::from_be_bytes([two[0], two[1]]))).ok_or_else(short)?;
-    let mut at = 2;
-    let mut row = Vec::with_capacity(n_columns);
-    for _ in 0..n_columns {
-        let length = get_i32(body, at)?;
-        at += 4;
-        let Ok(length) = usize::try_from(length) else {
-            row.push(None);
-            continue;
-        };
-        let value = body.get(at..at + length).ok_or_else(short)?;
-        let value = std::str::from_utf8(value)
-            .map_err(|_| WireError::Protocol("a name or a value of the catalog is not UTF-8".into()))?;
-        row.push(Some(value.to_owned()));
-        at += length;
-    }
-    Ok(row)
-}
-
-fn parse_error(body: &[u8]) -> ServerError {
-    let mut error = ServerError::default();
-    for field in body.split(|&byte| byte == 0) {
-        let Some((kind, text)) = field.split_first() else { continue };
-        let text = String::from_utf8_lossy(text).into_owned();
-        match kind {
-            b'V' => error.severity = text,
-            b'C' => error.code = text,
-            b'M' => error.message = text,
-            b'D' => error.detail = text,
-            b'H' => error.hint = text,
-            _ => {}
-        }
-    }
-    error
-}
-
-fn unexpected(tag: u8, when: &str) -> WireError {
-    WireError::Protocol(format!("message `{}` {when}", char::from(tag).escape_default()))
 }

@@ -26,7 +26,7 @@ const KEY: HashKey = HashKey([42; 32]);
 
 fn environment() -> Environment {
     // The home of whoever runs the tests is none of their business.
-    Environment { home: None, scratch: scratch(), user: "postgres".into(), ..Environment::of_process() }
+    Environment::bare(scratch())
 }
 
 /// A directory that the server's user can reach, whoever runs the tests.
