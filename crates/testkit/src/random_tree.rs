@@ -31,7 +31,7 @@ impl Default for Growth {
 }
 
 /// Grows a tree in `path`, which is made if it is absent. The same seed grows the same tree for the same
-/// user. Returns what could not be made, for [`not_run`](crate::not_run).
+/// user. Returns what could not be made, for [`not_run`](crate::not_run()).
 ///
 /// # Errors
 /// Any failure but those that the answer lists.

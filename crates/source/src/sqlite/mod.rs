@@ -28,7 +28,7 @@ mod rows;
 mod scratch;
 
 pub use compare::check_restored;
-pub use manifest::{ForeignKeys, Manifest, Skipped, Table, Violations};
+pub use manifest::{BadManifest, ForeignKeys, Manifest, Skipped, Table, Violations};
 pub use restore::{RestoreOptions, SqliteRestored, restore};
 
 use crate::{Reading, Source, SourceError};
