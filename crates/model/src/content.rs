@@ -7,7 +7,7 @@ use std::io;
 pub enum Cut {
     /// Ordinary files: content-defined, about 1 MiB, each chunk a blob of its own that any file may share.
     Files,
-    /// Rows of a database dump: content-defined pieces of about 4 KiB, kept in a map beside super-blocks.
+    /// Rows of a database dump: content-defined pieces of about 2 KiB, kept in a map beside super-blocks.
     Rows,
     /// Pages of this many bytes (a power of two from 512 to 65,536), kept in a map beside super-blocks.
     Pages(u32),

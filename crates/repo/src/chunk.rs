@@ -25,7 +25,7 @@ pub struct ChunkSizes {
 pub const FILES: ChunkSizes = ChunkSizes { min: 512 << 10, average: 1 << 20, max: 4 << 20 };
 
 /// Rows of a database dump: pieces of a map, not blobs of their own.
-pub const ROWS: ChunkSizes = ChunkSizes { min: 1 << 10, average: 4 << 10, max: 16 << 10 };
+pub const ROWS: ChunkSizes = ChunkSizes { min: 512, average: 2 << 10, max: 8 << 10 };
 
 /// Finds cut points with a key's gear table.
 pub struct Chunker {
@@ -108,7 +108,7 @@ mod tests {
         assert_eq!(cuts(1, ROWS, &noise[..64 << 10])[..6], GOLDEN_ROWS);
     }
     const GOLDEN_FILES: [usize; 4] = [914_245, 2_313_915, 1_301_128, 1_055_245];
-    const GOLDEN_ROWS: [usize; 6] = [4071, 6166, 5253, 9005, 1101, 4683];
+    const GOLDEN_ROWS: [usize; 6] = [3195, 876, 906, 5260, 2732, 2521];
 
     #[test]
     fn another_key_cuts_elsewhere() {
