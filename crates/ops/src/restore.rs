@@ -313,8 +313,9 @@ impl<'a> Work<'a> {
                         return Err(error.into());
                     }
                     Err(error) => {
-                        self.drop_file(&range.file);
-                        self.damaged(&range.file.entry, &error)?;
+                        if self.drop_file(&range.file) {
+                            self.damaged(&range.file.entry, &error)?;
+                        }
                         continue;
                     }
                 },
@@ -323,9 +324,10 @@ impl<'a> Work<'a> {
             match blob.get(part) {
                 Some(bytes) => self.write(range, bytes)?,
                 None => {
-                    self.drop_file(&range.file);
                     let what = "its extents go beyond a blob";
-                    self.problem(Problem::new("damaged", &range.file.entry.path, what));
+                    if self.drop_file(&range.file) {
+                        self.problem(Problem::new("damaged", &range.file.entry.path, what));
+                    }
                 }
             }
         }
@@ -376,8 +378,9 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
-    fn drop_file(&self, file: &PendingFile<'a>) {
-        *lock(&file.writer) = FileState::Closed;
+    /// Gives a file up. True for the first that does: a file is one problem, however much of it is damaged.
+    fn drop_file(&self, file: &PendingFile<'a>) -> bool {
+        !matches!(std::mem::replace(&mut *lock(&file.writer), FileState::Closed), FileState::Closed)
     }
 
     /// Places what has no content.

@@ -156,7 +156,7 @@ fn a_damaged_pack_costs_the_files_in_it_and_no_others() {
     let world = World::new();
     let source = world.path("source");
     fs::create_dir(&source).unwrap();
-    fs::write(source.join("first"), noise(1, 600_000)).unwrap();
+    fs::write(source.join("first"), noise(1, 900_000)).unwrap();
     let (first, _) = world.backup_files(&source);
     fs::write(source.join("second"), noise(2, 600_000)).unwrap();
     let (second, _) = world.backup_files(&source);
