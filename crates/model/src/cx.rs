@@ -53,6 +53,11 @@ impl Cx {
         bytes
     }
 
+    /// Where the random bytes come from, for what outlives this context.
+    pub fn random_source(&self) -> Arc<dyn Random> {
+        self.random.clone()
+    }
+
     /// Ends the work with an error if it was cancelled. Long loops call it once a turn.
     ///
     /// # Errors

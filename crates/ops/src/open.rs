@@ -4,7 +4,7 @@ use crate::config::{RepositoryConfig, SecretError, SecretRef, StoreConfig, Unloc
 use crate::private_file::{self, PrivateFileError};
 use crate::secret_text::{self, BadSecretText, SecretKind};
 use crate::surroundings::Surroundings;
-use hikae_model::{Advise, Cx, ErrorCode, Hint, Problem, Random};
+use hikae_model::{Advise, Cx, ErrorCode, Hint, Problem};
 use hikae_repo::keys::{RepositorySecret, Secret32};
 use hikae_repo::recipient::{Identity, parse_identities};
 use hikae_repo::slot::{KdfCost, Unlock, Wrap};
@@ -155,7 +155,7 @@ impl Place {
     /// [`OpenError::Repo`] if there is none.
     pub fn open_store(&self, cx: &Cx) -> Result<DirectoryStore, OpenError> {
         let StoreConfig::Directory(path) = &self.store;
-        Ok(DirectoryStore::open(path, self.reserve, random(cx))?)
+        Ok(DirectoryStore::open(path, self.reserve, cx.random_source())?)
     }
 
     /// Opens the repository, and takes from others what permissions they have on it.
@@ -226,7 +226,7 @@ impl Place {
         };
         private_file::create_directory(&around.cache)?;
         let StoreConfig::Directory(path) = &self.store;
-        let store = DirectoryStore::create(path, self.reserve, random(cx))?;
+        let store = DirectoryStore::create(path, self.reserve, cx.random_source())?;
         Ok(Repo::init(Arc::new(store), &options, &around.cache, cx)?)
     }
 }
@@ -308,19 +308,4 @@ pub fn passphrase_of_command(
     cx: &Cx,
 ) -> Result<Zeroizing<String>, SecretError> {
     SecretRef::Command(command.split_whitespace().map(str::to_owned).collect()).resolve(around, cx)
-}
-
-/// The store's source of names for what it is writing.
-fn random(cx: &Cx) -> Arc<dyn Random> {
-    struct OfCx(Cx);
-
-    impl Random for OfCx {
-        fn fill(&self, bytes: &mut [u8]) {
-            for chunk in bytes.chunks_mut(16) {
-                chunk.copy_from_slice(&self.0.random::<16>()[..chunk.len()]);
-            }
-        }
-    }
-
-    Arc::new(OfCx(cx.clone()))
 }

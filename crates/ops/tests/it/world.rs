@@ -1,6 +1,6 @@
 //! One machine for a test: a home, a repository on disk, and what it takes to open it again.
 
-use hikae_model::{Cx, Random, SnapshotId};
+use hikae_model::{Cx, SnapshotId};
 use hikae_ops::OpsError;
 use hikae_ops::backup::{BackupOptions, NamedSource, backup};
 use hikae_ops::hooks::Hooks;
@@ -31,7 +31,7 @@ impl World {
         let (root, cx) = (tempfile::tempdir().unwrap(), system_cx());
         std::fs::create_dir(root.path().join("scratch")).unwrap();
         let store =
-            DirectoryStore::create(&root.path().join("repo"), Reserve::Bytes(0), random(&cx)).unwrap();
+            DirectoryStore::create(&root.path().join("repo"), Reserve::Bytes(0), cx.random_source()).unwrap();
         let key = Secret32::new(KEY);
         let options = InitOptions {
             recipients: Vec::new(),
@@ -49,7 +49,8 @@ impl World {
 
     /// Opens the repository once more, as another process would, with an empty cache.
     pub fn open_afresh(&self) -> Arc<Repo> {
-        let store = DirectoryStore::open(&self.path("repo"), Reserve::Bytes(0), random(&self.cx)).unwrap();
+        let store =
+            DirectoryStore::open(&self.path("repo"), Reserve::Bytes(0), self.cx.random_source()).unwrap();
         let unlock = Unlock::KeyFile(Secret32::new(KEY));
         Arc::new(Repo::open(Arc::new(store), unlock, Vec::new(), &self.path("cache-2"), &self.cx).unwrap())
     }
@@ -94,16 +95,4 @@ pub fn named(name: &str, source: impl Source + 'static) -> NamedSource {
 pub fn files(path: &Path) -> NamedSource {
     let settings = FilesSettings { include: vec![path.into()], ..FilesSettings::default() };
     named("files", FilesSource::new(settings).unwrap())
-}
-
-fn random(cx: &Cx) -> Arc<dyn Random> {
-    struct OfCx(Cx);
-    impl Random for OfCx {
-        fn fill(&self, bytes: &mut [u8]) {
-            for chunk in bytes.chunks_mut(16) {
-                chunk.copy_from_slice(&self.0.random::<16>()[..chunk.len()]);
-            }
-        }
-    }
-    Arc::new(OfCx(cx.clone()))
 }
