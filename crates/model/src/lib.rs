@@ -9,6 +9,7 @@ mod entry;
 mod id;
 mod path;
 mod problem;
+pub mod sabotage;
 mod size;
 
 pub use advise::{Advise, ErrorCode, Hint};

@@ -10,7 +10,7 @@ use crate::layout;
 use crate::log::{Change, LogEntry, hash_of};
 use crate::repo::Repo;
 use crate::state::State;
-use hikae_model::RunId;
+use hikae_model::{RunId, sabotage};
 use hikae_store::StoreError;
 
 /// How often a put whose outcome stays unknown is tried under the same number.
@@ -41,8 +41,11 @@ impl Repo {
     ) -> Result<u64, RepoError> {
         loop {
             let state = self.follow()?;
-            #[cfg(feature = "sabotage-unknown-is-failure")]
-            let nonce = RunId::from_bytes(self.cx().random());
+            let nonce = if sabotage::on("unknown-is-failure") {
+                RunId::from_bytes(self.cx().random())
+            } else {
+                nonce
+            };
             // `decide` may take long and read on; only the state that it saw may be followed.
             let change = decide(&state)?;
             if let Some(n) = self.append_after(&state, nonce, change)? {
@@ -100,10 +103,12 @@ impl Repo {
             let refused = match self.store().put(&key, &stored) {
                 Ok(()) => return Ok(true),
                 Err(error @ StoreError::Exists { .. }) => error,
-                #[cfg(feature = "sabotage-unknown-is-success")]
-                Err(error) if error.outcome_is_unknown() => return Ok(true),
-                #[cfg(feature = "sabotage-unknown-is-failure")]
-                Err(error) if error.outcome_is_unknown() => return Ok(false),
+                Err(error) if error.outcome_is_unknown() && sabotage::on("unknown-is-success") => {
+                    return Ok(true);
+                }
+                Err(error) if error.outcome_is_unknown() && sabotage::on("unknown-is-failure") => {
+                    return Ok(false);
+                }
                 Err(error) if error.outcome_is_unknown() => error,
                 Err(error) => return Err(error.into()),
             };

@@ -18,7 +18,7 @@ use crate::repo::{Repo, lock};
 use crate::snapshot::{Snapshot, SnapshotRecord};
 use crate::state::State;
 use crate::writer::{Writer, put_index};
-use hikae_model::{BlobId, IndexId, PackId, RunId, SnapshotId, WriterId};
+use hikae_model::{BlobId, IndexId, PackId, RunId, SnapshotId, WriterId, sabotage};
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -67,7 +67,7 @@ impl Writer {
             // While nothing was doomed or found damaged since the run began, what it found is still there.
             let must_look = repo.has_doomed_since(shared.base.n)
                 || state.damaged.iter().any(|pack| !shared.base.damaged.contains(pack));
-            if must_look && !cfg!(feature = "sabotage-commit-without-looking") {
+            if must_look && !sabotage::on("commit-without-looking") {
                 own.rescue(repo, state, &snapshots)?;
             }
             Ok(Change::Commit(Commit {
@@ -204,7 +204,7 @@ impl OwnIndex {
             let ours = self.segments.contains_key(&segment.id);
             let mut lives = false;
             segment.find(blob, &mut |place| {
-                let ignored = ours && cfg!(feature = "sabotage-own-dooms-ignored");
+                let ignored = ours && sabotage::on("own-dooms-ignored");
                 if ignored || !repo.is_doomed(place.pack) {
                     // An undelete brings back what is there, damaged or not.
                     lives = self.base.is_none() || !state.damaged.contains(&place.pack);
@@ -302,7 +302,7 @@ fn vouches(state: &State, reader: WriterId, segment: &Segment) -> bool {
 
 /// True if an index object names a pack that is doomed.
 fn names_doomed(repo: &Repo, segment: &Segment) -> bool {
-    if cfg!(feature = "sabotage-own-dooms-ignored") {
+    if sabotage::on("own-dooms-ignored") {
         return false;
     }
     segment.packs().iter().any(|pack| repo.is_doomed(pack.id))

@@ -13,7 +13,7 @@ use crate::layout;
 use crate::object::BadObject;
 use crate::pack::{OpenPack, PackedFrame};
 use crate::repo::Repo;
-use hikae_model::{EpochId, PackId, SessionId};
+use hikae_model::{EpochId, PackId, SessionId, sabotage};
 use std::collections::BTreeMap;
 
 /// Copies whole frames into new packs.
@@ -101,10 +101,7 @@ impl FrameCopy {
         }
         let sessions: Vec<_> = std::mem::take(&mut self.sessions).into_values().collect();
         let epochs: Vec<_> = std::mem::take(&mut self.epochs).into_values().collect();
-        #[cfg(not(feature = "sabotage-names-recur"))]
-        let nonce = repo.cx().random();
-        #[cfg(feature = "sabotage-names-recur")]
-        let nonce = [0; 16];
+        let nonce = if sabotage::on("names-recur") { [0; 16] } else { repo.cx().random() };
         let open = std::mem::take(&mut self.open);
         let finished = open.finish(nonce, sessions.clone(), epochs.clone(), repo.keys(), repo.signer());
         repo.put_named(&layout::pack(finished.id), &finished.bytes)?;

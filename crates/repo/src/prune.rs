@@ -32,7 +32,7 @@ use crate::log::{Change, Prune};
 use crate::repo::Repo;
 use crate::state::State;
 use crate::writer::put_index;
-use hikae_model::{Cx, IndexId, PackId, RunId, WriterId};
+use hikae_model::{Cx, IndexId, PackId, RunId, WriterId, sabotage};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
@@ -102,10 +102,10 @@ pub fn prune(repo: &Repo, options: &PruneOptions, cx: &Cx) -> Result<PruneReport
         report.n_packs_written = moved.n_written;
         report.written_bytes = moved.written_bytes;
         report.n_indexes_written = change.indexes_added.len();
-        if cfg!(feature = "sabotage-delete-first") {
+        if sabotage::on("delete-first") {
             change.doomed.iter().try_for_each(|pack| repo.store().remove(&crate::layout::pack(*pack)))?;
         }
-        if cfg!(feature = "sabotage-plan-kept") {
+        if sabotage::on("plan-kept") {
             report.n = Some(repo.append(&mut |_| Ok(Change::Prune(change.clone())))?);
             return Ok(report);
         }
@@ -164,8 +164,7 @@ impl Moved {
             let mut new = NewIndexes { repo, voucher, builder: IndexBuilder::default(), change: &mut change };
             let wanted: HashSet<FrameAt> = places(plan).collect();
             for copied in self.by_voucher.get(&voucher).into_iter().flatten() {
-                if copied.sources.iter().any(|source| wanted.contains(source))
-                    && !cfg!(feature = "sabotage-index-later")
+                if copied.sources.iter().any(|source| wanted.contains(source)) && !sabotage::on("index-later")
                 {
                     copied.add_to(&mut new.builder);
                     new.put_if(false)?;

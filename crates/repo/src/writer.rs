@@ -29,7 +29,7 @@ use crate::reader::BlobReader;
 use crate::repo::{Repo, lock};
 use crate::state::State;
 use crossbeam_channel::{Receiver, Sender, bounded};
-use hikae_model::{BlobId, IndexId, RunId};
+use hikae_model::{BlobId, IndexId, RunId, sabotage};
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
@@ -285,6 +285,7 @@ impl Lane {
             open.plain.reserve_exact(bytes.len().max(frame::TARGET_BYTES));
         }
         open.plain.extend_from_slice(bytes);
+        sabotage::flip("flip-after-hash", &mut open.plain);
         open.blobs.push(FrameBlob { id, bytes: bytes.len() as u32 });
         Ok(id)
     }

@@ -23,7 +23,7 @@ mod walk;
 pub use durability::Durability;
 
 use crate::{Object, ObjectKey, Store, StoreError};
-use hikae_model::{Problem, Random};
+use hikae_model::{Problem, Random, sabotage};
 use incoming::Incoming;
 use rustix::buffer::spare_capacity;
 use rustix::fd::OwnedFd;
@@ -337,7 +337,7 @@ impl DirectoryStore {
     }
 
     fn sync_directory(&self, directory: &OwnedFd) -> Result<(), Errno> {
-        if cfg!(feature = "sabotage-no-dir-fsync") {
+        if sabotage::on("no-dir-fsync") {
             return Ok(());
         }
         rustix::fs::fsync(directory).inspect_err(|_| self.broken.store(true, Ordering::Relaxed))

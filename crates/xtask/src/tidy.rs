@@ -8,6 +8,7 @@ mod code;
 mod docs;
 mod layout;
 mod rust;
+mod sabotages;
 mod tree;
 mod words;
 
@@ -55,6 +56,7 @@ fn check(tree: &Tree) -> Result<Vec<Finding>, Box<dyn Error>> {
     findings.extend(code::check(tree));
     findings.extend(words::check(tree));
     findings.extend(docs::check(tree));
+    findings.extend(sabotages::check(tree)?);
     findings.sort_by(|a, b| (&a.path, a.line, a.check).cmp(&(&b.path, b.line, b.check)));
     Ok(findings)
 }

@@ -90,6 +90,7 @@ impl Home {
             .env("XDG_CACHE_HOME", self.path("cache"))
             .env("TMPDIR", self.root.path())
             .env("TZ", "Asia/Tokyo")
+            .envs(hikae_testkit::sabotage())
             .stdin(Stdio::null());
         if self.as_nobody {
             command.uid(NOBODY).gid(NOBODY);

@@ -12,7 +12,7 @@
 use super::survey::{Orphan, Presence, Survey};
 use crate::index::TARGET_BLOBS;
 use crate::log::FrameName;
-use hikae_model::{Bytes, IndexId, PackId, WriterId};
+use hikae_model::{Bytes, IndexId, PackId, WriterId, sabotage};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
@@ -309,7 +309,7 @@ fn living_frames(survey: &Survey) -> Result<Vec<Life>, PruneStop> {
     let presence = |frame: u32| survey.packs[survey.frames[frame as usize].pack as usize].presence;
     let is_trusted = |frame: u32| survey.indexes[survey.frames[frame as usize].index as usize].is_trusted;
     let group = |frame: u32| match survey.frames[frame as usize].index {
-        _ if cfg!(feature = "sabotage-writers-are-one") => 0,
+        _ if sabotage::on("writers-are-one") => 0,
         index => survey.indexes[index as usize].group,
     };
 
@@ -348,7 +348,7 @@ fn living_frames(survey: &Survey) -> Result<Vec<Life>, PruneStop> {
         let first = survey.blobs[*first][..4].iter().map(|byte| format!("{byte:02x}")).collect();
         return Err(PruneStop::BlobsLost { n_blobs: lost.count(), first });
     }
-    if cfg!(feature = "sabotage-no-keeper") {
+    if sabotage::on("no-keeper") {
         let mut n_copies = vec![0; survey.blobs.len()];
         survey.copies.iter().for_each(|copy| n_copies[copy.blob as usize] += 1);
         for keepers in keepers.values_mut() {

@@ -17,7 +17,7 @@ use crate::reach::Named;
 use crate::reader::BlobReader;
 use crate::repo::Repo;
 use crate::state::State;
-use hikae_model::{BlobId, Cx, IndexId, PackId, WriterId};
+use hikae_model::{BlobId, Cx, IndexId, PackId, WriterId, sabotage};
 use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -162,8 +162,9 @@ impl Survey {
         survey.n_snapshots = state.snapshots.len();
         let mut listed = list_packs(repo)?;
         survey.add_indexes(repo, state, index, &listed, cx)?;
-        #[cfg(feature = "sabotage-orphan-is-a-copy")]
-        survey.add_orphans_as_copies(repo, state, &listed)?;
+        if sabotage::on("orphan-is-a-copy") {
+            survey.add_orphans_as_copies(repo, state, &listed)?;
+        }
         for pack in &survey.packs {
             listed.remove(&pack.id);
         }
@@ -284,7 +285,6 @@ impl Survey {
     }
 
     /// The bug that the model calls "orphan counts as a copy".
-    #[cfg(feature = "sabotage-orphan-is-a-copy")]
     fn add_orphans_as_copies(
         &mut self,
         repo: &Repo,
@@ -314,7 +314,7 @@ fn list_packs(repo: &Repo) -> Result<HashMap<PackId, Listed>, RepoError> {
             listed.insert(id, Listed { bytes: object.bytes, stored: object.stored });
         }
     });
-    if !cfg!(feature = "sabotage-list-error-is-empty") {
+    if !sabotage::on("list-error-is-empty") {
         whole?;
     }
     Ok(listed)
@@ -333,7 +333,7 @@ fn reachable(
     for id in state.snapshots.keys() {
         cx.check()?;
         let snapshot = match repo.snapshot(*id) {
-            Err(_) if cfg!(feature = "sabotage-unread-is-absent") => continue,
+            Err(_) if sabotage::on("unread-is-absent") => continue,
             snapshot => snapshot?,
         };
         let record = &snapshot.record;

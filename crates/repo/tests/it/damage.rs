@@ -263,19 +263,3 @@ fn a_repository_that_was_rolled_back_does_not_open_where_it_was_seen() {
     let elsewhere = tempfile::tempdir().unwrap();
     assert!(open(small.store.as_of(n_changes - 1), elsewhere.path()).is_ok());
 }
-
-/// B-6: built with one of the faults, nothing that is wrong may reach the store.
-#[test]
-#[cfg(any(
-    feature = "sabotage-flip-after-hash",
-    feature = "sabotage-flip-after-compress",
-    feature = "sabotage-flip-after-seal"
-))]
-fn what_a_faulty_machine_seals_is_refused_before_it_is_stored() {
-    let store = MemoryStore::new();
-    let world = crate::world::World::over(std::sync::Arc::new(store.clone()));
-    let tree = crate::world::Tree::from([("text".to_owned(), b"words ".repeat(100))]);
-    let refused = world.backup(&tree, hikae_model::Cut::Files);
-    assert!(matches!(refused, Err(hikae_repo::RepoError::NotTheSame)), "{refused:?}");
-    assert!(!store.keys().iter().any(|key| matches!(&*class_of(key), "packs" | "index" | "snapshots")));
-}

@@ -96,38 +96,3 @@ fn a_power_cut_in_the_middle_leaves_a_whole_snapshot_or_none() {
     }
     println!("power cuts in the middle: {n_cuts}, nothing lost");
 }
-
-/// The sabotage: without the sync of directories, what was acknowledged is lost. If this is not seen, the cuts
-/// above prove nothing.
-#[test]
-fn a_build_that_does_not_sync_directories_is_caught() {
-    if !full() {
-        return;
-    }
-    let Some(disk) = Disk::ext4(64) else { return };
-    let target = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/sabotage");
-    let built = std::process::Command::new(env!("CARGO"))
-        .args(["build", "-q", "-p", "hikae-cli", "-p", "hikae-store"])
-        .args(["--features", "hikae-store/sabotage-no-dir-fsync", "--target-dir", target])
-        .status();
-    assert!(built.unwrap().success(), "the sabotage does not build");
-    let binary = format!("{target}/debug/hikae");
-    let mut world = world_on(&disk);
-    disk.sync();
-    for step in 1..=5 {
-        world.change(step);
-        let ran = world.run_binary(binary.as_ref(), &["backup"]);
-        assert_eq!(ran.code, Some(0), "{ran:#?}");
-        let acknowledged = world.snapshots();
-        world.remember(&acknowledged[0]);
-        if !cut(&disk) {
-            return;
-        }
-        disk.power_on();
-        if let Err(what) = world.check(&acknowledged) {
-            println!("caught at cut {step}: {}", what.lines().next().unwrap_or_default());
-            return;
-        }
-    }
-    panic!("five cuts, and nothing was lost without syncing directories");
-}

@@ -166,6 +166,7 @@ impl World {
             .env("HOME", self.path("home"))
             .env("TMPDIR", self.path("tmp"))
             .env("RUST_BACKTRACE", "0")
+            .envs(hikae_testkit::sabotage())
             .stdin(Stdio::null());
         // Without one, hikae makes its own in the home.
         let config = self.path("config.toml");
@@ -184,11 +185,6 @@ impl World {
 
     pub fn run(&self, args: &[&str]) -> Ran {
         Ran::of(&self.hikae(args).output().unwrap())
-    }
-
-    /// Runs another build of our command.
-    pub fn run_binary(&self, binary: &Path, args: &[&str]) -> Ran {
-        Ran::of(&self.dress(&mut Command::new(binary), args).output().unwrap())
     }
 
     /// Runs our command below another one, as `strace`.
