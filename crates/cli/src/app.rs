@@ -32,14 +32,20 @@ pub struct App {
 
 impl App {
     /// Puts together what the subcommand named `command` needs.
-    pub fn new(global: Global, command: &str, passphrase: Option<Zeroizing<String>>, cx: Cx) -> Self {
+    pub fn new(
+        global: Global,
+        command: &str,
+        passphrase: Option<Zeroizing<String>>,
+        umask: u32,
+        cx: Cx,
+    ) -> Self {
         let form = match (global.json, global.json_lines) {
             (true, _) => Form::Json,
             (_, true) => Form::JsonLines,
             (false, false) => Form::Text,
         };
         let no_color = global.no_color || environment::is_set("NO_COLOR");
-        let mut around = environment::surroundings(global.cache.as_deref());
+        let mut around = environment::surroundings(global.cache.as_deref(), umask);
         if let Some(scratch) = &global.scratch {
             around.scratch.clone_from(scratch);
         }
@@ -132,6 +138,19 @@ impl App {
                 Ok(Place::of(repository, key, &self.around, &self.cx)?)
             }
         }
+    }
+
+    /// Where each repository is that the command line or else the configuration names. No key is asked for.
+    ///
+    /// # Errors
+    /// As for [`place`](Self::place).
+    pub fn places(&self) -> Result<Vec<Place>, Failure> {
+        if self.global.store.is_some() || self.global.repository.is_some() {
+            return Ok(vec![self.place_of_new()?]);
+        }
+        let (config, key) = (self.config()?, self.key()?);
+        let place = |repository| Ok(Place::of(repository, key.clone(), &self.around, &self.cx)?);
+        config.repositories.values().map(place).collect()
     }
 
     /// Opens the repository.

@@ -25,8 +25,9 @@ pub fn take_passphrase() -> Option<Zeroizing<String>> {
     given.filter(|passphrase| !passphrase.is_empty())
 }
 
-/// What the process was started with. `cache` is where indexes are kept, if not in the usual place.
-pub fn surroundings(cache: Option<&Path>) -> Surroundings {
+/// What the process was started with. `cache` is where indexes are kept, if not in the usual place; `umask` is the
+/// mask that it had.
+pub fn surroundings(cache: Option<&Path>, umask: u32) -> Surroundings {
     let home = std::env::home_dir().filter(|home| !home.as_os_str().is_empty());
     // The XDG Base Directory Specification: relative paths in these variables are to be ignored.
     let xdg = |variable: &str, below_home: &str| -> PathBuf {
@@ -44,6 +45,7 @@ pub fn surroundings(cache: Option<&Path>) -> Surroundings {
         data: xdg("XDG_DATA_HOME", ".local/share"),
         cache: cache.map_or_else(|| xdg("XDG_CACHE_HOME", ".cache"), Path::to_owned),
         scratch: std::env::temp_dir(),
+        umask: Some(umask),
         zone: jiff::tz::TimeZone::system(),
         home,
     }

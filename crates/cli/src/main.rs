@@ -21,8 +21,9 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     // First of all, while there is one thread.
     let passphrase = environment::take_passphrase();
-    // What we make is for our own user: caches and temporary files too. Restored files get their own modes.
-    rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
+    // What we make is for our own user: caches and temporary files too. Restored files get their own modes, and
+    // the programs around a source the mask that we were given.
+    let umask = rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
     let Cli { global, command } = match args::parse() {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
@@ -30,7 +31,7 @@ fn main() -> ExitCode {
     let cancel = Cancel::default();
     signals::cancel_on_signals(&cancel);
     let compat_exit_codes = global.compat_exit_codes;
-    let app = App::new(global, name_of(&command), passphrase, clock::system_cx(cancel));
+    let app = App::new(global, name_of(&command), passphrase, umask.bits(), clock::system_cx(cancel));
     let exit_code = match run(command, &app) {
         Ok(ended) => ended.exit_code(),
         Err(failure) => {

@@ -6,7 +6,7 @@ use crate::app::App;
 use crate::failure::Failure;
 use hikae_model::ErrorCode;
 use hikae_ops::private_file;
-use hikae_ops::recovery::RecoverySheet;
+use hikae_ops::recovery::{RecoverySheet, SheetsDue};
 use qrcode::render::{svg, unicode};
 use qrcode::{EcLevel, QrCode};
 use std::fmt::Write as _;
@@ -40,6 +40,7 @@ pub fn write(sheet: &RecoverySheet, directory: &Path, app: &App) -> Result<Writt
         }
         private_file::create(&written.text, text(sheet, app)?.as_bytes())?;
         private_file::create(&written.html, html(sheet, app)?.as_bytes())?;
+        SheetsDue::below(&app.around.data).remove(&sheet.address)?;
         return Ok(written);
     }
     Err(Failure::new(ErrorCode::Failure, format!("{} is full of recovery sheets", directory.display()), None))

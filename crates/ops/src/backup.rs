@@ -8,15 +8,14 @@
 //! A source that fails neither hides nor stops the others. A repository that fails ends the run.
 
 use crate::OpsError;
+use crate::earlier::{Earlier, read_parent, unreadable};
 use crate::hooks::Hooks;
 use crate::report::{BackupReport, SnapshotReport};
-use hikae_model::{
-    Advise, ContentError, Cut, Cx, Entry, EntryKind, ErrorCode, Outcome, Problem, RunId, SnapshotId, TreePath,
-};
+use hikae_model::{ContentError, Cut, Cx, Entry, EntryKind, ErrorCode, Outcome, Problem, RunId, TreePath};
 use hikae_repo::content::{ContentWriter, KeepError, Kept};
 use hikae_repo::keys::BlobClass;
 use hikae_repo::listing::{Listing, ListingWriter, StoredContent, StoredEntry};
-use hikae_repo::reach::{Entries, Named};
+use hikae_repo::reach::Named;
 use hikae_repo::reader::BlobReader;
 use hikae_repo::snapshot::{Snapshot, SnapshotRecord};
 use hikae_repo::writer::{LEVEL_DATABASE, LEVEL_FILES, Writer};
@@ -116,8 +115,23 @@ struct Read {
     bytes: u64,
     read_bytes: u64,
     problems: Vec<Problem>,
+    /// What is to be said of the run, and is no fault of the source.
+    notes: Vec<Problem>,
     /// Files whose content could not be read: their further names have none either.
     lost: HashSet<TreePath>,
+}
+
+impl Read {
+    fn nothing() -> Self {
+        Self {
+            listing: Listing { directory: None, entries: 0 },
+            bytes: 0,
+            read_bytes: 0,
+            problems: Vec::new(),
+            notes: Vec::new(),
+            lost: HashSet::new(),
+        }
+    }
 }
 
 impl OneSource<'_> {
@@ -125,8 +139,8 @@ impl OneSource<'_> {
         let (name, cx) = (&self.named.name, self.cx);
         let (began, started) = (cx.elapsed(), cx.now());
         cx.progress().begin("backing up", name, 0);
-        let mut problems = Vec::new();
-        let parent = self.parent(&mut problems);
+        let newest = self.writer.base().newest_first(Some(name)).first().map(|state| state.snapshot.id);
+        let (parent, note) = read_parent(self.repo, newest);
         let quiesced = self.named.hooks.begin(name, cx)?;
         let of_source = OpsError::of_source(name);
         let mut reading = self.named.source.begin(self.repo.hash_key(), cx).map_err(&of_source)?;
@@ -135,14 +149,18 @@ impl OneSource<'_> {
         let level = if database { LEVEL_DATABASE } else { LEVEL_FILES };
         let lane = || ContentWriter::new(self.writer.lane(level, added.clone()));
         let mut contents = lane();
+        if note.is_some() {
+            contents.lane().store_metadata_anew();
+        }
         let read = match reading.lanes() {
             1 => self.read_in_order(&mut *reading, parent.as_ref(), &mut contents)?,
             lanes => self.read_side_by_side(&mut reading, lanes, parent.as_ref(), &lane, &mut contents)?,
         };
         let Finished { moment, problems: more, manifest } = reading.finish().map_err(&of_source)?;
         quiesced.finish()?;
-        problems.extend(read.problems);
+        let mut problems = read.problems;
         problems.extend(more);
+        let notes = note.into_iter().chain(read.notes).collect();
 
         let lane = contents.lane();
         let manifest = manifest.map(|manifest| lane.put(BlobClass::Metadata, &manifest)).transpose()?;
@@ -180,22 +198,8 @@ impl OneSource<'_> {
             release: RELEASE.to_owned(),
         };
         let seconds = (cx.elapsed() - began).as_secs_f64();
-        let report = SnapshotReport::of(&record, problems, seconds);
+        let report = SnapshotReport::of(&record, problems, notes, seconds);
         Ok((record, report))
-    }
-
-    /// The newest snapshot of the same source. It only saves work: one that cannot be read is left alone,
-    /// and said.
-    fn parent(&self, problems: &mut Vec<Problem>) -> Option<Snapshot> {
-        let newest =
-            self.writer.base().newest_first(Some(&self.named.name)).first().map(|state| state.snapshot.id)?;
-        match self.repo.snapshot(newest) {
-            Ok(parent) => Some(parent),
-            Err(error) => {
-                problems.push(parent_problem(newest, &error));
-                None
-            }
-        }
     }
 
     fn read_in_order(
@@ -206,8 +210,7 @@ impl OneSource<'_> {
     ) -> Result<Read, OpsError> {
         let mut listing = ListingWriter::default();
         let mut earlier = Earlier::of(self.repo, parent)?;
-        let mut read =
-            Read { listing: NO_LISTING, bytes: 0, read_bytes: 0, problems: Vec::new(), lost: HashSet::new() };
+        let mut read = Read::nothing();
         while let Some(Item { entry, content }) =
             reading.next().map_err(OpsError::of_source(&self.named.name))?
         {
@@ -246,11 +249,14 @@ impl OneSource<'_> {
                 }
             };
             if let Some(stored) = stored {
+                if earlier.note.is_some() {
+                    contents.lane().store_metadata_anew();
+                }
                 listing.push(&stored, contents.lane())?;
                 self.cx.progress().add_entries(1);
             }
         }
-        read.problems.extend(earlier.problem.take());
+        read.notes.extend(earlier.note.take());
         read.listing = listing.finish(contents.lane())?;
         Ok(read)
     }
@@ -277,10 +283,7 @@ impl OneSource<'_> {
         contents: &mut ContentWriter,
     ) -> Result<Read, OpsError> {
         let reading = Mutex::new(reading);
-        let together = Mutex::new((
-            Vec::new(),
-            Read { listing: NO_LISTING, bytes: 0, read_bytes: 0, problems: Vec::new(), lost: HashSet::new() },
-        ));
+        let together = Mutex::new((Vec::new(), Read::nothing()));
         let work = || -> Result<(), OpsError> {
             let mut contents = lane();
             let mut reader = parent.map(|_| BlobReader::new(self.repo)).transpose()?;
@@ -294,8 +297,15 @@ impl OneSource<'_> {
                         let before = match (parent, &mut reader) {
                             (Some(parent), Some(reader)) => {
                                 let named = Named { id: parent.id, record: &parent.record };
-                                let before = reader.entry(named, &entry.path)?;
-                                self.reliable(before, reader)?
+                                match reader.entry(named, &entry.path) {
+                                    Ok(before) => self.reliable(before, reader)?,
+                                    Err(error) => {
+                                        // Every lane may find it, and to say it once is enough.
+                                        lock(&together).1.notes = vec![unreadable(parent.id, &error)];
+                                        contents.lane().store_metadata_anew();
+                                        None
+                                    }
+                                }
                             }
                             _ => None,
                         };
@@ -317,6 +327,9 @@ impl OneSource<'_> {
         results.into_iter().collect::<Result<(), _>>()?;
         let (mut entries, mut read) = together.into_inner().unwrap_or_else(PoisonError::into_inner);
         entries.sort_by(|a, b| a.entry.path.cmp(&b.entry.path));
+        if !read.notes.is_empty() {
+            contents.lane().store_metadata_anew();
+        }
         let mut listing = ListingWriter::default();
         entries.iter().try_for_each(|entry| listing.push(entry, contents.lane()))?;
         read.listing = listing.finish(contents.lane())?;
@@ -352,8 +365,6 @@ impl OneSource<'_> {
     }
 }
 
-const NO_LISTING: Listing = Listing { directory: None, entries: 0 };
-
 fn content_problem(path: &TreePath, error: &ContentError) -> Problem {
     let code = match error {
         ContentError::Unreadable(_) => "unreadable",
@@ -368,72 +379,6 @@ fn content_problem(path: &TreePath, error: &ContentError) -> Problem {
             problem.advise("back it up through its database source, or quiesce it with a hook")
         }
         ContentError::Vanished | ContentError::Broken(_) => problem,
-    }
-}
-
-fn parent_problem(parent: SnapshotId, error: &RepoError) -> Problem {
-    let what = format!("cannot be read, so everything was read anew: {error}");
-    let problem = Problem::new("parent-unreadable", format!("snapshot {}", parent.short()), what);
-    match error.advice() {
-        Some(advice) => problem.advise(advice),
-        None => problem,
-    }
-}
-
-/// The parent's entries, walked beside those of the source: both are in path order.
-struct Earlier<'a, 'r> {
-    entries: Option<Entries<'a, 'r>>,
-    next: Option<StoredEntry>,
-    parent: Option<SnapshotId>,
-    problem: Option<Problem>,
-}
-
-impl<'a> Earlier<'a, 'a> {
-    fn of(repo: &'a Repo, parent: Option<&'a Snapshot>) -> Result<Self, RepoError> {
-        let mut earlier =
-            Self { entries: None, next: None, parent: parent.map(|parent| parent.id), problem: None };
-        if let Some(parent) = parent {
-            let named = Named { id: parent.id, record: &parent.record };
-            match Entries::of(BlobReader::new(repo)?, named, None) {
-                Ok(entries) => earlier.entries = Some(entries),
-                Err(error) => earlier.give_up(&error),
-            }
-            earlier.advance();
-        }
-        Ok(earlier)
-    }
-
-    /// The parent's entry at `path`. Paths must come in order.
-    fn find(&mut self, path: &TreePath) -> Option<StoredEntry> {
-        while self.next.as_ref()?.entry.path < *path {
-            self.advance();
-        }
-        if self.next.as_ref()?.entry.path != *path {
-            return None;
-        }
-        let found = self.next.take();
-        self.advance();
-        found
-    }
-
-    fn reader(&mut self) -> Option<&mut BlobReader<'a>> {
-        self.entries.as_mut().map(Entries::reader)
-    }
-
-    fn advance(&mut self) {
-        self.next = match self.entries.as_mut().map(Entries::next_entry) {
-            None => None,
-            Some(Ok(next)) => next,
-            Some(Err(error)) => {
-                self.give_up(&error);
-                None
-            }
-        };
-    }
-
-    fn give_up(&mut self, error: &RepoError) {
-        self.entries = None;
-        self.problem = self.parent.map(|parent| parent_problem(parent, error));
     }
 }
 

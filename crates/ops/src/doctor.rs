@@ -9,6 +9,7 @@ use crate::open::Place;
 use crate::surroundings::Surroundings;
 use hikae_model::{Advise, Bytes, Cx};
 use hikae_repo::Repo;
+use hikae_source::files::FilesSource;
 use hikae_source::postgresql::{Finding, Weight};
 use hikae_store::Durability;
 use jiff::Timestamp;
@@ -99,7 +100,10 @@ pub fn look_at_config(config: &Config) -> Vec<Condition> {
             Some(UnlockConfig::IdentityFile(path)) => path,
             Some(UnlockConfig::Passphrase(_)) | None => continue,
         };
-        found.push(look_at_key(&format!("key of {name}"), file, store));
+        // A key that is not there and opens nothing yet is made with the repository.
+        if file.exists() || store.exists() {
+            found.push(look_at_key(&format!("key of {name}"), file, store));
+        }
     }
     found
 }
@@ -154,9 +158,43 @@ pub fn look_at_programs(config: &Config, around: &Surroundings) -> Vec<Condition
     found
 }
 
+/// What the author of the configuration meant each source of files to keep and to leave out, against its rules.
+pub fn look_at_fixtures(config: &Config) -> Vec<Condition> {
+    let mut found = Vec::new();
+    for (name, source) in config.sources.iter().filter(|(_, source)| !source.fixtures.is_empty()) {
+        let title = format!("fixtures of {name}");
+        let SourceSettings::Files(settings) = &source.settings else { continue };
+        let rules = match FilesSource::new(settings.clone()) {
+            Ok(rules) => rules,
+            Err(error) => {
+                found.push(Condition::fail(title, &error));
+                continue;
+            }
+        };
+        let broken = source.fixtures.broken_by(&rules);
+        let advice = "change `include` and `exclude`, or the fixture if it is no longer meant";
+        found.extend(
+            broken
+                .iter()
+                .map(|what| Condition { health: Health::Fail, ..Condition::warn(&title, what, advice) }),
+        );
+        if broken.is_empty() {
+            let (holds, out) = (source.fixtures.holds.len(), source.fixtures.leaves_out.len());
+            found.push(Condition::ok(title, format!("{holds} held, {out} left out, as meant")));
+        }
+    }
+    found
+}
+
 /// What the store looks like: whether it keeps what it says, who may read it, how much room it has.
+///
+/// Where no repository was made yet there is nothing to look at, and nothing wrong either.
 pub fn look_at_store(place: &Place, cx: &Cx) -> Vec<Condition> {
     let mut found = Vec::new();
+    if !place.has_repository(cx) {
+        let what = format!("there is none in {} yet", place.address());
+        return vec![Condition::warn("repository", what, "run `hikae init`, which makes it and its key")];
+    }
     let store = match place.open_store(cx) {
         Ok(store) => store,
         Err(error) => return vec![Condition::fail("store", &error)],

@@ -105,7 +105,7 @@ pub fn drill(
     let scratch = Scratch::make(&around.scratch, snapshot, cx).map_err(failed);
     let scratch = scratch.map_err(OpsError::of_source("drill"))?;
     let one = OneDrill { repo, snapshot, record: &record, scratch: scratch.path(), options, around, cx };
-    let found = match record.kind.as_str() {
+    let mut found = match record.kind.as_str() {
         "files" => one.files()?,
         "sqlite" => one.sqlite()?,
         "postgresql" => one.postgresql()?,
@@ -118,7 +118,10 @@ pub fn drill(
             ));
         }
     };
+    let mut watch = Stopwatch::start(cx);
+    cx.progress().begin("removing", "what was restored", 0);
     drop(scratch);
+    watch.lap("remove", &mut found.phases);
     let evidence = EvidenceRecord {
         snapshot,
         source: record.source.clone(),
@@ -227,21 +230,26 @@ impl OneDrill<'_> {
             run_as: self.options.run_as.clone(),
         };
         let environment = self.around.for_postgresql();
+        let began = self.cx.elapsed();
         // Beside our scratch directory, not in it: the server may run as another user, who could not pass
         // through, and makes a private directory of its own.
         let drilled = postgresql::drill(&stored, &self.around.scratch, &options, &environment, self.cx);
         let drilled = drilled.map_err(OpsError::of_source(&self.record.source))?;
         let milliseconds: u64 = drilled.timings.iter().map(|lap| lap.milliseconds).sum();
+        let recovery = Duration::from_millis(milliseconds);
         let lap = |lap: &postgresql::PhaseTime| Phase {
             name: lap.phase.clone(),
             seconds: Duration::from_millis(lap.milliseconds).as_secs_f64(),
         };
+        // It stops its server and takes it away before it comes back.
+        let stop = (self.cx.elapsed() - began).saturating_sub(recovery);
+        let stop = Phase { name: "stop the server".to_owned(), seconds: stop.as_secs_f64() };
         Ok(Found {
             entries: self.record.entries,
             bytes: self.record.bytes,
             checks: drilled.checks,
-            phases: drilled.timings.iter().map(lap).collect(),
-            recovery: Duration::from_millis(milliseconds),
+            phases: drilled.timings.iter().map(lap).chain([stop]).collect(),
+            recovery,
             tools: vec![
                 ("PostgreSQL of the source".to_owned(), drilled.source_version),
                 ("PostgreSQL of the drill".to_owned(), drilled.server_version),

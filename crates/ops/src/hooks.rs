@@ -5,6 +5,7 @@
 //! out.
 
 use crate::OpsError;
+use crate::child_umask::with_umask;
 use hikae_model::Cx;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -18,6 +19,8 @@ pub struct Hooks {
     pub after: Vec<Vec<String>>,
     /// How long each may take.
     pub time_limit: Duration,
+    /// The file mode mask that they run with: that of whoever called hikae, whose own is stricter.
+    pub umask: Option<u32>,
 }
 
 /// Hooks that have begun: the second half runs when this is finished or dropped.
@@ -33,7 +36,7 @@ impl Hooks {
     pub(crate) fn begin<'h>(&'h self, source_name: &'h str, cx: &'h Cx) -> Result<Quiesced<'h>, OpsError> {
         let quiesced = Quiesced { source_name, hooks: self, cx, ended: false };
         for program in &self.before {
-            run(source_name, program, self.time_limit, cx)?;
+            run(source_name, program, self, cx)?;
         }
         Ok(quiesced)
     }
@@ -49,7 +52,7 @@ impl Quiesced<'_> {
         if std::mem::replace(&mut self.ended, true) {
             return Ok(());
         }
-        let run = |program: &Vec<String>| run(self.source_name, program, self.hooks.time_limit, self.cx);
+        let run = |program: &Vec<String>| run(self.source_name, program, self.hooks, self.cx);
         let results: Vec<_> = self.hooks.after.iter().map(run).collect();
         results.into_iter().collect()
     }
@@ -62,27 +65,27 @@ impl Drop for Quiesced<'_> {
     }
 }
 
-fn run(source_name: &str, program: &[String], time_limit: Duration, cx: &Cx) -> Result<(), OpsError> {
+fn run(source_name: &str, program: &[String], hooks: &Hooks, cx: &Cx) -> Result<(), OpsError> {
     let failed = |what: String| OpsError::Hook {
         source_name: source_name.to_owned(),
         program: program.first().cloned().unwrap_or_default(),
         what,
     };
     let (name, arguments) = program.split_first().ok_or_else(|| failed("has no name".to_owned()))?;
-    let mut child = Command::new(name)
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .spawn()
-        .map_err(|error| failed(format!("cannot be started: {error}")))?;
+    let mut command = Command::new(name);
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null());
+    if let Some(umask) = hooks.umask {
+        with_umask(&mut command, umask);
+    }
+    let mut child = command.spawn().map_err(|error| failed(format!("cannot be started: {error}")))?;
     let began = cx.elapsed();
     loop {
         match child.try_wait() {
             Ok(Some(status)) if status.success() => return Ok(()),
             Ok(Some(status)) => return Err(failed(format!("ended with {status}"))),
-            Ok(None) if cx.elapsed().saturating_sub(began) > time_limit => {
+            Ok(None) if cx.elapsed().saturating_sub(began) > hooks.time_limit => {
                 end(&mut child);
-                return Err(failed(format!("took longer than {} s", time_limit.as_secs())));
+                return Err(failed(format!("took longer than {} s", hooks.time_limit.as_secs())));
             }
             Ok(None) => std::thread::sleep(Duration::from_millis(20)),
             Err(error) => return Err(failed(format!("cannot be waited for: {error}"))),

@@ -6,11 +6,13 @@
 pub mod backup;
 pub mod browse;
 pub mod cat;
+mod child_umask;
 pub mod compare;
 pub mod config;
 pub mod diff;
 pub mod doctor;
 pub mod drill;
+mod earlier;
 mod error;
 pub mod forget;
 pub mod hooks;

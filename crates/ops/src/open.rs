@@ -2,6 +2,7 @@
 
 use crate::config::{RepositoryConfig, SecretError, SecretRef, StoreConfig, UnlockConfig};
 use crate::private_file::{self, PrivateFileError};
+use crate::recovery::SheetsDue;
 use crate::secret_text::{self, BadSecretText, SecretKind};
 use crate::surroundings::Surroundings;
 use hikae_model::{Advise, Cx, ErrorCode, Hint, Problem};
@@ -9,7 +10,7 @@ use hikae_repo::keys::{RepositorySecret, Secret32};
 use hikae_repo::recipient::{Identity, parse_identities};
 use hikae_repo::slot::{KdfCost, Unlock, Wrap};
 use hikae_repo::{InitOptions, NewRepository, Repo, RepoError};
-use hikae_store::{DirectoryStore, Reserve, StoreError};
+use hikae_store::{DirectoryStore, Reserve, Store as _, StoreError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use zeroize::Zeroizing;
@@ -64,6 +65,13 @@ pub enum OpenError {
 impl From<StoreError> for OpenError {
     fn from(error: StoreError) -> Self {
         Self::Repo(error.into())
+    }
+}
+
+impl OpenError {
+    /// True if a repository was to be made where one is.
+    pub fn says_that_it_exists(&self) -> bool {
+        matches!(self, Self::Repo(RepoError::RepositoryExists { .. }))
     }
 }
 
@@ -149,6 +157,19 @@ impl Place {
         path.display().to_string()
     }
 
+    /// True unless it can be seen that no repository is there yet.
+    pub fn has_repository(&self, cx: &Cx) -> bool {
+        let missing =
+            |error: &StoreError| matches!(error, StoreError::Missing { .. } | StoreError::NotFound { .. });
+        match self.open_store(cx) {
+            Ok(store) => {
+                store.stat(&hikae_repo::layout::header()).as_ref().err().is_none_or(|error| !missing(error))
+            }
+            Err(OpenError::Repo(RepoError::Store(error))) => !missing(&error),
+            Err(_) => true,
+        }
+    }
+
     /// Opens the store, and nothing in it.
     ///
     /// # Errors
@@ -189,7 +210,7 @@ impl Place {
         Ok(Opened { repo: Arc::new(repo), repaired })
     }
 
-    /// Makes a repository.
+    /// Makes a repository. Its recovery sheet is due until [`SheetsDue::remove`] is told that it was written.
     ///
     /// # Errors
     /// [`OpenError`], with [`RepoError::RepositoryExists`] if there is one.
@@ -225,9 +246,18 @@ impl Place {
             write_only,
         };
         private_file::create_directory(&around.cache)?;
+        // Before there is a repository: from then on, a death leaves one without its sheet.
+        let sheets = SheetsDue::below(&around.data);
+        let was_due = sheets.holds(&self.address())?;
+        sheets.add(&self.address())?;
         let StoreConfig::Directory(path) = &self.store;
         let store = DirectoryStore::create(path, self.reserve, cx.random_source())?;
-        Ok(Repo::init(Arc::new(store), &options, &around.cache, cx)?)
+        let made = Repo::init(Arc::new(store), &options, &around.cache, cx);
+        let made = made.map_err(OpenError::from);
+        if !was_due && made.as_ref().is_err_and(OpenError::says_that_it_exists) {
+            sheets.remove(&self.address())?;
+        }
+        made
     }
 }
 

@@ -114,6 +114,18 @@ pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), PrivateFileError> {
     std::fs::rename(&temporary, path).and_then(|()| sync_directory_of(path)).map_err(failed)
 }
 
+/// Removes a file, if it is there.
+///
+/// # Errors
+/// [`PrivateFileError::Io`]
+pub fn remove(path: &Path) -> Result<(), PrivateFileError> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(source) => Err(PrivateFileError::Io { verb: "remove", path: path.to_owned(), source }),
+        Ok(()) => Ok(()),
+    }
+}
+
 /// Writes the file that is to be `path` under another name. Gives that name.
 fn write_beside(path: &Path, bytes: &[u8]) -> io::Result<PathBuf> {
     let temporary = path.with_added_extension("new");

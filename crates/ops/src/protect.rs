@@ -13,7 +13,7 @@ use crate::config::{
 };
 use crate::open::{KeyChoice, OpenError, Opened, Place, make_key_file};
 use crate::private_file::{self, PrivateFileError};
-use crate::recovery::RecoverySheet;
+use crate::recovery::{RecoverySheet, SheetsDue};
 use crate::surroundings::Surroundings;
 use hikae_model::{Advise, Cx, ErrorCode, Hint, Problem};
 use hikae_repo::Repo;
@@ -44,8 +44,10 @@ pub struct Prepared {
     pub made: Vec<Made>,
     /// The sources that were added.
     pub added: Vec<String>,
-    /// The recovery sheet, if the repository was made now.
+    /// The recovery sheet, if the repository was made now, or made before and its sheet never written.
     pub sheet: Option<RecoverySheet>,
+    /// A sheet was never written and cannot be any more: the key at hand does not hold the secret.
+    pub sheet_is_lost: bool,
     /// Permissions of the repository that had to be mended.
     pub repaired: Vec<Problem>,
 }
@@ -252,8 +254,14 @@ pub fn prepare(
     let (name, repository) = config.repository(None)?;
     let repository_name = name.to_owned();
     let place = Place::of(repository, key, around, cx)?;
+    let mut sheet_is_lost = false;
     let (opened, sheet) = match place.open(around, cx) {
-        Ok(opened) => (opened, None),
+        Ok(opened) => {
+            let is_due = SheetsDue::below(&around.data).holds(&place.address())?;
+            let sheet = is_due.then(|| RecoverySheet::of_open(&opened.repo).ok());
+            sheet_is_lost = matches!(sheet, Some(None));
+            (opened, sheet.flatten())
+        }
         Err(OpenError::Repo(error)) if error.code() == ErrorCode::RepositoryMissing => {
             let StoreConfig::Directory(directory) = &repository.store;
             if let Some(above) = directory.parent() {
@@ -267,7 +275,7 @@ pub fn prepare(
         Err(error) => return Err(error.into()),
     };
     let Opened { repo, repaired } = opened;
-    Ok(Prepared { config, repo, repository: repository_name, made, added, sheet, repaired })
+    Ok(Prepared { config, repo, repository: repository_name, made, added, sheet, sheet_is_lost, repaired })
 }
 
 fn sources_to_add(config: &Config, what: &[SourceSettings]) -> (Vec<NewSource>, Vec<String>) {
@@ -331,7 +339,9 @@ mod tests {
         let first = call(&[&docs]);
         assert_eq!(first.made.len(), 3);
         assert_eq!(first.added, ["docs"]);
-        assert!(first.sheet.is_some());
+        // Nobody says that it was written, so it is made again; then it is.
+        assert!(first.sheet.is_some() && call(&[&docs]).sheet.is_some());
+        SheetsDue::below(&around.data).remove(&first.sheet.unwrap().address).unwrap();
         let second = call(&[&docs]);
         assert!(second.made.is_empty() && second.added.is_empty() && second.sheet.is_none());
         let third = call(&[&docs, &more]);

@@ -1,11 +1,16 @@
 //! What stands on the recovery sheet: enough to restore on a fresh machine with nothing but the store and the
 //! program.
+//!
+//! A repository whose sheet was never written is one key file away from being lost, so what must still be written is
+//! noted before the repository is made, and struck off when the sheet stands.
 
+use crate::private_file::{self, PrivateFileError};
 use crate::secret_text::{self, SecretKind};
 use hikae_model::RepositoryId;
 use hikae_repo::keys::{RepositorySecret, Secret32};
 use hikae_repo::{RELEASE, Repo, RepoError};
 use jiff::Timestamp;
+use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 /// A recovery sheet. It holds the secret: whoever has it and the store can read every backup.
@@ -60,6 +65,65 @@ impl RecoverySheet {
     pub fn of_open(repo: &Repo) -> Result<Self, RepoError> {
         let secret = repo.secret().ok_or(RepoError::NoRight { what: "print the recovery sheet" })?;
         Ok(Self::of(repo, secret))
+    }
+}
+
+/// The stores of repositories that were made here and whose sheets were not written yet: a list in the data folder,
+/// one address a line, there only while it is not empty.
+pub struct SheetsDue {
+    file: PathBuf,
+}
+
+impl SheetsDue {
+    /// The list in this data folder.
+    pub fn below(data: &Path) -> Self {
+        Self { file: data.join("recovery-sheets-due") }
+    }
+
+    /// Whether the sheet of the repository in `address` is to be written.
+    ///
+    /// # Errors
+    /// The list is there and cannot be read.
+    pub fn holds(&self, address: &str) -> Result<bool, PrivateFileError> {
+        Ok(self.read()?.iter().any(|due| due == address))
+    }
+
+    /// Notes that the sheet of the repository in `address` is to be written.
+    ///
+    /// # Errors
+    /// The list cannot be written.
+    pub fn add(&self, address: &str) -> Result<(), PrivateFileError> {
+        let mut due = self.read()?;
+        if due.iter().any(|due| due == address) {
+            return Ok(());
+        }
+        due.push(address.to_owned());
+        private_file::create_directory(self.file.parent().unwrap_or(&self.file))?;
+        self.write(&due)
+    }
+
+    /// Strikes it off.
+    ///
+    /// # Errors
+    /// The list cannot be written.
+    pub fn remove(&self, address: &str) -> Result<(), PrivateFileError> {
+        let mut due = self.read()?;
+        due.retain(|due| due != address);
+        self.write(&due)
+    }
+
+    fn read(&self) -> Result<Vec<String>, PrivateFileError> {
+        match private_file::read(&self.file) {
+            Err(PrivateFileError::Missing { .. }) => Ok(Vec::new()),
+            text => Ok(text?.lines().map(str::to_owned).collect()),
+        }
+    }
+
+    fn write(&self, due: &[String]) -> Result<(), PrivateFileError> {
+        match due {
+            [] => private_file::remove(&self.file),
+            due => private_file::replace(&self.file, format!("{}\n", due.join("\n")).as_bytes()),
+        }
     }
 }
 

@@ -49,10 +49,17 @@ pub struct SnapshotReport {
     pub problems: Vec<Problem>,
     /// How many there are.
     pub n_problems: u64,
+    /// What is to be known of the run. Nothing of the source is missing for it.
+    pub notes: Vec<Problem>,
 }
 
 impl SnapshotReport {
-    pub(crate) fn of(record: &SnapshotRecord, problems: Vec<Problem>, seconds: f64) -> Self {
+    pub(crate) fn of(
+        record: &SnapshotRecord,
+        problems: Vec<Problem>,
+        notes: Vec<Problem>,
+        seconds: f64,
+    ) -> Self {
         Self {
             id: None,
             source: record.source.clone(),
@@ -66,6 +73,7 @@ impl SnapshotReport {
             seconds,
             problems,
             n_problems: record.n_problems,
+            notes,
         }
     }
 
@@ -83,6 +91,7 @@ impl SnapshotReport {
             seconds: 0.0,
             problems: vec![problem_of(source, error)],
             n_problems: 1,
+            notes: Vec::new(),
         }
     }
 }

@@ -31,6 +31,8 @@ pub struct Surroundings {
     pub cache: PathBuf,
     /// Where scratch copies and drills are made.
     pub scratch: PathBuf,
+    /// The file mode mask that the process was started with, for the programs of others that it starts.
+    pub umask: Option<u32>,
     /// The zone in which times are shown and dates are read.
     pub zone: jiff::tz::TimeZone,
 }
@@ -64,6 +66,7 @@ pub(crate) mod tests {
             data: root.join("data"),
             cache: root.join("cache"),
             scratch: root.to_owned(),
+            umask: None,
             zone: jiff::tz::TimeZone::UTC,
         }
     }

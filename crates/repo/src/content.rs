@@ -131,7 +131,10 @@ impl ContentWriter {
         if let Some((reader, parent)) = parent {
             match know_parent(&mut map, reader, parent, lane) {
                 // A damaged parent costs space and must not cost the backup that would make good for it.
-                Err(error) if error.is_damage() => map = MapWriter::new(key),
+                Err(error) if error.is_damage() => {
+                    map = MapWriter::new(key);
+                    lane.store_metadata_anew();
+                }
                 known => known?,
             }
         }

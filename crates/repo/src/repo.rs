@@ -15,6 +15,7 @@ use crate::state::State;
 use crate::{cbor, log};
 use hikae_model::{Cx, HashKey, PackId, RepositoryId, SlotId, SnapshotId, WriterId};
 use hikae_store::{Store, StoreError};
+use jiff::{SignedDuration, Timestamp};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
@@ -188,6 +189,9 @@ impl Repo {
         let cache = cache.join(header.core.repository.to_string());
         let made = std::fs::create_dir_all(cache.join("index"));
         made.map_err(|source| RepoError::Cache { path: cache.clone(), source })?;
+        for directory in [&cache, &cache.join("index")] {
+            sweep_cache(directory, cx);
+        }
         let state = Arc::new(newest_checkpoint(&*store, &header, &keys, signer.id())?);
         let repo = Self {
             store,
@@ -529,6 +533,27 @@ impl Repo {
             .map_err(|source| RepoError::Cache { path, source })
     }
 }
+
+/// Removes what processes that were killed left half written in the cache: temporary files of a process that is not
+/// there and that are old, for the cache may be shared with machines whose processes we do not see. What cannot
+/// be removed costs space and nothing else.
+fn sweep_cache(directory: &Path, cx: &Cx) {
+    let Ok(names) = std::fs::read_dir(directory) else { return };
+    for file in names.flatten() {
+        let name = file.file_name();
+        let process = name.to_str().and_then(|name| name.strip_suffix(".tmp")?.rsplit('.').next());
+        let Some(process) = process.and_then(|process| process.parse::<u32>().ok()) else { continue };
+        let written = file.metadata().and_then(|metadata| metadata.modified());
+        let written = written.ok().and_then(|time| Timestamp::try_from(time).ok());
+        let is_old = written.is_some_and(|written| cx.now().duration_since(written) > HALF_WRITTEN_STAYS);
+        if is_old && !Path::new("/proc").join(process.to_string()).exists() {
+            drop(std::fs::remove_file(file.path()));
+        }
+    }
+}
+
+/// How long a file of the cache may take to be written.
+const HALF_WRITTEN_STAYS: SignedDuration = SignedDuration::from_hours(1);
 
 /// The slot that our key opens and that vouches for the header.
 ///

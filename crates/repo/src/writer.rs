@@ -106,6 +106,7 @@ pub struct Lane {
     level: i32,
     content: OpenFrame,
     metadata: OpenFrame,
+    metadata_anew: bool,
     added: Arc<AtomicU64>,
 }
 
@@ -220,6 +221,7 @@ impl Writer {
             level,
             content: open(BlobClass::Content, level),
             metadata: open(BlobClass::Metadata, LEVEL_FILES),
+            metadata_anew: false,
             added,
         }
     }
@@ -266,7 +268,8 @@ impl Lane {
             return Err(RepoError::TooLarge { bytes: bytes.len() as u64 });
         }
         let id = self.shared.repo.keys().blob_id(class, bytes);
-        if !self.shared.is_new(id)? {
+        let anew = self.metadata_anew && class == BlobClass::Metadata;
+        if !self.shared.is_new(id, anew)? {
             return Ok(id);
         }
         let open = match class {
@@ -288,6 +291,12 @@ impl Lane {
         sabotage::flip("flip-after-hash", &mut open.plain);
         open.blobs.push(FrameBlob { id, bytes: bytes.len() as u32 });
         Ok(id)
+    }
+
+    /// From here on, stores metadata even where the repository has it. For a run that found metadata of the
+    /// snapshot before damaged: its own listing is often the same, and must not come to rest on what is broken.
+    pub fn store_metadata_anew(&mut self) {
+        self.metadata_anew = true;
     }
 
     /// Hands what is left to the workers.
@@ -342,8 +351,9 @@ impl Shared {
         }
     }
 
-    /// True if the blob has to be stored; from then on it counts as known.
-    fn is_new(&self, id: BlobId) -> Result<bool, RepoError> {
+    /// True if the blob has to be stored; from then on it counts as known. `anew` if what earlier runs stored does
+    /// not count.
+    fn is_new(&self, id: BlobId, anew: bool) -> Result<bool, RepoError> {
         if lock(&self.seen).contains(&id) {
             return Ok(false);
         }
@@ -358,7 +368,7 @@ impl Shared {
                 return Ok(false);
             }
         }
-        if self.is_usable(id)? {
+        if !anew && self.is_usable(id)? {
             return Ok(false);
         }
         Ok(lock(&self.seen).insert(id))

@@ -6,7 +6,7 @@ use crate::failure::{Ended, Failure};
 use crate::page::{Mark, count, marked};
 use clap::{Args, Subcommand};
 use hikae_ops::config::{Config, differences, effective, schema, to_text};
-use hikae_ops::doctor::{look_at_config, look_at_programs, look_at_sources, look_at_store};
+use hikae_ops::doctor::{look_at_config, look_at_fixtures, look_at_programs, look_at_sources, look_at_store};
 use serde_json::json;
 use std::path::PathBuf;
 
@@ -14,7 +14,7 @@ use std::path::PathBuf;
 pub enum ConfigCommand {
     /// Read the configuration and say whether it is right
     Check,
-    /// Try sources, repository and programs, without writing
+    /// Try sources, repositories, programs and fixtures, without writing
     Test,
     Show(ShowArgs),
     /// Print the JSON Schema of the configuration, for editors
@@ -73,8 +73,10 @@ fn check(app: &App) -> Result<Ended, Failure> {
 fn test(app: &App) -> Result<Ended, Failure> {
     let config = app.config()?;
     let mut conditions = look_at_config(&config);
-    let place = app.place()?;
-    conditions.extend(look_at_store(&place, &app.cx));
+    for place in app.places()? {
+        conditions.extend(look_at_store(&place, &app.cx));
+    }
+    conditions.extend(look_at_fixtures(&config));
     conditions.extend(look_at_programs(&config, &app.around));
     conditions.extend(look_at_sources(&config, &app.around, &app.cx));
     let ended = doctor::worst(&conditions);

@@ -19,7 +19,9 @@ pub fn run(_: &DoctorArgs, app: &App) -> Result<Ended, Failure> {
     match app.place() {
         Err(failure) => conditions.push(failed("repository", &failure)),
         Ok(place) => {
-            conditions.extend(look_at_store(&place, &app.cx));
+            if place.has_repository(&app.cx) {
+                conditions.extend(look_at_store(&place, &app.cx));
+            }
             let opened = place.open(&app.around, &app.cx).map_err(Failure::from);
             let looked = opened.and_then(|opened| {
                 let repo = opened.repo;

@@ -5,8 +5,8 @@ use crate::failure::{Ended, Failure};
 use crate::sheet;
 use clap::Args;
 use hikae_ops::config::StoreConfig;
-use hikae_ops::open::{KeyChoice, make_key_file};
-use hikae_ops::recovery::RecoverySheet;
+use hikae_ops::open::{KeyChoice, OpenError, Place, make_key_file};
+use hikae_ops::recovery::{RecoverySheet, SheetsDue};
 use serde_json::json;
 use std::path::PathBuf;
 
@@ -54,13 +54,17 @@ pub fn run(args: &InitArgs, app: &App) -> Result<Ended, Failure> {
     if place.key.is_none() && app.may_ask() {
         place.key = Some(KeyChoice::Passphrase(ask_new_passphrase()?));
     }
-    let new = place.init(&recipients, write_only, &app.around, &app.cx)?;
-    let recovery = RecoverySheet::of(&new.repo, &new.secret);
+    let (recovery, did) = match place.init(&recipients, write_only, &app.around, &app.cx) {
+        Ok(new) => (RecoverySheet::of(&new.repo, &new.secret), "Made a repository in"),
+        Err(error) => {
+            (sheet_that_is_due(&place, error, app)?, "Wrote the recovery sheet that was missing of")
+        }
+    };
     let directory = args.sheet.clone().unwrap_or_else(|| app.around.data.clone());
     let written = sheet::write(&recovery, &directory, app)?;
     let StoreConfig::Directory(directory) = &place.store;
     let text = format!(
-        "Made a repository in {}.\n\nPrint the recovery sheet, keep it on paper, and delete the files:\n  {}\n  {}\n",
+        "{did} {}.\n\nPrint the recovery sheet, keep it on paper, and delete the files:\n  {}\n  {}\n",
         directory.display(),
         written.text.display(),
         written.html.display()
@@ -68,4 +72,13 @@ pub fn run(args: &InitArgs, app: &App) -> Result<Ended, Failure> {
     let result = json!({ "repository": recovery.repository, "store": directory, "recovery_sheet": written });
     app.output.result(Ended::Well, &result, &text);
     Ok(Ended::Well)
+}
+
+/// The sheet of a repository that is there already, if a call that died made it and did not come to write one. Any
+/// other failure stays what it is.
+fn sheet_that_is_due(place: &Place, error: OpenError, app: &App) -> Result<RecoverySheet, Failure> {
+    if !error.says_that_it_exists() || !SheetsDue::below(&app.around.data).holds(&place.address())? {
+        return Err(error.into());
+    }
+    Ok(RecoverySheet::of_open(&place.open(&app.around, &app.cx)?.repo)?)
 }

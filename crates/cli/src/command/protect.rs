@@ -70,6 +70,11 @@ pub fn run(args: &ProtectArgs, app: &App) -> Result<Ended, Failure> {
         Some(recovery) => Some(sheet::write(recovery, &app.around.data, app)?),
         None => None,
     };
+    if prepared.sheet_is_lost {
+        let hint = "make another repository and back up into it; keep its sheet";
+        let what = "the recovery sheet of this repository was never written, and its secret is gone";
+        app.output.warning(what, Some(hint));
+    }
     for warning in &prepared.config.warnings {
         app.output.warning(&warning.to_string(), warning.advice.as_deref());
     }
@@ -132,7 +137,13 @@ fn made(prepared: &Prepared, sheet: Option<&WrittenSheet>) -> String {
         };
         lines.push(format!("{what:<16} {}", path.display()));
     }
+    let is_new = prepared.made.iter().any(|made| matches!(made, Made::Repository(_)));
     if let Some(sheet) = sheet {
+        if !is_new {
+            lines.push(
+                "The repository was made by a call that ended before it wrote the recovery sheet.".into(),
+            );
+        }
         lines.push(format!("{:<16} {}", "recovery sheet", sheet.text.display()));
         lines.push(format!("{:<16} {}", "", sheet.html.display()));
         lines.push(marked(

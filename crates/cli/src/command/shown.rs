@@ -79,6 +79,10 @@ pub fn backup(report: &BackupReport) -> String {
             snapshot.id.map_or(String::new(), |id| format!("; `hikae show {}` lists them", id.short()));
         text.push_str(&problems(&snapshot.problems, snapshot.n_problems, &more));
     }
+    for snapshot in report.snapshots.iter().filter(|snapshot| !snapshot.notes.is_empty()) {
+        text.push_str(&format!("\nTo know about {}:\n", marked(Mark::Strong, &snapshot.source)));
+        text.push_str(&problems(&snapshot.notes, snapshot.notes.len() as u64, ""));
+    }
     let n_kept = report.snapshots.iter().filter(|snapshot| snapshot.id.is_some()).count();
     if n_kept > 1 {
         text.push_str(&format!(
@@ -118,6 +122,9 @@ pub fn drill(report: &DrillReport, app: &App) -> String {
         let more = if tables.len() > LISTED_TABLES { ", …" } else { "" };
         text.push_str(&format!("  {}\n", marked(Mark::Faint, format!("rows: {shown}{more}"))));
     }
+    let phases: Vec<String> =
+        report.phases.iter().map(|phase| format!("{} {}", phase.name, duration(phase.seconds))).collect();
+    text.push_str(&format!("  {}\n", marked(Mark::Faint, phases.join(", "))));
     for note in &report.notes {
         text.push_str(&format!("  {note}\n"));
     }

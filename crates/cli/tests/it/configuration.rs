@@ -74,3 +74,50 @@ fn a_flag_can_be_set_by_its_variable() {
     assert!(ran.status.success());
     assert!(serde_json::from_slice::<serde_json::Value>(&ran.stdout).is_ok());
 }
+
+#[test]
+fn config_test_before_init_says_what_to_do_and_is_no_failure() {
+    let home = Home::new();
+    home.write("docs/a.txt", "one");
+    let docs = home.path("docs").display().to_string();
+    home.configure(&format!(
+        "[repository.main]\nstore = '{0}/store'\nunlock = {{ key_file = '{0}/main.key' }}\n\
+         [repository.second]\nstore = '{0}/second'\nunlock = {{ key_file = '{0}/second.key' }}\n\
+         [source.docs]\nkind = 'files'\ninclude = ['{docs}']\n",
+        home.path("").display()
+    ));
+    let ran = home.expect(0, &["config", "test"]);
+    assert_eq!(ran.stdout.matches("run `hikae init`").count(), 2, "{}", ran.stdout);
+    assert!(!ran.stdout.contains("FAIL") && ran.stdout.contains("source docs"), "{}", ran.stdout);
+    assert!(!home.path("store").exists() && !home.path("main.key").exists(), "nothing is made");
+    // What looks at backups and not at the configuration does fail.
+    let ran = home.expect(1, &["doctor", "--repository", "main"]);
+    assert!(ran.stdout.contains("hikae init"), "{}", ran.stdout);
+    home.expect(0, &["init", "--repository", "main"]);
+    let ran = home.expect(0, &["config", "test", "--repository", "main"]);
+    assert!(!ran.stdout.contains("hikae init"), "{}", ran.stdout);
+}
+
+#[test]
+fn fixtures_say_what_a_configuration_must_keep_and_leave_out() {
+    let home = Home::new();
+    home.write("docs/a.txt", "one");
+    home.expect(0, &["protect", "docs"]);
+    let text = std::fs::read_to_string(home.path("config/hikae/config.toml")).unwrap();
+    let docs = home.path("docs").display().to_string();
+    let with = |exclude: &str| {
+        home.configure(&format!(
+            "{text}exclude = ['{exclude}']\n\
+             fixtures = {{ holds = ['{docs}/a.txt', '{docs}/later.txt'], leaves_out = ['{docs}/b.tmp'] }}\n"
+        ));
+        home.run(&["config", "test"])
+    };
+    let good = with("*.tmp");
+    assert_eq!(good.code, Some(0), "{}", good.stdout);
+    assert!(good.stdout.contains("2 held, 1 left out, as meant"), "{}", good.stdout);
+    let bad = with("*.t*");
+    assert_eq!(bad.code, Some(1), "{}", bad.stdout);
+    assert_eq!(bad.stdout.matches("would be left out: `*.t*` excludes it").count(), 2, "{}", bad.stdout);
+    let bad = with("nothing");
+    assert!(bad.stdout.contains("b.tmp would be kept"), "{}", bad.stdout);
+}

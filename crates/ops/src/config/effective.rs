@@ -168,6 +168,10 @@ fn of_source(source: &SourceConfig) -> Vec<Setting> {
         let table = parts.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
         settings.push(setting("hooks", Some(Value::Table(table)), None));
     }
+    if !source.fixtures.is_empty() {
+        // Lists of paths, which came out of TOML.
+        settings.push(setting("fixtures", Value::try_from(&source.fixtures).ok(), None));
+    }
     settings
 }
 
@@ -300,6 +304,7 @@ mod tests {
         let text = "[repository.m]\nstore = '/s'\nunlock = { key_file = '/k' }\n\
                     [source.d]\nkind = 'postgresql'\nconnection = 'host=h'\npassword = 'env:P'\nlock_timeout = '5s'\n\
                     hooks = { before = [['a', 'b c']] }\n[source.s]\nkind = 'sqlite'\npath = '/d.db'\n\
+                    [source.f]\nkind = 'files'\ninclude = ['/a']\nfixtures = { holds = ['/a/b'] }\n\
                     [job.j]\nsources = ['s']\nretention = { daily = 3, within = '2d' }\n";
         let config = parse(text, None).unwrap();
         let shown = effective(&config);

@@ -24,6 +24,7 @@
 mod append;
 mod effective;
 mod fault;
+mod fixtures;
 mod nearest;
 mod parse;
 mod schema;
@@ -35,6 +36,7 @@ pub use bytesize::ByteSize;
 pub use append::{NewSource, append_sources, new_text};
 pub use effective::{Difference, differences, effective, to_text};
 pub use fault::{ConfigError, Fault};
+pub use fixtures::Fixtures;
 pub use nearest::nearest;
 pub use parse::parse;
 pub use schema::schema;

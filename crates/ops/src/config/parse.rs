@@ -4,7 +4,7 @@
 //! tagged enum would lose the places.
 
 use super::source::SourceSettings;
-use super::{Config, ConfigError, Fault, SecretRef, SourceConfig, nearest};
+use super::{Config, ConfigError, Fault, Fixtures, SecretRef, SourceConfig, nearest};
 use crate::hooks::Hooks;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -144,6 +144,11 @@ impl<'t> Parsing<'t> {
             Some(value) => self.plain::<HooksTable>(value)?.into(),
             None => Hooks { time_limit: HOOK_LIMIT, ..Hooks::default() },
         };
+        let is_files = kind.get_ref().as_str() == Some("files");
+        let fixtures = match table.remove("fixtures").filter(|_| is_files) {
+            Some(value) => self.plain::<Fixtures>(value)?,
+            None => Fixtures::default(),
+        };
         let is_postgresql = kind.get_ref().as_str() == Some("postgresql");
         let password = match table.remove("password").filter(|_| is_postgresql) {
             Some(value) => Some(self.plain::<SecretRef>(value)?),
@@ -165,7 +170,7 @@ impl<'t> Parsing<'t> {
                 return None;
             }
         };
-        Some(SourceConfig { settings, password, hooks })
+        Some(SourceConfig { settings, password, hooks, fixtures })
     }
 
     /// Sources and repositories that jobs name and nobody defines.
@@ -222,7 +227,12 @@ impl<'t> Parsing<'t> {
 impl From<HooksTable> for Hooks {
     fn from(table: HooksTable) -> Self {
         let limit = table.time_limit.and_then(|limit| Duration::try_from(limit).ok());
-        Self { before: table.before, after: table.after, time_limit: limit.unwrap_or(HOOK_LIMIT) }
+        Self {
+            before: table.before,
+            after: table.after,
+            time_limit: limit.unwrap_or(HOOK_LIMIT),
+            umask: None,
+        }
     }
 }
 

@@ -98,6 +98,19 @@ struct Files {
     newer_than: Option<String>,
     /// Programs around the reading.
     hooks: Option<Hooks>,
+    /// What a backup must keep and leave out, for `hikae config test`.
+    fixtures: Option<Fixtures>,
+}
+
+/// Paths that need not be there: the rules are asked, and nothing else.
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+#[allow(dead_code)]
+struct Fixtures {
+    /// What a backup must keep.
+    holds: Option<Vec<String>>,
+    /// What it must leave out.
+    leaves_out: Option<Vec<String>>,
 }
 
 /// A path, or a path with what is special about it.
@@ -236,10 +249,11 @@ mod tests {
         let definitions = &schema["$defs"];
         for (table, definition, apart) in [
             ("[repository.x]\nstore = '/s'", "Repository", &[][..]),
-            ("[source.x]\nkind = 'files'\ninclude = []", "Files", &["hooks"]),
+            ("[source.x]\nkind = 'files'\ninclude = []", "Files", &["fixtures", "hooks"]),
             ("[source.x]\nkind = 'sqlite'\npath = '/s'", "Sqlite", &["hooks"]),
             ("[source.x]\nkind = 'postgresql'\nconnection = ''", "Postgresql", &["hooks", "password"]),
             ("[source.x]\nkind = 'files'\ninclude = []\n[source.x.hooks]", "Hooks", &[]),
+            ("[source.x]\nkind = 'files'\ninclude = []\n[source.x.fixtures]", "Fixtures", &[]),
             ("[job.x]", "Job", &[]),
             ("[job.x]\n[job.x.retention]", "Retention", &[]),
         ] {

@@ -1,6 +1,6 @@
 //! `[source.NAME]`: something to protect, of the kind that it says.
 
-use super::SecretRef;
+use super::{Fixtures, SecretRef};
 use crate::OpsError;
 use crate::backup::NamedSource;
 use crate::config::SecretError;
@@ -21,6 +21,8 @@ pub struct SourceConfig {
     pub password: Option<SecretRef>,
     /// Programs around its reading.
     pub hooks: Hooks,
+    /// What it must keep and leave out, for `hikae config test`.
+    pub fixtures: Fixtures,
 }
 
 /// What kind of source it is, with the settings of that kind.
@@ -61,9 +63,9 @@ impl SourceSettings {
 }
 
 impl SourceConfig {
-    /// A source of these settings, without password and hooks.
+    /// A source of these settings, without password, hooks and fixtures.
     pub fn of(settings: SourceSettings) -> Self {
-        Self { settings, password: None, hooks: Hooks::default() }
+        Self { settings, password: None, hooks: Hooks::default(), fixtures: Fixtures::default() }
     }
 
     /// The source, ready to be read. Fetches its password.
@@ -83,7 +85,8 @@ impl SourceConfig {
                 Box::new(self.open_postgresql(settings, name, around, cx)?)
             }
         };
-        Ok(NamedSource { name: name.to_owned(), source, hooks: self.hooks.clone() })
+        let hooks = Hooks { umask: around.umask, ..self.hooks.clone() };
+        Ok(NamedSource { name: name.to_owned(), source, hooks })
     }
 }
 

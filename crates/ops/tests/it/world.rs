@@ -65,6 +65,7 @@ impl World {
             config: self.path("config"),
             data: self.path("data"),
             cache: self.path("cache"),
+            umask: None,
             scratch: self.path("scratch"),
             zone: jiff::tz::TimeZone::UTC,
         }

@@ -20,11 +20,12 @@ mod xattr;
 pub use self::place::{FileWriter, PlaceError};
 pub use self::target::{Mounts, Overwrite, Placed, Target, TargetReport};
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, bounded};
 use hikae_model::{Cx, ErrorCode, FileTime, HashKey, Problem};
+use ignore::Match;
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 use jiff::{SignedDuration, Span, SpanRelativeTo, Timestamp};
 use rustix::fs::{Access, AtFlags, CWD, accessat};
@@ -143,6 +144,28 @@ impl FilesSource {
         let exclude = exclude_matcher(&settings)?;
         let newer_than = settings.newer_than.as_deref().map(parse_age).transpose()?;
         Ok(Self { settings, exclude, newer_than })
+    }
+}
+
+impl FilesSource {
+    /// Why a backup would leave out what is at this path, by the rules alone; nothing if it would keep it. The path
+    /// need not be there, and is taken for a file. Age and file system are not looked at.
+    pub fn why_left_out(&self, path: &Path) -> Option<String> {
+        let mut why = "no `include` holds it".to_owned();
+        for include in &self.settings.include {
+            let Ok(below) = path.strip_prefix(&include.path) else { continue };
+            let names: Vec<_> = below.components().collect();
+            // As the walk meets them: what is below a folder that is left out is never asked about.
+            let excluded = (1..=names.len()).find_map(|n| {
+                let way: PathBuf = names[..n].iter().collect();
+                match self.exclude.matched(way, n < names.len()) {
+                    Match::Ignore(glob) => Some(format!("`{}` excludes it", glob.original())),
+                    Match::None | Match::Whitelist(_) => None,
+                }
+            });
+            why = excluded?;
+        }
+        Some(why)
     }
 }
 
@@ -290,6 +313,31 @@ mod tests {
         }
         for text in ["", "7", "0d", "-7d", "1 month", "soon"] {
             assert!(parse_age(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_rules_alone_say_what_a_backup_leaves_out_and_why() {
+        let settings = FilesSettings {
+            include: vec!["/srv/app".into(), "/srv/app/cache/kept".into()],
+            exclude: ["*.tmp", "cache/", "/build", "!keep.tmp"].map(str::to_owned).to_vec(),
+            ..FilesSettings::default()
+        };
+        let source = FilesSource::new(settings).unwrap();
+        for (path, why) in [
+            ("/srv/app", None),
+            ("/srv/app/a.txt", None),
+            ("/srv/app/deep/a.tmp", Some("`*.tmp` excludes it")),
+            ("/srv/app/deep/keep.tmp", None),
+            ("/srv/app/deep/cache/a", Some("`cache/` excludes it")),
+            ("/srv/app/deep/cache", None), // a file of that name
+            ("/srv/app/cache/keep.tmp", Some("`cache/` excludes it")),
+            ("/srv/app/cache/kept/a", None), // an include of its own
+            ("/srv/app/build/a", Some("`/build` excludes it")),
+            ("/srv/app/deep/build/a", None),
+            ("/srv/application", Some("no `include` holds it")),
+        ] {
+            assert_eq!(source.why_left_out(Path::new(path)).as_deref(), why, "{path}");
         }
     }
 

@@ -10,7 +10,7 @@ use super::manifest::Manifest;
 use crate::check::Check;
 use crate::{SourceError, Stored};
 use hikae_model::{Attributes, Cx, Entry, EntryKind, ErrorCode, HashKey, Problem};
-use rustix::fs::{CWD, FlockOperation, Gid, RenameFlags, Uid};
+use rustix::fs::{CWD, FileType, FlockOperation, Gid, Mode, OFlags, RenameFlags, Uid};
 use rustix::io::Errno;
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions, Permissions};
@@ -246,11 +246,19 @@ struct Temporary {
 
 impl Temporary {
     fn create(place: &Place, cx: &Cx) -> Result<Self, SourceError> {
-        let name = format!(".hikae-restore-{:016x}", u64::from_le_bytes(cx.random::<8>()));
-        let path = place.directory.join(name);
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
-        let file = file.map_err(|error| refused("create", &path, error))?;
-        Ok(Self { path, file })
+        sweep(&place.directory);
+        loop {
+            let name = format!("{PREFIX}{:016x}", u64::from_le_bytes(cx.random::<8>()));
+            let path = place.directory.join(name);
+            let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+            let file = file.map_err(|error| refused("create", &path, error))?;
+            // A file system that knows no such locks (some NFS) is never swept either.
+            let _ = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive);
+            // Another restore may sweep it away before we have locked it. Then we make another.
+            if file.metadata().is_ok_and(|metadata| metadata.nlink() > 0) {
+                return Ok(Self { path, file });
+            }
+        }
     }
 
     fn fill(&self, stored: &dyn Stored, entry: &Entry, cx: &Cx) -> Result<u64, SourceError> {
@@ -303,6 +311,31 @@ impl Temporary {
 impl Drop for Temporary {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.path); // not there any more if it got its name
+    }
+}
+
+/// How our temporary files are called; 16 hex digits follow.
+const PREFIX: &str = ".hikae-restore-";
+
+/// Removes what restores of our user that were killed left in a directory: files that carry our name and that nobody
+/// has locked. What cannot be looked at or removed stays.
+fn sweep(directory: &Path) {
+    let Ok(names) = fs::read_dir(directory) else { return };
+    for entry in names.flatten() {
+        let name = entry.file_name();
+        let digits = name.to_str().and_then(|name| name.strip_prefix(PREFIX)).unwrap_or_default();
+        if digits.len() != 16 || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+            continue;
+        }
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let Ok(file) = rustix::fs::open(entry.path(), flags, Mode::empty()) else { continue };
+        let is_ours = rustix::fs::fstat(&file).is_ok_and(|found| {
+            FileType::from_raw_mode(found.st_mode) == FileType::RegularFile
+                && found.st_uid == rustix::process::geteuid().as_raw()
+        });
+        if is_ours && rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            let _ = fs::remove_file(entry.path());
+        }
     }
 }
 

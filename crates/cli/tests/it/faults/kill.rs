@@ -108,12 +108,16 @@ fn an_init_that_dies_can_be_done_again() {
     }
     let template = World::new();
     let again = |world: &World| {
-        let was_whole = world.run(&["list"]).code == Some(0);
+        let header = || std::fs::read(world.path("repo/hikae.json")).ok();
+        let (was_whole, before) = (world.run(&["list"]).code == Some(0), header());
         let ran = world.run(&INIT);
-        // A repository is never made over another.
+        let sheets = std::fs::read_dir(world.path("sheet")).into_iter().flatten().flatten();
+        let n_sheets = sheets.filter(|file| file.path().extension().is_some_and(|end| end == "txt")).count();
+        // A repository is never made over another, and none is left without its recovery sheet.
         match (was_whole, ran.code) {
-            (false, Some(0)) | (true, Some(1..)) => Ok(()),
-            _ => Err(format!("init again: {ran:#?}")),
+            (false, Some(0)) if n_sheets > 0 => Ok(()),
+            (true, Some(0..)) if n_sheets > 0 && header() == before => Ok(()),
+            _ => Err(format!("init again, {n_sheets} sheets: {ran:#?}")),
         }
     };
     // Before, there is nothing to check: no repository, or a whole one.

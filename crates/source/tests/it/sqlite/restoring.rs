@@ -130,3 +130,25 @@ fn a_link_stays_and_what_it_names_is_replaced() {
     assert_eq!(restored.path, std::fs::canonicalize(world.live()).unwrap());
     assert!(link.is_symlink());
 }
+
+#[test]
+fn what_a_killed_restore_left_goes_with_the_next_and_nothing_else() {
+    let world = World::new();
+    drop(make(&world.live(), &rows(10)));
+    let snapshot = world.backup(&world.live());
+    let beside = |name: &str| {
+        let path = world.restored().join(name);
+        std::fs::write(&path, "rows").unwrap();
+        path
+    };
+    let dead = beside(".hikae-restore-0123456789abcdef");
+    let used = beside(".hikae-restore-fedcba9876543210");
+    let lock = std::fs::File::open(&used).unwrap();
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let foreign = beside(".hikae-restore-notes");
+
+    put_back(&world, &snapshot, &world.restored()).unwrap();
+
+    assert!(!dead.exists());
+    assert!(used.exists() && foreign.exists(), "one is in use and one is not ours");
+}
