@@ -8,22 +8,19 @@
 //! A source that fails neither hides nor stops the others. A repository that fails ends the run.
 
 use crate::OpsError;
-use crate::earlier::{Earlier, read_parent, unreadable};
+use crate::earlier::read_parent;
 use crate::hooks::Hooks;
+use crate::lanes::Lanes;
 use crate::report::{BackupReport, SnapshotReport};
-use hikae_model::{ContentError, Cut, Cx, Entry, EntryKind, ErrorCode, Outcome, Problem, RunId, TreePath};
-use hikae_repo::content::{ContentWriter, KeepError, Kept};
+use hikae_model::{Cx, Outcome, RunId};
+use hikae_repo::content::ContentWriter;
 use hikae_repo::keys::BlobClass;
-use hikae_repo::listing::{Listing, ListingWriter, StoredContent, StoredEntry};
-use hikae_repo::reach::Named;
-use hikae_repo::reader::BlobReader;
-use hikae_repo::snapshot::{Snapshot, SnapshotRecord};
+use hikae_repo::snapshot::SnapshotRecord;
 use hikae_repo::writer::{LEVEL_DATABASE, LEVEL_FILES, Writer};
 use hikae_repo::{RELEASE, Repo, RepoError};
-use hikae_source::{Finished, Item, Reading, Source};
-use std::collections::HashSet;
+use hikae_source::{Finished, Source};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 /// A source with the name that the configuration gives it.
 pub struct NamedSource {
@@ -109,31 +106,6 @@ struct OneSource<'a> {
     cx: &'a Cx,
 }
 
-/// What was read of a source.
-struct Read {
-    listing: Listing,
-    bytes: u64,
-    read_bytes: u64,
-    problems: Vec<Problem>,
-    /// What is to be said of the run, and is no fault of the source.
-    notes: Vec<Problem>,
-    /// Files whose content could not be read: their further names have none either.
-    lost: HashSet<TreePath>,
-}
-
-impl Read {
-    fn nothing() -> Self {
-        Self {
-            listing: Listing { directory: None, entries: 0 },
-            bytes: 0,
-            read_bytes: 0,
-            problems: Vec::new(),
-            notes: Vec::new(),
-            lost: HashSet::new(),
-        }
-    }
-}
-
 impl OneSource<'_> {
     fn back_up(&self) -> Result<(SnapshotRecord, SnapshotReport), OpsError> {
         let (name, cx) = (&self.named.name, self.cx);
@@ -144,18 +116,18 @@ impl OneSource<'_> {
         let quiesced = self.named.hooks.begin(name, cx)?;
         let of_source = OpsError::of_source(name);
         let mut reading = self.named.source.begin(self.repo.hash_key(), cx).map_err(&of_source)?;
-        let database = reading.lanes() > 1 || self.named.source.kind() != "files";
         let added = Arc::new(AtomicU64::new(0));
-        let level = if database { LEVEL_DATABASE } else { LEVEL_FILES };
-        let lane = || ContentWriter::new(self.writer.lane(level, added.clone()));
-        let mut contents = lane();
-        if note.is_some() {
-            contents.lane().store_metadata_anew();
-        }
-        let read = match reading.lanes() {
-            1 => self.read_in_order(&mut *reading, parent.as_ref(), &mut contents)?,
-            lanes => self.read_side_by_side(&mut reading, lanes, parent.as_ref(), &lane, &mut contents)?,
+        let level = if self.named.source.kind() == "files" { LEVEL_FILES } else { LEVEL_DATABASE };
+        let lane = || {
+            let mut lane = self.writer.lane(level, added.clone());
+            if note.is_some() {
+                lane.store_metadata_anew();
+            }
+            ContentWriter::new(lane)
         };
+        let mut contents = lane();
+        let lanes = Lanes { repo: self.repo, writer: self.writer, parent: parent.as_ref(), source: name, cx };
+        let read = lanes.read(&mut *reading, &lane, &mut contents)?;
         let Finished { moment, problems: more, manifest } = reading.finish().map_err(&of_source)?;
         quiesced.finish()?;
         let mut problems = read.problems;
@@ -201,187 +173,4 @@ impl OneSource<'_> {
         let report = SnapshotReport::of(&record, problems, notes, seconds);
         Ok((record, report))
     }
-
-    fn read_in_order(
-        &self,
-        reading: &mut dyn Reading,
-        parent: Option<&Snapshot>,
-        contents: &mut ContentWriter,
-    ) -> Result<Read, OpsError> {
-        let mut listing = ListingWriter::default();
-        let mut earlier = Earlier::of(self.repo, parent)?;
-        let mut read = Read::nothing();
-        while let Some(Item { entry, content }) =
-            reading.next().map_err(OpsError::of_source(&self.named.name))?
-        {
-            self.cx.check()?;
-            let before = earlier.find(&entry.path);
-            let before = match earlier.reader() {
-                Some(reader) => self.reliable(before, reader)?,
-                None => before,
-            };
-            if let EntryKind::HardLink { to } = &entry.kind
-                && read.lost.contains(to)
-            {
-                let what = format!("is a further name of {to}, which could not be read");
-                read.problems.push(Problem::new("unreadable", &entry.path, what));
-                self.cx.progress().add_problems(1);
-                continue;
-            }
-            let stored = match content {
-                None => Some(StoredEntry { entry, content: StoredContent::None, hash: None }),
-                Some(_)
-                    if before.as_ref().is_some_and(|before| entry.looks_unchanged_since(&before.entry)) =>
-                {
-                    read.bytes += entry.size();
-                    // The attributes of now: owner and mode may have changed with the rest as it was.
-                    before.map(|before| StoredEntry { entry, ..before })
-                }
-                Some(mut content) => {
-                    let parent = match content.cut {
-                        Cut::Files => None,
-                        Cut::Rows | Cut::Pages(_) => {
-                            earlier.reader().zip(before.as_ref().map(|before| &before.content))
-                        }
-                    };
-                    let kept = contents.store(content.cut, &mut *content.reader, parent);
-                    self.kept(entry, kept, &mut read)?
-                }
-            };
-            if let Some(stored) = stored {
-                if earlier.note.is_some() {
-                    contents.lane().store_metadata_anew();
-                }
-                listing.push(&stored, contents.lane())?;
-                self.cx.progress().add_entries(1);
-            }
-        }
-        read.notes.extend(earlier.note.take());
-        read.listing = listing.finish(contents.lane())?;
-        Ok(read)
-    }
-
-    /// The parent's entry, unless what it keeps is damaged: then its content is read and stored anew.
-    fn reliable(
-        &self,
-        before: Option<StoredEntry>,
-        reader: &mut BlobReader<'_>,
-    ) -> Result<Option<StoredEntry>, RepoError> {
-        match before {
-            Some(before) if self.writer.may_rely_on(&before.content, reader)? => Ok(Some(before)),
-            Some(_) | None => Ok(None),
-        }
-    }
-
-    /// For sources whose contents are few and large, and can be read at the same time.
-    fn read_side_by_side<'l>(
-        &self,
-        reading: &mut Box<dyn Reading>,
-        lanes: usize,
-        parent: Option<&Snapshot>,
-        lane: &(dyn Fn() -> ContentWriter + Sync + 'l),
-        contents: &mut ContentWriter,
-    ) -> Result<Read, OpsError> {
-        let reading = Mutex::new(reading);
-        let together = Mutex::new((Vec::new(), Read::nothing()));
-        let work = || -> Result<(), OpsError> {
-            let mut contents = lane();
-            let mut reader = parent.map(|_| BlobReader::new(self.repo)).transpose()?;
-            loop {
-                self.cx.check()?;
-                let item = lock(&reading).next().map_err(OpsError::of_source(&self.named.name))?;
-                let Some(Item { entry, content }) = item else { break };
-                let stored = match content {
-                    None => Some(StoredEntry { entry, content: StoredContent::None, hash: None }),
-                    Some(mut content) => {
-                        let before = match (parent, &mut reader) {
-                            (Some(parent), Some(reader)) => {
-                                let named = Named { id: parent.id, record: &parent.record };
-                                match reader.entry(named, &entry.path) {
-                                    Ok(before) => self.reliable(before, reader)?,
-                                    Err(error) => {
-                                        // Every lane may find it, and to say it once is enough.
-                                        lock(&together).1.notes = vec![unreadable(parent.id, &error)];
-                                        contents.lane().store_metadata_anew();
-                                        None
-                                    }
-                                }
-                            }
-                            _ => None,
-                        };
-                        let before = before.as_ref().map(|before| &before.content);
-                        let kept =
-                            contents.store(content.cut, &mut *content.reader, reader.as_mut().zip(before));
-                        self.kept(entry, kept, &mut lock(&together).1)?
-                    }
-                };
-                lock(&together).0.extend(stored);
-                self.cx.progress().add_entries(1);
-            }
-            Ok(contents.finish()?)
-        };
-        let results: Vec<_> = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..lanes).map(|_| scope.spawn(work)).collect();
-            threads.into_iter().map(|thread| thread.join().unwrap_or(Err(RepoError::Worker.into()))).collect()
-        });
-        results.into_iter().collect::<Result<(), _>>()?;
-        let (mut entries, mut read) = together.into_inner().unwrap_or_else(PoisonError::into_inner);
-        entries.sort_by(|a, b| a.entry.path.cmp(&b.entry.path));
-        if !read.notes.is_empty() {
-            contents.lane().store_metadata_anew();
-        }
-        let mut listing = ListingWriter::default();
-        entries.iter().try_for_each(|entry| listing.push(entry, contents.lane()))?;
-        read.listing = listing.finish(contents.lane())?;
-        Ok(read)
-    }
-
-    /// The entry for content that was kept; nothing, and a problem, for content that could not be read.
-    fn kept(
-        &self,
-        mut entry: Entry,
-        kept: Result<Kept, KeepError>,
-        read: &mut Read,
-    ) -> Result<Option<StoredEntry>, OpsError> {
-        match kept {
-            Ok(Kept { content, bytes, hash }) => {
-                read.bytes += bytes;
-                read.read_bytes += bytes;
-                entry.kind = EntryKind::File { size: bytes };
-                Ok(Some(StoredEntry { entry, content, hash }))
-            }
-            Err(KeepError::Repo(error)) => Err(error.into()),
-            Err(KeepError::Content(ContentError::Broken(what))) => Err(OpsError::Source {
-                source_name: self.named.name.clone(),
-                source: hikae_source::SourceError::Failed { code: ErrorCode::Failure, what, advice: None },
-            }),
-            Err(KeepError::Content(error)) => {
-                self.cx.progress().add_problems(1);
-                read.problems.push(content_problem(&entry.path, &error));
-                read.lost.insert(entry.path);
-                Ok(None)
-            }
-        }
-    }
-}
-
-fn content_problem(path: &TreePath, error: &ContentError) -> Problem {
-    let code = match error {
-        ContentError::Unreadable(_) => "unreadable",
-        ContentError::ChangedWhileRead => "changed-while-read",
-        ContentError::Vanished => "vanished",
-        ContentError::Broken(_) => "broken",
-    };
-    let problem = Problem::new(code, path, error);
-    match error {
-        ContentError::Unreadable(_) => problem.advise("run hikae as a user who may read it, or exclude it"),
-        ContentError::ChangedWhileRead => {
-            problem.advise("back it up through its database source, or quiesce it with a hook")
-        }
-        ContentError::Vanished | ContentError::Broken(_) => problem,
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

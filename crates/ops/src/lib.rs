@@ -17,6 +17,7 @@ mod error;
 pub mod forget;
 pub mod hooks;
 pub mod keys;
+mod lanes;
 pub mod list;
 pub mod open;
 pub mod private_file;

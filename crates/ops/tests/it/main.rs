@@ -2,4 +2,5 @@
 
 mod drill;
 mod files;
+mod lanes;
 mod world;

@@ -38,6 +38,8 @@ use crate::{Finished, Item, Reading, Source, SourceError};
 
 /// Batches that the walk may be ahead of the reader.
 const BATCHES_AHEAD: usize = 8;
+/// Files read at the same time, one a core up to this: a disk that turns would seek more than it reads.
+const MAX_LANES: usize = 4;
 
 /// `[source.<name>]` with `kind = "files"` in the configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
@@ -238,6 +240,10 @@ impl Reading for FilesReading {
                 Err(_) => self.join()?,
             }
         }
+    }
+
+    fn lanes(&self) -> usize {
+        std::thread::available_parallelism().map_or(1, usize::from).min(MAX_LANES)
     }
 
     fn finish(mut self: Box<Self>) -> Result<Finished, SourceError> {

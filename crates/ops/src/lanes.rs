@@ -1,0 +1,344 @@
+//! Reading one source into the repository on several threads, and its listing in path order.
+//!
+//! ```text
+//! Reading ──items──> Queue ──stretches──┬─> lane: unchanged? keep what the parent has ─┐
+//!            parent's entries beside    └─> lane: else read, cut, store               ─┴─> Listed, in path order
+//! ```
+//!
+//! This module knows one reading and one parent. It knows no runs, records or hooks.
+
+use crate::OpsError;
+use crate::earlier::Earlier;
+use hikae_model::{ContentError, Cut, Cx, EntryKind, ErrorCode, Problem, TreePath};
+use hikae_repo::content::{ContentWriter, KeepError, Kept};
+use hikae_repo::listing::{Listing, ListingWriter, StoredContent, StoredEntry};
+use hikae_repo::reader::BlobReader;
+use hikae_repo::snapshot::Snapshot;
+use hikae_repo::writer::{Lane, Writer};
+use hikae_repo::{Repo, RepoError};
+use hikae_source::{Item, Reading, SourceError};
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+/// Entries that a lane takes at once.
+const STRETCH_ENTRIES: usize = 256;
+/// It takes no more once they hold this much: a lane with large files must not leave the others without work.
+const STRETCH_BYTES: u64 = 4 << 20;
+/// Entries that may wait for an earlier stretch, while a lane is busy with a large file.
+const MAX_WAITING: usize = 1 << 14;
+
+const NO_LISTING: Listing = Listing { directory: None, entries: 0 };
+
+/// What is read, and where it goes.
+pub(crate) struct Lanes<'a> {
+    pub(crate) repo: &'a Arc<Repo>,
+    pub(crate) writer: &'a Writer,
+    /// The snapshot before this one.
+    pub(crate) parent: Option<&'a Snapshot>,
+    /// The source's name.
+    pub(crate) source: &'a str,
+    pub(crate) cx: &'a Cx,
+}
+
+/// What was read of a source.
+pub(crate) struct Read {
+    pub(crate) listing: Listing,
+    /// Length of all files.
+    pub(crate) bytes: u64,
+    /// Length of those that were read.
+    pub(crate) read_bytes: u64,
+    pub(crate) problems: Vec<Problem>,
+    /// What is to be said of the run, and is no fault of the source.
+    pub(crate) notes: Vec<Problem>,
+}
+
+/// Entries that follow each other, each with what the parent has under its path.
+struct Stretch {
+    n: u64,
+    /// The parent is damaged: see [`Lane::store_metadata_anew`].
+    anew: bool,
+    items: Vec<(Item, Option<StoredEntry>)>,
+}
+
+/// What became of one entry.
+enum Done {
+    Kept { stored: StoredEntry, was_read: bool },
+    Lost { path: TreePath, problem: Problem },
+}
+
+impl Lanes<'_> {
+    /// Reads everything. `lane` opens one stream of blobs for each thread; the listing goes to `own`.
+    pub(crate) fn read(
+        &self,
+        reading: &mut dyn Reading,
+        lane: &(dyn Fn() -> ContentWriter + Sync),
+        own: &mut ContentWriter,
+    ) -> Result<Read, OpsError> {
+        let lanes = reading.lanes();
+        let queue = Mutex::new(Queue { reading, earlier: Earlier::of(self.repo, self.parent)?, n: 0 });
+        let order = Order { listed: Mutex::new(Listed::new(own.lane())), advanced: Condvar::new() };
+        let results: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> =
+                (0..lanes).map(|_| scope.spawn(|| self.lane(&queue, &order, lane()))).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap_or(Err(RepoError::Worker.into()))).collect()
+        });
+        // Where the repository fails, one lane learns why and the others only that it did.
+        let is_echo = |error: &OpsError| matches!(error, OpsError::Repo(RepoError::Worker));
+        if let Some(error) = results.into_iter().filter_map(Result::err).min_by_key(is_echo) {
+            return Err(error);
+        }
+        let Queue { earlier, .. } = queue.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let Listed { listing, lane, mut read, .. } =
+            order.listed.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if earlier.note.is_some() {
+            lane.store_metadata_anew();
+        }
+        read.notes.extend(earlier.note);
+        read.listing = listing.finish(lane)?;
+        Ok(read)
+    }
+
+    fn lane(
+        &self,
+        queue: &Mutex<Queue<'_>>,
+        order: &Order<'_>,
+        mut contents: ContentWriter,
+    ) -> Result<(), OpsError> {
+        // Dropped on every way out: who waits for a stretch of ours must not wait for ever.
+        let mut ending = Ending { order, finished: false };
+        let mut reader = self.parent.map(|_| BlobReader::new(self.repo)).transpose()?;
+        while let Some(Stretch { n, anew, items }) = self.next(queue)? {
+            if anew {
+                contents.lane().store_metadata_anew();
+            }
+            let mut done = Vec::with_capacity(items.len());
+            for (item, before) in items {
+                self.cx.check()?;
+                done.push(self.keep(item, before, &mut contents, reader.as_mut())?);
+                self.cx.progress().add_entries(1);
+            }
+            if !order.put(n, anew, done, self.cx)? {
+                return Ok(());
+            }
+        }
+        contents.finish()?;
+        ending.finished = true;
+        Ok(())
+    }
+
+    fn next(&self, queue: &Mutex<Queue<'_>>) -> Result<Option<Stretch>, OpsError> {
+        let mut queue = lock(queue);
+        let mut items = Vec::new();
+        let mut bytes = 0;
+        while items.len() < STRETCH_ENTRIES && bytes < STRETCH_BYTES {
+            let Some(item) = queue.reading.next().map_err(OpsError::of_source(self.source))? else { break };
+            let before = queue.earlier.find(&item.entry.path);
+            let before = match queue.earlier.reader() {
+                Some(reader) => self.reliable(before, reader)?,
+                None => before,
+            };
+            bytes += match &item.content {
+                // How long a dump will be is not known before it is read.
+                Some(content) if content.cut != Cut::Files => STRETCH_BYTES,
+                Some(_) if !is_unchanged(&item, before.as_ref()) => item.entry.size(),
+                Some(_) | None => 0,
+            };
+            items.push((item, before));
+        }
+        let (n, anew) = (queue.n, queue.earlier.note.is_some());
+        queue.n += 1;
+        Ok((!items.is_empty()).then_some(Stretch { n, anew, items }))
+    }
+
+    /// The parent's entry, unless what it keeps is damaged: then its content is read and stored anew.
+    fn reliable(
+        &self,
+        before: Option<StoredEntry>,
+        reader: &mut BlobReader<'_>,
+    ) -> Result<Option<StoredEntry>, RepoError> {
+        match before {
+            Some(before) if self.writer.may_rely_on(&before.content, reader)? => Ok(Some(before)),
+            Some(_) | None => Ok(None),
+        }
+    }
+
+    fn keep(
+        &self,
+        item: Item,
+        before: Option<StoredEntry>,
+        contents: &mut ContentWriter,
+        reader: Option<&mut BlobReader<'_>>,
+    ) -> Result<Done, OpsError> {
+        let unchanged = is_unchanged(&item, before.as_ref());
+        let Item { mut entry, content } = item;
+        let kept = |stored, was_read| Ok(Done::Kept { stored, was_read });
+        let Some(mut content) = content else {
+            return kept(StoredEntry { entry, content: StoredContent::None, hash: None }, false);
+        };
+        if let Some(before) = before.as_ref().filter(|_| unchanged) {
+            // The attributes of now: owner and mode may have changed with the rest as it was.
+            return kept(StoredEntry { entry, ..before.clone() }, false);
+        }
+        let parent = match content.cut {
+            Cut::Files => None,
+            Cut::Rows | Cut::Pages(_) => reader.zip(before.as_ref().map(|before| &before.content)),
+        };
+        match contents.store(content.cut, &mut *content.reader, parent) {
+            Ok(Kept { content, bytes, hash }) => {
+                entry.kind = EntryKind::File { size: bytes };
+                kept(StoredEntry { entry, content, hash }, true)
+            }
+            Err(KeepError::Repo(error)) => Err(error.into()),
+            Err(KeepError::Content(ContentError::Broken(what))) => Err(OpsError::Source {
+                source_name: self.source.to_owned(),
+                source: SourceError::Failed { code: ErrorCode::Failure, what, advice: None },
+            }),
+            Err(KeepError::Content(error)) => {
+                self.cx.progress().add_problems(1);
+                let problem = content_problem(&entry.path, &error);
+                Ok(Done::Lost { path: entry.path, problem })
+            }
+        }
+    }
+}
+
+fn is_unchanged(item: &Item, before: Option<&StoredEntry>) -> bool {
+    before.is_some_and(|before| item.entry.looks_unchanged_since(&before.entry))
+}
+
+/// What is still to be read, in path order, and the parent's entries beside it.
+struct Queue<'a> {
+    reading: &'a mut dyn Reading,
+    earlier: Earlier<'a, 'a>,
+    n: u64,
+}
+
+/// Where the stretches come together again.
+struct Order<'a> {
+    listed: Mutex<Listed<'a>>,
+    advanced: Condvar,
+}
+
+struct Listed<'a> {
+    listing: ListingWriter,
+    lane: &'a mut Lane,
+    read: Read,
+    /// Files whose content could not be read: their further names have none either.
+    lost: HashSet<TreePath>,
+    next: u64,
+    /// Stretches that came before their turn.
+    waiting: BTreeMap<u64, Vec<Done>>,
+    n_waiting: usize,
+    /// A lane has failed: no stretch of it will come.
+    stopped: bool,
+}
+
+impl Order<'_> {
+    /// Lists a stretch, now or in its turn. False if the others have stopped.
+    fn put(&self, n: u64, anew: bool, done: Vec<Done>, cx: &Cx) -> Result<bool, RepoError> {
+        let mut listed = lock(&self.listed);
+        if anew {
+            listed.lane.store_metadata_anew();
+        }
+        listed.n_waiting += done.len();
+        listed.waiting.insert(n, done);
+        while let Some(done) = listed.take_next() {
+            for one in done {
+                listed.list(one, cx)?;
+            }
+            self.advanced.notify_all();
+        }
+        while listed.n_waiting > MAX_WAITING && !listed.stopped {
+            listed = self.advanced.wait(listed).unwrap_or_else(PoisonError::into_inner);
+        }
+        Ok(!listed.stopped)
+    }
+}
+
+impl<'a> Listed<'a> {
+    fn new(lane: &'a mut Lane) -> Self {
+        Self {
+            listing: ListingWriter::default(),
+            lane,
+            read: Read {
+                listing: NO_LISTING,
+                bytes: 0,
+                read_bytes: 0,
+                problems: Vec::new(),
+                notes: Vec::new(),
+            },
+            lost: HashSet::new(),
+            next: 0,
+            waiting: BTreeMap::new(),
+            n_waiting: 0,
+            stopped: false,
+        }
+    }
+
+    fn take_next(&mut self) -> Option<Vec<Done>> {
+        let done = self.waiting.remove(&self.next)?;
+        self.next += 1;
+        self.n_waiting -= done.len();
+        Some(done)
+    }
+
+    fn list(&mut self, done: Done, cx: &Cx) -> Result<(), RepoError> {
+        match done {
+            Done::Kept { stored, was_read } => {
+                if let EntryKind::HardLink { to } = &stored.entry.kind
+                    && self.lost.contains(to)
+                {
+                    let what = format!("is a further name of {to}, which could not be read");
+                    self.read.problems.push(Problem::new("unreadable", &stored.entry.path, what));
+                    cx.progress().add_problems(1);
+                    return Ok(());
+                }
+                let bytes = stored.entry.size();
+                self.read.bytes += bytes;
+                self.read.read_bytes += if was_read { bytes } else { 0 };
+                self.listing.push(&stored, self.lane)
+            }
+            Done::Lost { path, problem } => {
+                self.read.problems.push(problem);
+                self.lost.insert(path);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Tells the other lanes, when a lane ends by an error or a panic.
+struct Ending<'a, 'l> {
+    order: &'a Order<'l>,
+    finished: bool,
+}
+
+impl Drop for Ending<'_, '_> {
+    fn drop(&mut self) {
+        if !self.finished {
+            lock(&self.order.listed).stopped = true;
+            self.order.advanced.notify_all();
+        }
+    }
+}
+
+fn content_problem(path: &TreePath, error: &ContentError) -> Problem {
+    let code = match error {
+        ContentError::Unreadable(_) => "unreadable",
+        ContentError::ChangedWhileRead => "changed-while-read",
+        ContentError::Vanished => "vanished",
+        ContentError::Broken(_) => "broken",
+    };
+    let problem = Problem::new(code, path, error);
+    match error {
+        ContentError::Unreadable(_) => problem.advise("run hikae as a user who may read it, or exclude it"),
+        ContentError::ChangedWhileRead => {
+            problem.advise("back it up through its database source, or quiesce it with a hook")
+        }
+        ContentError::Vanished | ContentError::Broken(_) => problem,
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
