@@ -27,7 +27,7 @@ pub struct WrittenSheet {
 /// # Errors
 /// A file that cannot be written.
 pub fn write(sheet: &RecoverySheet, directory: &Path, app: &App) -> Result<WrittenSheet, Failure> {
-    private_file::create_directory(directory)?;
+    private_file::create_directory_durably(directory)?;
     let name = format!("recovery-sheet-{}", &sheet.repository.to_string()[..8]);
     let names = std::iter::once(name.clone()).chain((2..1000).map(|n| format!("{name}-{n}")));
     for name in names {

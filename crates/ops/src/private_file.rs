@@ -2,7 +2,7 @@
 //!
 //! The mode is taken of what is open, not of the name: the name may be changed between two looks.
 
-use hikae_model::{Advise, ErrorCode, Hint};
+use hikae_model::{Advise, ErrorCode, Hint, sabotage};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 use std::fs::{File, OpenOptions};
@@ -151,13 +151,54 @@ fn name_it(temporary: &Path, path: &Path) -> io::Result<()> {
     }
 }
 
-/// Makes a directory that only its owner may enter, and those above it. One that is there stays as it is.
+/// Makes a directory that only its owner may enter, and those above it. One that is there stays as it is. It is for
+/// what can be made again, as a cache: a power cut may take it.
 ///
 /// # Errors
 /// [`PrivateFileError::Io`] if it cannot be made.
 pub fn create_directory(path: &Path) -> Result<(), PrivateFileError> {
     let failed = |source| PrivateFileError::Io { verb: "make", path: path.to_owned(), source };
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)
+}
+
+/// The same for what is to stay, as a key: on return it is durable. A file in it is only as durable as the names of
+/// all directories above.
+///
+/// # Errors
+/// [`PrivateFileError::Io`] if it cannot be made, or not be made durable.
+pub fn create_directory_durably(path: &Path) -> Result<(), PrivateFileError> {
+    let failed = |source| PrivateFileError::Io { verb: "make", path: path.to_owned(), source };
+    make_durably(path).map_err(failed)
+}
+
+fn make_durably(path: &Path) -> io::Result<()> {
+    if sabotage::on("key-directory-unsynced") {
+        return std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    }
+    let make = || std::fs::DirBuilder::new().mode(0o700).create(path);
+    let made = match (make(), path.parent()) {
+        (Err(error), Some(above)) if error.kind() == io::ErrorKind::NotFound => {
+            make_durably(above)?;
+            make()
+        }
+        (made, _) => made,
+    };
+    match made {
+        Ok(()) => sync_directory_of(path),
+        // Whoever made it may have been killed before it was synced. Where we may not even look above it, it was
+        // there before us.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {
+            match sync_directory_of(path) {
+                Err(error) if is_not_ours(&error) => Ok(()),
+                synced => synced,
+            }
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn is_not_ours(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
 }
 
 fn sync_directory_of(path: &Path) -> io::Result<()> {

@@ -231,7 +231,7 @@ pub fn prepare(
             text
         }
         None => {
-            private_file::create_directory(path.parent().unwrap_or(&path))?;
+            private_file::create_directory_durably(path.parent().unwrap_or(&path))?;
             let unlock = match &key {
                 Some(KeyChoice::KeyFile(path)) => Some(UnlockConfig::KeyFile(path.clone())),
                 Some(KeyChoice::IdentityFile(path)) => Some(UnlockConfig::IdentityFile(path.clone())),
@@ -265,7 +265,7 @@ pub fn prepare(
         Err(OpenError::Repo(error)) if error.code() == ErrorCode::RepositoryMissing => {
             let StoreConfig::Directory(directory) = &repository.store;
             if let Some(above) = directory.parent() {
-                private_file::create_directory(above)?;
+                private_file::create_directory_durably(above)?;
             }
             let new = place.init(&repository.recipients, repository.write_only, around, cx)?;
             made.push(Made::Repository(directory.clone()));

@@ -2,7 +2,9 @@
 //!
 //! No crate depends on this one but for its tests and benchmarks.
 
+pub mod crash_states;
 pub mod cx;
+pub mod disk_trace;
 pub mod faulty;
 mod not_run;
 pub mod random_tree;

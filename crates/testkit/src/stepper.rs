@@ -14,11 +14,13 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use rustix::fs::OFlags;
 use std::collections::HashMap;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs::File;
 use std::io;
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 use std::process::Command;
 
 /// A traced program. Dropped, it is killed.
@@ -58,13 +60,33 @@ pub enum Ended {
 pub struct Call {
     /// Its name.
     pub name: &'static str,
-    /// What it is for, as far as its arguments say.
-    pub on: String,
+    /// What it is for, as far as its arguments say: an open file, a path, or two.
+    pub on: Vec<PathBuf>,
+    thread: Pid,
+    arguments: Vec<u64>,
 }
 
 impl fmt::Display for Call {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.name, self.on)
+        let on: Vec<_> = self.on.iter().map(|path| path.display().to_string()).collect();
+        write!(f, "{} {}", self.name, on.join(" to "))
+    }
+}
+
+impl Call {
+    /// The argument of this number, from 0.
+    pub(crate) fn argument(&self, number: usize) -> u64 {
+        self.arguments.get(number).copied().unwrap_or_default()
+    }
+
+    /// A word in the memory of the program.
+    pub(crate) fn word(&self, address: u64) -> u64 {
+        word(self.thread, address)
+    }
+
+    /// What the kernel tells of an open file of the program: `fd` opens it, `fdinfo` says where it stands.
+    pub(crate) fn proc(&self, kind: &str, descriptor: u64) -> PathBuf {
+        format!("/proc/{}/{kind}/{}", self.thread, descriptor as u32 as i32).into()
     }
 }
 
@@ -156,6 +178,36 @@ impl Stepper {
         }
     }
 
+    /// Lets the thread that waits make its call and wait behind it, while no other thread makes one. Gives what
+    /// the call returned; an error is below zero, as the kernel gives it.
+    ///
+    /// # Errors
+    /// Those of ptrace, and that no thread waits before a call.
+    pub fn perform(&mut self) -> io::Result<i64> {
+        let held = self.held.ok_or_else(|| io::Error::other("no thread waits before a call"))?;
+        proceed(held, None)?;
+        loop {
+            match waitpid(held, Some(WaitPidFlag::__WALL))? {
+                WaitStatus::PtraceSyscall(_) => {
+                    self.threads.insert(held, false);
+                    return returned(held);
+                }
+                WaitStatus::Stopped(_, signal) => proceed(held, Some(signal))?,
+                WaitStatus::Exited(_, code) => {
+                    self.held = None;
+                    self.gone(held, Ended::With(code));
+                    return Err(io::Error::other("the thread ended in its call"));
+                }
+                WaitStatus::Signaled(_, signal, _) => {
+                    self.held = None;
+                    self.gone(held, Ended::By(signal as i32));
+                    return Err(io::Error::other("the program was killed in its call"));
+                }
+                _ => proceed(held, None)?,
+            }
+        }
+    }
+
     /// Lets the program go on to its end.
     ///
     /// # Errors
@@ -218,6 +270,16 @@ fn proceed(thread: Pid, signal: Option<Signal>) -> io::Result<()> {
     }
 }
 
+/// What the call returned that a thread waits behind.
+fn returned(thread: Pid) -> io::Result<i64> {
+    #[cfg(target_arch = "x86_64")]
+    return Ok(ptrace::getregs(thread)?.rax.cast_signed());
+    #[cfg(target_arch = "aarch64")]
+    return Ok(ptrace::getregs(thread)?.regs[0].cast_signed());
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    return Err(io::Error::new(io::ErrorKind::Unsupported, format!("{thread}: not on this processor")));
+}
+
 /// What the arguments of a call name.
 #[derive(Clone, Copy)]
 enum Names {
@@ -227,6 +289,14 @@ enum Names {
     Written,
     /// A path.
     Path,
+    /// Two paths.
+    Paths,
+    /// What a link points to, which is not used, and its path.
+    Link,
+    /// The same with the directory that the path is below.
+    LinkBelow,
+    /// All there is.
+    Everything,
     /// A directory that is open, and a path below it.
     Below,
     /// The same to be opened, if the flags make a file.
@@ -239,7 +309,7 @@ enum Names {
 
 /// The call that a thread waits before, if it changes something.
 fn change(thread: Pid) -> Option<Call> {
-    use Names::{Below, File, Open, Open2, Path, Two, Written};
+    use Names::{Below, Everything, File, Link, LinkBelow, Open, Open2, Path, Paths, Two, Written};
     use nix::libc;
     let text = std::fs::read_to_string(format!("/proc/{thread}/syscall")).ok()?;
     let mut fields = text.split_ascii_whitespace();
@@ -274,7 +344,8 @@ fn change(thread: Pid) -> Option<Call> {
         libc::SYS_renameat => ("renameat", Two),
         libc::SYS_renameat2 => ("renameat2", Two),
         libc::SYS_linkat => ("linkat", Two),
-        libc::SYS_symlinkat => ("symlinkat", Path),
+        libc::SYS_symlinkat => ("symlinkat", LinkBelow),
+        libc::SYS_sync => ("sync", Everything),
         #[cfg(target_arch = "x86_64")]
         libc::SYS_mkdir => ("mkdir", Path),
         #[cfg(target_arch = "x86_64")]
@@ -282,11 +353,11 @@ fn change(thread: Pid) -> Option<Call> {
         #[cfg(target_arch = "x86_64")]
         libc::SYS_unlink => ("unlink", Path),
         #[cfg(target_arch = "x86_64")]
-        libc::SYS_rename => ("rename", Path),
+        libc::SYS_rename => ("rename", Paths),
         #[cfg(target_arch = "x86_64")]
-        libc::SYS_link => ("link", Path),
+        libc::SYS_link => ("link", Paths),
         #[cfg(target_arch = "x86_64")]
-        libc::SYS_symlink => ("symlink", Path),
+        libc::SYS_symlink => ("symlink", Link),
         #[cfg(target_arch = "x86_64")]
         libc::SYS_chmod => ("chmod", Path),
         #[cfg(target_arch = "x86_64")]
@@ -295,35 +366,46 @@ fn change(thread: Pid) -> Option<Call> {
     };
     let at = |i: usize| arguments.get(i).copied().unwrap_or_default();
     let creates = |flags: u64| flags & u64::from((OFlags::CREATE | OFlags::TRUNC).bits()) != 0;
+    let below = |directory: usize, path: usize| {
+        let path = string(thread, at(path));
+        // With an absolute path the directory does not count, and may be anything.
+        if path.is_absolute() { path } else { directory_of(thread, at(directory)).join(path) }
+    };
+    let here = |path: usize| directory_of(thread, libc::AT_FDCWD as u64).join(string(thread, at(path)));
     let on = match names {
-        File => file(thread, at(0)),
+        Everything => Vec::new(),
+        File => vec![file(thread, at(0))],
         Written => {
             let file = file(thread, at(if name == "copy_file_range" { 2 } else { 0 }));
-            if !file.starts_with('/') || file.starts_with("/dev/") && !file.starts_with("/dev/shm/") {
+            if !file.is_absolute() || file.starts_with("/dev") && !file.starts_with("/dev/shm") {
                 return None;
             }
-            file
+            vec![file]
         }
-        Path => string(thread, at(0)),
+        Path => vec![here(0)],
+        Paths => vec![here(0), here(1)],
+        Link => vec![here(1)],
+        LinkBelow => vec![below(1, 2)],
         Open if !creates(at(2)) => return None,
         Open2 if !creates(word(thread, at(2))) => return None,
-        Below | Open | Open2 => format!("{}/{}", file(thread, at(0)), string(thread, at(1))),
-        Two => format!(
-            "{}/{} to {}/{}",
-            file(thread, at(0)),
-            string(thread, at(1)),
-            file(thread, at(2)),
-            string(thread, at(3))
-        ),
+        Below | Open | Open2 => vec![below(0, 1)],
+        Two => vec![below(0, 1), below(2, 3)],
     };
-    Some(Call { name, on })
+    Some(Call { name, on, thread, arguments })
 }
 
 /// The path of an open file. Arguments are 64 bits wide and descriptors 32.
-fn file(thread: Pid, descriptor: u64) -> String {
+fn file(thread: Pid, descriptor: u64) -> PathBuf {
     let descriptor = descriptor as u32 as i32;
-    let link = std::fs::read_link(format!("/proc/{thread}/fd/{descriptor}"));
-    link.map_or_else(|_| String::new(), |path| path.to_string_lossy().into_owned())
+    std::fs::read_link(format!("/proc/{thread}/fd/{descriptor}")).unwrap_or_default()
+}
+
+/// The directory that a path is below: an open one, or the one that the program works in.
+fn directory_of(thread: Pid, descriptor: u64) -> PathBuf {
+    match descriptor as u32 as i32 {
+        nix::libc::AT_FDCWD => std::fs::read_link(format!("/proc/{thread}/cwd")).unwrap_or_default(),
+        _ => file(thread, descriptor),
+    }
 }
 
 fn memory(thread: Pid, address: u64, buffer: &mut [u8]) -> usize {
@@ -337,10 +419,12 @@ fn word(thread: Pid, address: u64) -> u64 {
     u64::from_ne_bytes(bytes)
 }
 
-/// A string that ends with a zero, cut after 255 bytes.
-fn string(thread: Pid, address: u64) -> String {
-    let mut bytes = [0; 255];
+/// A string that ends with a zero, of at most `PATH_MAX` bytes with it.
+fn string(thread: Pid, address: u64) -> PathBuf {
+    let mut bytes = vec![0; 4096];
     let n = memory(thread, address, &mut bytes);
+    // The memory behind the string may not be there to be read in one go; what could be read holds it.
     let end = bytes[..n].iter().position(|byte| *byte == 0).unwrap_or(n);
-    String::from_utf8_lossy(&bytes[..end]).into_owned()
+    bytes.truncate(end);
+    OsString::from_vec(bytes).into()
 }

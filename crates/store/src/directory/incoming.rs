@@ -1,6 +1,6 @@
 //! An object on its way in: a file in `tmp` that has no name of its own yet.
 
-use hikae_model::Random;
+use hikae_model::{Random, sabotage};
 use rustix::fd::OwnedFd;
 use rustix::fs::{Advice, AtFlags, Gid, Mode, OFlags, RenameFlags, Uid};
 use rustix::io::Errno;
@@ -64,7 +64,9 @@ impl Incoming {
             Ok(()) | Err(Errno::PERM | Errno::OPNOTSUPP) => {}
             Err(errno) => return Err(errno.into()),
         }
-        rustix::fs::fsync(&self.file)?;
+        if !sabotage::on("no-file-fsync") {
+            rustix::fs::fsync(&self.file)?;
+        }
         Ok(())
     }
 

@@ -17,6 +17,7 @@ mod memory;
 mod paused;
 mod power_cut;
 mod random;
+mod reorder;
 mod restore;
 mod signals;
 mod world;

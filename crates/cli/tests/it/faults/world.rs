@@ -20,7 +20,9 @@ pub struct World {
     source: Arc<TempDir>,
     /// What a snapshot must restore to. Any other is of the source as it is now.
     known: BTreeMap<String, Arc<Tree>>,
-    _kept: Option<TempDir>,
+    /// Files are so many times smaller than usual.
+    smaller: usize,
+    kept: Option<TempDir>,
 }
 
 /// What a command did.
@@ -49,21 +51,34 @@ impl World {
     pub fn new() -> Self {
         let kept = tempfile::tempdir().unwrap();
         let world = Self::on(kept.path());
-        Self { _kept: Some(kept), ..world }
+        Self { kept: Some(kept), ..world }
+    }
+
+    /// The same with little in the files, in memory if that can be had: to be looked at very often.
+    pub fn small() -> Self {
+        let kept = scratch();
+        let world = Self::of(kept.path(), 40, scratch());
+        Self { kept: Some(kept), ..world }
     }
 
     /// The same in a directory that is there, with the source elsewhere.
     pub fn on(root: &Path) -> Self {
-        let source = Arc::new(tempfile::tempdir().unwrap());
-        let world = Self { root: root.to_owned(), source, known: BTreeMap::new(), _kept: None };
+        Self::of(root, 1, tempfile::tempdir().unwrap())
+    }
+
+    fn of(root: &Path, smaller: usize, source: TempDir) -> Self {
+        let source = Arc::new(source);
+        let world = Self { root: root.to_owned(), source, known: BTreeMap::new(), smaller, kept: None };
         for directory in ["home", "tmp"] {
             std::fs::create_dir(world.path(directory)).unwrap();
         }
         world.configure(&world.path("repo"), Some("0 B"));
         let source = world.source();
         std::fs::create_dir_all(source.join("folder/below")).unwrap();
-        for (name, n_bytes) in [("a", 10), ("b", 70_000), ("folder/c", 300_000), ("folder/below/d", 4097)] {
-            std::fs::write(source.join(name), noise(name, n_bytes)).unwrap();
+        for (name, n_bytes) in
+            [("a", 10_usize), ("b", 70_000), ("folder/c", 300_000), ("folder/below/d", 4097)]
+        {
+            std::fs::write(source.join(name), noise(name, n_bytes.div_ceil(world.smaller))).unwrap();
         }
         std::fs::write(source.join("empty"), "").unwrap();
         std::os::unix::fs::symlink("folder/c", source.join("link")).unwrap();
@@ -86,11 +101,15 @@ impl World {
 
     /// The same machine with a repository and one snapshot, and a source that has changed since.
     pub fn with_a_snapshot() -> Self {
-        let mut world = Self::new();
-        world.ok(&INIT);
-        world.back_up();
-        world.change(1);
-        world
+        Self::new().and_a_snapshot()
+    }
+
+    /// Makes the repository and a snapshot, and changes the source.
+    pub fn and_a_snapshot(mut self) -> Self {
+        self.ok(&INIT);
+        self.back_up();
+        self.change(1);
+        self
     }
 
     /// Changes the source: one file is edited, one grows, one comes, one goes.
@@ -98,9 +117,10 @@ impl World {
         let source = self.source();
         std::fs::write(source.join("a"), format!("changed {step}")).unwrap();
         let mut grown = std::fs::read(source.join("folder/c")).unwrap();
-        grown.extend(noise(&format!("grown {step}"), 50_000));
+        grown.extend(noise(&format!("grown {step}"), 50_000 / self.smaller));
         std::fs::write(source.join("folder/c"), grown).unwrap();
-        std::fs::write(source.join(format!("new-{step}")), noise(&format!("new {step}"), 120_000)).unwrap();
+        let new = noise(&format!("new {step}"), 120_000 / self.smaller);
+        std::fs::write(source.join(format!("new-{step}")), new).unwrap();
         // Of the one before, which may not have been.
         drop(std::fs::remove_file(source.join(format!("new-{}", step.wrapping_sub(1)))));
     }
@@ -131,16 +151,27 @@ impl World {
     pub fn copy(&self) -> Self {
         let kept = tempfile::tempdir().unwrap();
         copy_all(&self.root, kept.path());
+        self.moved_to(kept)
+    }
+
+    /// This machine in another directory, in which it stands already.
+    pub fn moved_to(&self, kept: TempDir) -> Self {
         let copy = Self {
             root: kept.path().to_owned(),
             source: self.source.clone(),
             known: self.known.clone(),
-            _kept: Some(kept),
+            smaller: self.smaller,
+            kept: Some(kept),
         };
         if copy.path("config.toml").exists() {
             copy.configure(&copy.path("repo"), Some("0 B"));
         }
         copy
+    }
+
+    /// Leaves the directory behind for somebody to look at, and says where it is.
+    pub fn keep(self) -> PathBuf {
+        self.kept.map_or(self.root, TempDir::keep)
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -246,6 +277,18 @@ impl World {
         self.compare(snapshot, &place)
     }
 
+    /// Compares names, kinds and contents of what was restored to `place` with the source as it is now.
+    pub fn compare_content(&self, place: &Path) -> Result<(), String> {
+        let (expected, found) = (self.source(), self.restored(place));
+        let compared =
+            Command::new("diff").args(["-r", "--no-dereference"]).arg(&expected).arg(&found).output();
+        let compared = Ran::of(&compared.unwrap());
+        match compared.code {
+            Some(0) => Ok(()),
+            _ => Err(format!("{} differs: {compared:#?}", found.display())),
+        }
+    }
+
     /// Compares what was restored to `place` with what the snapshot was made of.
     pub fn compare(&self, snapshot: &str, place: &Path) -> Result<(), String> {
         let found = Tree::read(&self.restored(place)).map_err(|error| error.to_string())?;
@@ -261,6 +304,11 @@ impl World {
 
 /// What makes the repository.
 pub const INIT: [&str; 5] = ["init", "--key-file", "main.key", "--sheet", "sheet"];
+
+/// A directory in memory, if that can be had.
+pub fn scratch() -> TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
 
 /// Copies a directory as it is, holes, links, times and all.
 pub fn copy_all(from: &Path, to: &Path) {
