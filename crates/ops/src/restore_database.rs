@@ -80,13 +80,38 @@ pub struct PostgresqlTarget {
     pub program_directory: Option<PathBuf>,
 }
 
-/// Name of the database that a PostgreSQL snapshot holds.
+/// What a restore of a PostgreSQL snapshot would do: made without writing, shown, then obeyed.
+#[derive(Clone, Debug, Serialize)]
+pub struct PostgresqlPlan {
+    /// Name of the database that was backed up.
+    pub live: String,
+    /// What to know before.
+    pub notes: Vec<String>,
+}
+
+/// Looks whether a snapshot can be restored as `target` says.
 ///
 /// # Errors
-/// [`OpsError`] if the snapshot holds none.
-pub fn database_of(repo: &Repo, snapshot: SnapshotId) -> Result<String, OpsError> {
-    let stored = StoredSnapshot::open(repo, snapshot)?;
-    Ok(manifest(&stored)?.database)
+/// [`OpsError`]: what the restore would be refused for.
+pub fn plan_postgresql(
+    repo: &Repo,
+    snapshot: SnapshotId,
+    target: &PostgresqlTarget,
+) -> Result<PostgresqlPlan, OpsError> {
+    plan(&StoredSnapshot::open(repo, snapshot)?, target)
+}
+
+fn plan(stored: &StoredSnapshot<'_>, target: &PostgresqlTarget) -> Result<PostgresqlPlan, OpsError> {
+    let manifest = manifest(stored)?;
+    let selection = manifest.selection_note();
+    if let Some(note) = selection.as_ref().filter(|_| target.swap) {
+        // The tables that were not selected would be there and empty, and every comparison would hold.
+        let what = format!("{} cannot take the place of the live database: it is {note}", manifest.database);
+        let advice =
+            "restore it without --swap into a database beside the live one, and copy the tables over";
+        return Err(OpsError::refused(ErrorCode::Forbidden, what, Some(advice.into())));
+    }
+    Ok(PostgresqlPlan { live: manifest.database, notes: selection.into_iter().collect() })
 }
 
 fn manifest(stored: &StoredSnapshot<'_>) -> Result<Manifest, OpsError> {
@@ -115,7 +140,7 @@ pub fn restore_postgresql(
     let stored = StoredSnapshot::open(repo, snapshot)?;
     let record = stored.record();
     let of_source = OpsError::of_source(&record.source);
-    let live = manifest(&stored)?.database;
+    let PostgresqlPlan { live, .. } = plan(&stored, target)?;
     let environment = around.for_postgresql();
     let into = Connection::parse(&target.connection, &environment.user).map_err(&of_source)?;
     let into = with_password(into, None, &environment).map_err(&of_source)?;

@@ -12,7 +12,7 @@ use hikae_ops::list::{ListedSnapshot, listed};
 use hikae_ops::report::RestoreReport;
 use hikae_ops::restore::restore_files;
 use hikae_ops::restore_database::{
-    DatabaseRestored, PostgresqlTarget, database_of, restore_postgresql, restore_sqlite,
+    DatabaseRestored, PostgresqlTarget, plan_postgresql, restore_postgresql, restore_sqlite,
 };
 use hikae_ops::select::SnapshotSelector;
 use hikae_ops::{Mounts, Overwrite, Repo, Target};
@@ -300,28 +300,6 @@ fn postgresql(
             return Err(Failure::new(ErrorCode::Usage, what, Some(advice.into())));
         }
     };
-    let live = database_of(repo, snapshot.id)?;
-    if args.dry_run {
-        let name = args.into_database.as_deref().unwrap_or("a new database");
-        let then = match args.swap {
-            true => format!(", and then give it the name {live}, keeping the live one under another"),
-            false => String::new(),
-        };
-        let text = format!(
-            "would restore {} ({}) into {name}, compare it with its manifest{then}\nNothing was written.\n",
-            snapshot.source,
-            app.time(snapshot.moment)
-        );
-        app.output.result(Ended::Well, &json!({ "snapshot": snapshot, "database": name }), &text);
-        return Ok(Ended::Well);
-    }
-    if args.swap && !args.yes {
-        let what = format!(
-            "The live database {live} will be replaced by its state of {} and kept under another name",
-            app.time(snapshot.moment)
-        );
-        app.confirm(&what, &live)?;
-    }
     let target = PostgresqlTarget {
         connection,
         database: args.into_database.clone(),
@@ -329,6 +307,31 @@ fn postgresql(
         no_owners: args.no_owners,
         program_directory,
     };
+    let plan = plan_postgresql(repo, snapshot.id, &target)?;
+    let live = &plan.live;
+    if args.dry_run {
+        let name = args.into_database.as_deref().unwrap_or("a new database");
+        let then = match args.swap {
+            true => format!(", and then give it the name {live}, keeping the live one under another"),
+            false => String::new(),
+        };
+        let notes: String = plan.notes.iter().map(|note| format!("  {note}\n")).collect();
+        let text = format!(
+            "would restore {} ({}) into {name}, compare it with its manifest{then}\n{notes}Nothing was written.\n",
+            snapshot.source,
+            app.time(snapshot.moment)
+        );
+        let value = json!({ "snapshot": snapshot, "database": name, "plan": plan });
+        app.output.result(Ended::Well, &value, &text);
+        return Ok(Ended::Well);
+    }
+    if args.swap && !args.yes {
+        let what = format!(
+            "The live database {live} will be replaced by its state of {} and kept under another name",
+            app.time(snapshot.moment)
+        );
+        app.confirm(&what, live)?;
+    }
     let restored = {
         let _progress = app.progress();
         restore_postgresql(repo, snapshot.id, &target, &app.around, &app.cx)?

@@ -74,3 +74,40 @@ fn a_database_is_protected_proved_and_swapped_back() {
     let rows: i64 = enter(&cluster, "beside").query_one("SELECT count(*) FROM orders", &[]).unwrap().get(0);
     assert_eq!(rows, 500);
 }
+
+#[test]
+fn a_selection_never_takes_the_place_of_the_live_database() {
+    let Some(cluster) = start() else { return };
+    let Host::Socket(socket) = cluster.connection().host.clone() else { panic!("not a socket") };
+    enter(&cluster, "postgres").batch_execute("CREATE DATABASE shop").unwrap();
+    let mut shop = enter(&cluster, "shop");
+    shop.batch_execute(
+        "CREATE TABLE orders AS SELECT n AS id FROM generate_series(1, 5) n; CREATE TABLE wares AS SELECT 1 AS a",
+    )
+    .unwrap();
+    let home = Home::new();
+    let live = address(&cluster, &socket, "postgres", "shop");
+    home.expect(0, &["protect", &live, "--allow-superuser", "--scratch", "/tmp"]);
+    let config = home.path("config/hikae/config.toml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    home.configure(&text.replace("kind = \"postgresql\"", "kind = \"postgresql\"\ntables = [\"orders\"]"));
+    home.expect(0, &["backup"]);
+
+    let admin = address(&cluster, &socket, "postgres", "postgres");
+    for more in [&["--dry-run"][..], &["--yes"]] {
+        let swap = ["restore", "shop", "--connection", &admin, "--swap"];
+        let ran = home.expect(12, &[&swap[..], more].concat());
+        assert!(ran.stderr.contains("a selection: definitions only of 1 table"), "{}", ran.stderr);
+        assert!(ran.stderr.contains("hint: restore it without --swap"), "{}", ran.stderr);
+    }
+    let rows: i64 = shop.query_one("SELECT count(*) FROM wares", &[]).unwrap().get(0);
+    assert_eq!(rows, 1, "the live database stands as it was");
+    // Beside the live one it may come back, and says what it is.
+    let beside = ["restore", "shop", "--connection", &admin, "--into-database", "beside"];
+    for more in [&["--dry-run"][..], &[]] {
+        let ran = home.expect(0, &[&beside[..], more].concat());
+        assert!(ran.stdout.contains("a selection: definitions only of 1 table"), "{}", ran.stdout);
+    }
+    let ran = home.expect(0, &["drill", "--scratch", "/tmp"]);
+    assert!(ran.stdout.contains("a selection: definitions only of 1 table"), "{}", ran.stdout);
+}

@@ -118,9 +118,23 @@ pub struct NotCovered {
     pub why: String,
 }
 
+/// Why a table's rows are not there although its definition is.
+pub(super) const ROWS_NOT_SELECTED: &str = "rows not selected; its definition is kept";
+
 impl Manifest {
     /// The version that this code writes.
     pub const VERSION: u32 = 1;
+
+    /// What to know before a selection is taken for the database: how many tables come back without their rows.
+    /// Nothing if everything was read.
+    pub fn selection_note(&self) -> Option<String> {
+        if !self.selection {
+            return None;
+        }
+        let n = self.not_covered.iter().filter(|gap| gap.why == ROWS_NOT_SELECTED).count();
+        let tables = if n == 1 { "1 table".to_owned() } else { format!("{n} tables") };
+        Some(format!("a selection: definitions only of {tables}"))
+    }
 
     /// Reads a manifest.
     ///

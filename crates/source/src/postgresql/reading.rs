@@ -13,7 +13,7 @@ use super::catalog::{self, Relation};
 use super::connection::Connection;
 use super::copy::{Blocks, CopyTable, plan_parts};
 use super::manifest::{
-    LargeObjects, Manifest, NotCovered, TableRecord, ViewRecord, count_objects, file_stem,
+    LargeObjects, Manifest, NotCovered, ROWS_NOT_SELECTED, TableRecord, ViewRecord, count_objects, file_stem,
 };
 use super::preflight::{self, Look, lock_statement, set_snapshot};
 use super::programs::{Environment, PrivateDir, Programs, Running};
@@ -152,9 +152,7 @@ fn draft_manifest(
     for relation in &look.relations {
         let why = match relation.kind {
             _ if is_left_out(&relation) => "not selected, and the role may not read it",
-            'r' if !look.selection.rows.contains(&relation.oid) => {
-                "rows not selected; its definition is kept"
-            }
+            'r' if !look.selection.rows.contains(&relation.oid) => ROWS_NOT_SELECTED,
             'r' if look.is_standby && relation.unlogged => {
                 "rows of an unlogged table, which a standby has not"
             }

@@ -149,7 +149,7 @@ pub(super) fn restore_at(
         Some(name) => name.clone(),
         None => format!("db_restore_{}", cx.random::<4>().map(|byte| format!("{byte:02x}")).concat()),
     };
-    let mut notes = Vec::new();
+    let mut notes: Vec<String> = manifest.selection_note().into_iter().collect();
     see_extensions_are_there(&mut maintenance, &database)?;
     make_roles(&mut maintenance, &database, options.owners, &mut notes)?;
 
