@@ -1,7 +1,7 @@
 //! The parent of a snapshot that is being made: what it has of each entry. It only saves work: what of it cannot be
 //! read is said, read anew from the source, and makes the new snapshot no less whole.
 
-use hikae_model::{Problem, SnapshotId, TreePath};
+use hikae_model::{EntryKind, Problem, SnapshotId, TreePath};
 use hikae_repo::listing::StoredEntry;
 use hikae_repo::reach::{Entries, Named};
 use hikae_repo::reader::BlobReader;
@@ -31,6 +31,7 @@ pub(crate) struct Earlier<'a, 'r> {
     parent: Option<SnapshotId>,
     /// What to say if it could not be read to its end.
     pub(crate) note: Option<Problem>,
+    n_passed_by: u64,
 }
 
 impl<'a> Earlier<'a, 'a> {
@@ -39,8 +40,13 @@ impl<'a> Earlier<'a, 'a> {
     /// # Errors
     /// The repository's index cannot be read at all.
     pub(crate) fn of(repo: &'a Repo, parent: Option<&'a Snapshot>) -> Result<Self, RepoError> {
-        let mut earlier =
-            Self { entries: None, next: None, parent: parent.map(|parent| parent.id), note: None };
+        let mut earlier = Self {
+            entries: None,
+            next: None,
+            parent: parent.map(|parent| parent.id),
+            note: None,
+            n_passed_by: 0,
+        };
         if let Some(parent) = parent {
             let named = Named { id: parent.id, record: &parent.record };
             match Entries::of(BlobReader::new(repo)?, named, None) {
@@ -55,7 +61,7 @@ impl<'a> Earlier<'a, 'a> {
     /// The parent's entry at `path`. Paths must come in order.
     pub(crate) fn find(&mut self, path: &TreePath) -> Option<StoredEntry> {
         while self.next.as_ref()?.entry.path < *path {
-            self.advance();
+            self.pass_by();
         }
         if self.next.as_ref()?.entry.path != *path {
             return None;
@@ -63,6 +69,20 @@ impl<'a> Earlier<'a, 'a> {
         let found = self.next.take();
         self.advance();
         found
+    }
+
+    /// Goes to the end, and says how many files there were that nobody asked for.
+    pub(crate) fn n_files_passed_by(mut self) -> u64 {
+        while self.next.is_some() {
+            self.pass_by();
+        }
+        self.n_passed_by
+    }
+
+    fn pass_by(&mut self) {
+        let is_file = |next: &StoredEntry| matches!(next.entry.kind, EntryKind::File { .. });
+        self.n_passed_by += u64::from(self.next.as_ref().is_some_and(is_file));
+        self.advance();
     }
 
     /// Reads what the entries name.

@@ -4,6 +4,7 @@
 //! This crate knows no terminal, no HTTP and no schedule: what it has to say goes into reports.
 
 pub mod backup;
+pub mod backup_plan;
 pub mod browse;
 pub mod cat;
 mod child_umask;

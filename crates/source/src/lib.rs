@@ -23,6 +23,14 @@ pub trait Source: Send + Sync {
     /// [`SourceError`] if the source does not answer at all.
     fn check(&self, cx: &Cx) -> Result<Vec<Problem>, SourceError>;
 
+    /// How many bytes a backup would read now, of a source whose size is known without listing it: a database.
+    ///
+    /// # Errors
+    /// [`SourceError`] if the source does not answer.
+    fn size(&self, _cx: &Cx) -> Result<Option<u64>, SourceError> {
+        Ok(None)
+    }
+
     /// Starts one consistent reading. Dropping it early leaves the source as it was: no transaction, no
     /// backup mode, no scratch file left behind. `key` keys the hashes of the manifest.
     ///

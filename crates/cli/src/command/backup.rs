@@ -5,11 +5,11 @@ use crate::app::App;
 use crate::failure::{Ended, Failure};
 use crate::page::{Align, Mark, Table, marked};
 use clap::{Args, ValueEnum};
-use hikae_model::{Advise, ErrorCode, Outcome, Problem};
+use hikae_model::{Bytes, Count, ErrorCode, Outcome};
 use hikae_ops::backup::{BackupOptions, NamedSource, backup};
+use hikae_ops::backup_plan::{PlannedFiles, PlannedSource, plan_backup};
 use hikae_ops::config::Config;
 use hikae_ops::report::BackupReport;
-use serde::Serialize;
 
 /// How long a key epoch lasts (decision 4 of the design).
 pub const EPOCH_DAYS: i64 = 90;
@@ -32,7 +32,7 @@ pub struct BackupArgs {
     /// A note that is kept with the snapshot
     #[arg(long, value_name = "TEXT")]
     description: Option<String>,
-    /// See whether it could be done, and do nothing
+    /// Say what would be read and stored, and do nothing
     #[arg(long)]
     dry_run: bool,
 }
@@ -63,6 +63,12 @@ impl Purpose {
 
 /// The sources of the configuration that these names stand for, ready to be read.
 pub fn open_sources(names: &[&str], config: &Config, app: &App) -> Result<Vec<NamedSource>, Failure> {
+    require_some(names)?;
+    let open = |name: &&str| Ok(config.source(name)?.open(name, &app.around, &app.cx)?);
+    names.iter().map(open).collect()
+}
+
+fn require_some(names: &[&str]) -> Result<(), Failure> {
     if names.is_empty() {
         let advice = "add one with `hikae protect FOLDER`, or [source.NAME] in the configuration";
         return Err(Failure::new(
@@ -71,8 +77,7 @@ pub fn open_sources(names: &[&str], config: &Config, app: &App) -> Result<Vec<Na
             Some(advice.into()),
         ));
     }
-    let open = |name: &&str| Ok(config.source(name)?.open(name, &app.around, &app.cx)?);
-    names.iter().map(open).collect()
+    Ok(())
 }
 
 pub fn run(args: &BackupArgs, app: &App) -> Result<Ended, Failure> {
@@ -81,10 +86,10 @@ pub fn run(args: &BackupArgs, app: &App) -> Result<Ended, Failure> {
         true => config.sources_of(args.job.as_deref())?,
         false => args.sources.iter().map(String::as_str).collect(),
     };
-    let sources = open_sources(&names, &config, app)?;
     if args.dry_run {
-        return dry_run(&sources, app);
+        return dry_run(&names, &config, app);
     }
+    let sources = open_sources(&names, &config, app)?;
     let job = args.job.as_ref().and_then(|job| config.jobs.get(job));
     let description = args.description.clone().or_else(|| job.and_then(|job| job.description.clone()));
     let repo = app.open()?;
@@ -105,13 +110,18 @@ pub fn run(args: &BackupArgs, app: &App) -> Result<Ended, Failure> {
 
 /// A run of one source that failed ends with what that source said; one of several with the worst outcome.
 pub fn ended(report: &BackupReport) -> Ended {
-    match report.outcome {
+    worst(report.snapshots.iter().map(|snapshot| {
+        let failed = snapshot.problems.first().filter(|_| snapshot.outcome == Outcome::Failed);
+        (snapshot.outcome, failed.map(|problem| code_named(&problem.code)))
+    }))
+}
+
+/// How a run ends whose sources end so, each that failed with its code.
+fn worst(sources: impl Iterator<Item = (Outcome, Option<ErrorCode>)>) -> Ended {
+    let (outcomes, codes): (Vec<_>, Vec<_>) = sources.unzip();
+    match outcomes.into_iter().max().unwrap_or(Outcome::Complete) {
         Outcome::Failed => {
-            let failed = report.snapshots.iter().filter(|snapshot| snapshot.outcome == Outcome::Failed);
-            let codes = failed
-                .filter_map(|snapshot| snapshot.problems.first())
-                .map(|problem| code_named(&problem.code));
-            let mut codes: Vec<ErrorCode> = codes.collect();
+            let mut codes: Vec<ErrorCode> = codes.into_iter().flatten().collect();
             codes.dedup();
             match codes.as_slice() {
                 [one] => Ended::With(*one),
@@ -126,41 +136,68 @@ fn code_named(name: &str) -> ErrorCode {
     ErrorCode::ALL.into_iter().find(|code| code.name() == name).unwrap_or(ErrorCode::Failure)
 }
 
-/// What a source would do, as far as can be seen without reading it.
-#[derive(Serialize)]
-struct PlannedSource {
-    source: String,
-    kind: &'static str,
-    problems: Vec<Problem>,
+fn dry_run(names: &[&str], config: &Config, app: &App) -> Result<Ended, Failure> {
+    require_some(names)?;
+    let plan = {
+        let repo = app.open()?;
+        let _progress = app.progress();
+        plan_backup(&repo, config, names, &app.around, &app.cx)?
+    };
+    let ended = worst(plan.iter().map(|planned| (planned.outcome, planned.code)));
+    app.output.result(ended, &plan, &plan_text(&plan));
+    Ok(ended)
 }
 
-fn dry_run(sources: &[NamedSource], app: &App) -> Result<Ended, Failure> {
-    let mut ended = Ended::Well;
-    let mut table = Table::new(&[("source", Align::Left), ("kind", Align::Left), ("", Align::Left)]);
-    let mut plan = Vec::new();
-    let mut text = String::new();
-    for named in sources {
-        let problems = match named.source.check(&app.cx) {
-            Ok(problems) => problems,
-            Err(error) => {
-                ended = Ended::With(error.code());
-                let failure = Failure::from(error);
-                let problem = Problem::new(failure.code().name(), &named.name, failure.message());
-                vec![match failure.advice() {
-                    Some(advice) => problem.advise(advice),
-                    None => problem,
-                }]
-            }
+fn plan_text(plan: &[PlannedSource]) -> String {
+    let mut table = Table::new(&[
+        ("source", Align::Left),
+        ("kind", Align::Left),
+        ("new", Align::Right),
+        ("changed", Align::Right),
+        ("unchanged", Align::Right),
+        ("gone", Align::Right),
+        ("size", Align::Right),
+        ("to read", Align::Right),
+        ("", Align::Left),
+    ]);
+    let mut problems = String::new();
+    for planned in plan {
+        let known = planned.outcome != Outcome::Failed;
+        let or_dash = |text: Option<String>| text.filter(|_| known).unwrap_or_else(|| "-".to_owned());
+        let files = |count: fn(&PlannedFiles) -> u64| {
+            or_dash(planned.files.as_ref().map(|files| Count(count(files)).to_string()))
         };
-        let state = match problems.is_empty() {
-            true => marked(Mark::Good, "ready"),
-            false => marked(Mark::Doubtful, "see below"),
+        let verdict = match planned.outcome {
+            Outcome::Complete => marked(Mark::Good, "ready"),
+            Outcome::WithProblems => marked(Mark::Doubtful, "would be partial"),
+            Outcome::Failed => marked(Mark::Bad, "would fail"),
         };
-        table.row([named.name.clone(), named.source.kind().to_owned(), state]);
-        text.push_str(&shown::problems(&problems, problems.len() as u64, ""));
-        plan.push(PlannedSource { source: named.name.clone(), kind: named.source.kind(), problems });
+        table.row([
+            planned.source.clone(),
+            planned.kind.to_owned(),
+            files(|files| files.new),
+            files(|files| files.changed),
+            files(|files| files.unchanged),
+            files(|files| files.gone),
+            or_dash(Some(Bytes(planned.bytes).to_string())),
+            or_dash(Some(Bytes(planned.read_bytes).to_string())),
+            verdict,
+        ]);
+        if !planned.problems.is_empty() {
+            problems.push_str(&format!("\n{}:\n", marked(Mark::Strong, &planned.source)));
+            problems.push_str(&shown::problems(&planned.problems, planned.problems.len() as u64, ""));
+        }
     }
-    let text = format!("{}{text}\nNothing was read and nothing written.\n", table.text());
-    app.output.result(ended, &plan, &text);
-    Ok(ended)
+    let read: u64 = plan.iter().map(|planned| planned.read_bytes).sum();
+    let stored =
+        match plan.iter().any(|planned| planned.files.is_none() && planned.outcome != Outcome::Failed) {
+            true => ", and of databases only the parts that are new",
+            false => "",
+        };
+    format!(
+        "{}{problems}\nWould read {} and store at most that, compressed, without what the repository has already{stored}.\n\
+         No content was read and nothing written.\n",
+        table.text(),
+        Bytes(read)
+    )
 }

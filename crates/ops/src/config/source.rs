@@ -6,7 +6,7 @@ use crate::backup::NamedSource;
 use crate::config::SecretError;
 use crate::hooks::Hooks;
 use crate::surroundings::Surroundings;
-use hikae_model::{Advise, Cx, ErrorCode};
+use hikae_model::{Advise, Cx, ErrorCode, Problem};
 use hikae_source::files::{FilesSettings, FilesSource};
 use hikae_source::postgresql::{Finding, PostgresqlSettings, PostgresqlSource, Secret, Weight};
 use hikae_source::sqlite::{SqliteSettings, SqliteSource};
@@ -115,26 +115,39 @@ impl SourceConfig {
             return self.open_postgresql(settings, name, around, cx)?.preflight(cx).map_err(of_source);
         }
         let problems = self.open(name, around, cx)?.source.check(cx).map_err(of_source)?;
-        Ok(problems.into_iter().map(|problem| Finding { weight: Weight::Warns, problem }).collect())
+        // A copy that does not fit is not begun; everything else costs a part of the source.
+        let weight =
+            |problem: &Problem| if problem.code == NO_SPACE { Weight::Blocks } else { Weight::Warns };
+        Ok(problems.into_iter().map(|problem| Finding { weight: weight(&problem), problem }).collect())
     }
 
-    /// The same, for a source that nobody relies on yet.
+    /// The same, as the backup would take it: what would cost a part of the source.
     ///
     /// # Errors
     /// [`OpsError`] with the first thing that stops a backup.
-    pub fn require_ready(&self, name: &str, around: &Surroundings, cx: &Cx) -> Result<(), OpsError> {
+    pub fn require_ready(
+        &self,
+        name: &str,
+        around: &Surroundings,
+        cx: &Cx,
+    ) -> Result<Vec<Problem>, OpsError> {
         let findings = self.look(name, around, cx)?;
-        let Some(finding) = findings.into_iter().find(|finding| finding.weight == Weight::Blocks) else {
-            return Ok(());
+        let Some(finding) = findings.iter().find(|finding| finding.weight == Weight::Blocks).cloned() else {
+            let costs = |finding: Finding| (finding.weight == Weight::Warns).then_some(finding.problem);
+            return Ok(findings.into_iter().filter_map(costs).collect());
         };
         let code = match finding.problem.code.as_str() {
             "pg-dump" | "version" => ErrorCode::SourceMissing,
             "superuser" => ErrorCode::Forbidden,
+            NO_SPACE => ErrorCode::NoSpace,
             _ => ErrorCode::Permission,
         };
         Err(OpsError::refused(code, finding.problem.to_string(), finding.problem.advice.map(Into::into)))
     }
 }
+
+/// The code of the problem that a copy has no room.
+const NO_SPACE: &str = "no-space";
 
 fn no_password(name: &str, error: &SecretError) -> OpsError {
     OpsError::refused(error.code(), format!("{name}: its password cannot be had: {error}"), error.advice())

@@ -112,6 +112,13 @@ impl Source for PostgresqlSource {
         Ok(self.preflight(cx)?.into_iter().map(|finding| finding.problem).collect())
     }
 
+    fn size(&self, cx: &Cx) -> Result<Option<u64>, SourceError> {
+        let size = connect(&self.connection, cx)?.value("SELECT pg_database_size(current_database())", &[]);
+        let size = size
+            .map_err(|error| wire_failed(&format!("cannot look at {}", self.connection.shown()), &error))?;
+        Ok(Some(size.and_then(|bytes| bytes.parse().ok()).unwrap_or(0)))
+    }
+
     fn begin(&self, key: HashKey, cx: &Cx) -> Result<Box<dyn Reading>, SourceError> {
         reading::begin(&self.connection, &self.settings, &self.environment, key, cx)
     }

@@ -76,6 +76,10 @@ impl Source for SqliteSource {
         Ok(problems)
     }
 
+    fn size(&self, cx: &Cx) -> Result<Option<u64>, SourceError> {
+        Ok(Some(copy::size_of_image(&copy::Original::look_at(&self.path)?, cx)?))
+    }
+
     fn begin(&self, key: HashKey, cx: &Cx) -> Result<Box<dyn Reading>, SourceError> {
         require_safe_library(rusqlite::version_number())?;
         Ok(Box::new(SqliteReading::begin(&self.path, &self.scratch, key, cx)?))
