@@ -107,7 +107,12 @@ impl App {
     /// # Errors
     /// Neither configuration nor command line says where it is, or a secret cannot be had.
     pub fn place(&self) -> Result<Place, Failure> {
-        let mut place = self.place_of_new()?;
+        self.place_of(None)
+    }
+
+    /// The same, of the repository that a job names, unless the command line names another.
+    fn place_of(&self, of_job: Option<&str>) -> Result<Place, Failure> {
+        let mut place = self.place_without_question(of_job)?;
         if let Some(identity) = &self.global.identity
             && !matches!(place.key, Some(KeyChoice::IdentityFile(_)))
         {
@@ -124,6 +129,10 @@ impl App {
     /// # Errors
     /// As for [`place`](Self::place).
     pub fn place_of_new(&self) -> Result<Place, Failure> {
+        self.place_without_question(None)
+    }
+
+    fn place_without_question(&self, of_job: Option<&str>) -> Result<Place, Failure> {
         let key = self.key()?;
         match &self.global.store {
             Some(store) => Ok(Place {
@@ -134,7 +143,7 @@ impl App {
             }),
             None => {
                 let config = self.config()?;
-                let (_, repository) = config.repository(self.global.repository.as_deref())?;
+                let (_, repository) = config.repository(self.global.repository.as_deref().or(of_job))?;
                 Ok(Place::of(repository, key, &self.around, &self.cx)?)
             }
         }
@@ -158,11 +167,34 @@ impl App {
     /// # Errors
     /// As for [`place`](Self::place), and whatever is wrong with the repository or the key.
     pub fn open(&self) -> Result<Arc<Repo>, Failure> {
-        let opened = self.place()?.open(&self.around, &self.cx)?;
+        self.open_of(None)
+    }
+
+    /// Opens the repository that a job names, unless the command line names another.
+    ///
+    /// # Errors
+    /// As for [`open`](Self::open).
+    pub fn open_of(&self, of_job: Option<&str>) -> Result<Arc<Repo>, Failure> {
+        let opened = self.place_of(of_job)?.open(&self.around, &self.cx)?;
         for problem in &opened.repaired {
             self.output.warning(&problem.to_string(), problem.advice.as_deref());
         }
         Ok(opened.repo)
+    }
+
+    /// What the configuration calls the repository that is used; nothing if the command line says where it is.
+    ///
+    /// # Errors
+    /// [`ConfigError`] if there are several and none was named.
+    pub fn repository_name<'c>(
+        &self,
+        config: &'c Config,
+        of_job: Option<&str>,
+    ) -> Result<Option<&'c str>, Failure> {
+        if self.global.store.is_some() {
+            return Ok(None);
+        }
+        Ok(Some(config.repository(self.global.repository.as_deref().or(of_job))?.0))
     }
 
     /// Shows progress until what this gives is dropped.

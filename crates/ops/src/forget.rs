@@ -38,24 +38,23 @@ impl Request {
         Self { what, reason }
     }
 
-    /// What the retention of each job does not keep of its sources.
+    /// What the retention of each job does not keep of its sources, by source. Jobs that back up into another
+    /// repository than this one of the configuration do not count.
     ///
     /// # Errors
-    /// [`OpsError::Refused`] if no job has a retention, or two jobs have one for the same source.
-    pub fn of_config(config: &Config, zone: &TimeZone) -> Result<Vec<Self>, OpsError> {
-        let mut rules: BTreeMap<&str, (&str, &Retention)> = BTreeMap::new();
+    /// [`OpsError::Refused`] if no job has a retention.
+    pub fn of_config<'c>(
+        config: &'c Config,
+        repository: Option<&str>,
+        zone: &TimeZone,
+    ) -> Result<BTreeMap<&'c str, Self>, OpsError> {
+        let mut rules: BTreeMap<&str, &Retention> = BTreeMap::new();
         for (job_name, job) in &config.jobs {
-            let Some(retention) = &job.retention else { continue };
-            let all = || config.sources.keys().collect();
-            let sources: Vec<&String> = job.sources.as_ref().map_or_else(all, |names| names.iter().collect());
-            for source in sources {
-                if let Some((other, _)) = rules.insert(source, (job_name, retention)) {
-                    let what =
-                        format!("the jobs `{other}` and `{job_name}` both have a retention for {source}");
-                    let advice = "give it to one of them only, or name the snapshots to forget";
-                    return Err(OpsError::refused(ErrorCode::Usage, what, Some(advice.into())));
-                }
-            }
+            let is_elsewhere = job.repository.as_deref().zip(repository).is_some_and(|(a, b)| a != b);
+            let Some(retention) = job.retention.as_ref().filter(|_| !is_elsewhere) else { continue };
+            // No two jobs have one for the same source: the configuration would not have been read.
+            let sources = config.sources_of(Some(job_name)).unwrap_or_default();
+            rules.extend(sources.into_iter().map(|source| (source, retention)));
         }
         if rules.is_empty() {
             let advice = "add `retention = { daily = 30 }` to a job, give --keep-daily 30, or name snapshots";
@@ -63,7 +62,7 @@ impl Request {
             return Err(OpsError::refused(ErrorCode::Usage, what, Some(advice.into())));
         }
         let request =
-            |(source, (_, rule)): (&str, (&str, &Retention))| Self::of_rule(Some(source), rule.clone(), zone);
+            |(source, rule): (&'c str, &Retention)| (source, Self::of_rule(Some(source), rule.clone(), zone));
         Ok(rules.into_iter().map(request).collect())
     }
 

@@ -28,6 +28,7 @@ pub mod recovery;
 pub mod report;
 pub mod restore;
 pub mod restore_database;
+pub mod retain;
 mod scratch;
 pub mod secret_text;
 pub mod select;

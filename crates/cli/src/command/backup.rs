@@ -1,24 +1,26 @@
 //! `hikae backup`
 
-use super::shown;
+use super::{prune, shown};
 use crate::app::App;
 use crate::failure::{Ended, Failure};
-use crate::page::{Align, Mark, Table, marked};
+use crate::page::{Align, Mark, Table, count, marked};
 use clap::{Args, ValueEnum};
 use hikae_model::{Bytes, Count, ErrorCode, Outcome};
 use hikae_ops::backup::{BackupOptions, NamedSource, backup};
 use hikae_ops::backup_plan::{PlannedFiles, PlannedSource, plan_backup};
 use hikae_ops::config::Config;
 use hikae_ops::report::BackupReport;
+use hikae_ops::retain::{Retained, retain};
+use serde::Serialize;
 
 /// How long a key epoch lasts (decision 4 of the design).
 pub const EPOCH_DAYS: i64 = 90;
 
 /// Back up what the configuration names, as one run
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Examples:\n  hikae backup\n  hikae backup documents --description 'before the upgrade'"
-)]
+#[command(after_help = "A job that has a retention forgets old snapshots by it after each good backup.\n\n\
+                  Examples:\n  hikae backup\n  hikae backup --job nightly --type daily\n  \
+                  hikae backup documents --description 'before the upgrade'")]
 pub struct BackupArgs {
     /// Sources to back up [default: those of the job, or all]
     #[arg(value_name = "SOURCE")]
@@ -86,13 +88,14 @@ pub fn run(args: &BackupArgs, app: &App) -> Result<Ended, Failure> {
         true => config.sources_of(args.job.as_deref())?,
         false => args.sources.iter().map(String::as_str).collect(),
     };
+    let job = args.job.as_ref().and_then(|job| config.jobs.get(job));
+    let of_job = job.and_then(|job| job.repository.as_deref());
     if args.dry_run {
-        return dry_run(&names, &config, app);
+        return dry_run(&names, &config, of_job, app);
     }
     let sources = open_sources(&names, &config, app)?;
-    let job = args.job.as_ref().and_then(|job| config.jobs.get(job));
     let description = args.description.clone().or_else(|| job.and_then(|job| job.description.clone()));
-    let repo = app.open()?;
+    let repo = app.open_of(of_job)?;
     let options = BackupOptions {
         purpose: args.purpose.name().to_owned(),
         description,
@@ -103,9 +106,78 @@ pub fn run(args: &BackupArgs, app: &App) -> Result<Ended, Failure> {
         let _progress = app.progress();
         backup(&repo, &sources, &options, &app.cx)?
     };
-    let ended = ended(&report);
-    app.output.result(ended, &report, &shown::backup(&report));
+    let mut ended = ended(&report);
+    let mut text = shown::backup(&report);
+    let retained = match (job, app.repository_name(&config, of_job)?) {
+        (Some(job), Some(repository)) => {
+            let _progress = app.progress();
+            retain(&repo, (&config, job, repository), &report, &app.around.zone, &app.cx)
+        }
+        // Where a command line names another store, the rules of the configuration are not for it.
+        _ => Ok(None),
+    };
+    let retention = match retained {
+        Ok(None) => None,
+        Ok(Some(retained)) => {
+            text.push_str(&retained_text(&retained, app));
+            Some(Obeyed::Done(Box::new(retained)))
+        }
+        Err(error) => {
+            // The snapshots stand; what should have followed did not, and that shows.
+            let failure = Failure::from(error);
+            if ended == Ended::Well {
+                ended = Ended::With(failure.code());
+            }
+            text.push_str(&format!(
+                "\n{} by the retention of the job: {}\n",
+                marked(Mark::Bad, "Nothing was forgotten"),
+                failure.message()
+            ));
+            let hint = failure.advice().map(|hint| hint.into_owned());
+            if let Some(hint) = &hint {
+                text.push_str(&format!("  {} {hint}\n", marked(Mark::Faint, "hint:")));
+            }
+            Some(Obeyed::Failed { code: failure.code().name(), message: failure.message(), hint })
+        }
+    };
+    app.output.result(ended, &BackedUp { report: &report, retention }, &text);
     Ok(ended)
+}
+
+#[derive(Serialize)]
+struct BackedUp<'a> {
+    #[serde(flatten)]
+    report: &'a BackupReport,
+    /// What the retention of the job did; left out where there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retention: Option<Obeyed>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Obeyed {
+    Done(Box<Retained>),
+    Failed { code: &'static str, message: String, hint: Option<String> },
+}
+
+fn retained_text(retained: &Retained, app: &App) -> String {
+    let n_kept: usize =
+        retained.forgotten.iter().flat_map(|plan| &plan.snapshots).filter(|one| one.is_kept()).count();
+    let n_forgotten: usize = retained.forgotten.iter().map(|plan| plan.forgotten().count()).sum();
+    let mut text = String::new();
+    if !retained.forgotten.is_empty() {
+        text.push_str(&format!(
+            "\nBy the retention of the job, {} forgotten and {n_kept} kept.\n",
+            count(n_forgotten as u64, "snapshot was", "snapshots were"),
+        ));
+    }
+    for source in &retained.left_alone {
+        text.push_str(&format!("Nothing of {source} was forgotten: this run did not get all of it.\n"));
+    }
+    if let Some(pruned) = &retained.pruned {
+        text.push_str(&format!("\n{}", prune::pruned_text(pruned, app)));
+    }
+    text
 }
 
 /// A run of one source that failed ends with what that source said; one of several with the worst outcome.
@@ -136,10 +208,10 @@ fn code_named(name: &str) -> ErrorCode {
     ErrorCode::ALL.into_iter().find(|code| code.name() == name).unwrap_or(ErrorCode::Failure)
 }
 
-fn dry_run(names: &[&str], config: &Config, app: &App) -> Result<Ended, Failure> {
+fn dry_run(names: &[&str], config: &Config, of_job: Option<&str>, app: &App) -> Result<Ended, Failure> {
     require_some(names)?;
     let plan = {
-        let repo = app.open()?;
+        let repo = app.open_of(of_job)?;
         let _progress = app.progress();
         plan_backup(&repo, config, names, &app.around, &app.cx)?
     };

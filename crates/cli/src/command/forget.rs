@@ -11,7 +11,7 @@ use std::num::NonZeroU32;
 /// Drop snapshots from the list, by rule or by name; space is freed by `hikae prune`
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Without snapshots and rules, the retention of each job of the configuration is obeyed.\n\
+    after_help = "Without snapshots and rules, the retention of each job of the configuration is obeyed, as after its backups.\n\
                         A forgotten snapshot can be brought back with `hikae undelete` until prune has removed what it needs.\n\n\
                         Example:\n  hikae forget --keep-daily 30 --keep-monthly 12 --dry-run"
 )]
@@ -85,7 +85,8 @@ pub fn run(args: &ForgetArgs, app: &App) -> Result<Ended, Failure> {
     } else if let Some(rule) = args.rule() {
         vec![Request::of_rule(args.source.as_deref(), rule, zone)]
     } else {
-        Request::of_config(&app.config()?, zone)?
+        let config = app.config()?;
+        Request::of_config(&config, app.repository_name(&config, None)?, zone)?.into_values().collect()
     };
     let mut plans = Vec::new();
     for request in &requests {

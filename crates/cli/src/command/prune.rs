@@ -5,7 +5,7 @@ use crate::failure::{Ended, Failure};
 use crate::page::count;
 use clap::Args;
 use hikae_model::{Bytes, ErrorCode};
-use hikae_ops::prune::{PruneOptions, PruneTotals, plan, prune};
+use hikae_ops::prune::{PruneOptions, PruneTotals, Pruned, plan, prune};
 use jiff::SignedDuration;
 use std::time::Duration;
 
@@ -66,6 +66,12 @@ pub fn run(args: &PruneArgs, app: &App) -> Result<Ended, Failure> {
         let _progress = app.progress();
         prune(&repo, &options, &app.cx)?
     };
+    app.output.result(Ended::Well, &pruned, &pruned_text(&pruned, app));
+    Ok(Ended::Well)
+}
+
+/// What a prune did.
+pub fn pruned_text(pruned: &Pruned, app: &App) -> String {
     let plan = &pruned.doomed.plan;
     let mut page = text(&plan.totals, plan.doomed.len(), "now");
     let removed = &pruned.removed;
@@ -83,8 +89,7 @@ pub fn run(args: &PruneArgs, app: &App) -> Result<Ended, Failure> {
             app.time(next)
         ));
     }
-    app.output.result(Ended::Well, &pruned, &page);
-    Ok(Ended::Well)
+    page
 }
 
 fn text(totals: &PruneTotals, n_doomed: usize, are: &str) -> String {

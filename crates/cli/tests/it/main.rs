@@ -9,6 +9,7 @@ mod keys;
 mod machine_output;
 mod postgresql;
 mod protecting;
+mod retention;
 mod secrets;
 mod signals;
 mod wording;

@@ -129,7 +129,7 @@ fn table(key: &str, value: Value) -> Value {
 }
 
 fn of_repository(repository: &RepositoryConfig) -> Vec<Setting> {
-    let RepositoryConfig { store, unlock, recipients, write_only, reserve } = repository;
+    let RepositoryConfig { store, unlock, recipients, write_only, reserve, prune_every } = repository;
     let StoreConfig::Directory(path) = store;
     let unlock = unlock.as_ref().map(|unlock| match unlock {
         UnlockConfig::KeyFile(path) => table("key_file", text(path.display())),
@@ -142,6 +142,7 @@ fn of_repository(repository: &RepositoryConfig) -> Vec<Setting> {
         setting("recipients", Some(texts(recipients)), Some(texts(&[]))),
         setting("write_only", Some((*write_only).into()), Some(false.into())),
         setting("reserve", reserve.map(text), None),
+        setting("prune_every", prune_every.map(|every| text(format_args!("{every:#}"))), None),
     ]
 }
 
@@ -301,7 +302,7 @@ mod tests {
 
     #[test]
     fn what_is_shown_reads_back_as_the_same() {
-        let text = "[repository.m]\nstore = '/s'\nunlock = { key_file = '/k' }\n\
+        let text = "[repository.m]\nstore = '/s'\nunlock = { key_file = '/k' }\nprune_every = '7d'\n\
                     [source.d]\nkind = 'postgresql'\nconnection = 'host=h'\npassword = 'env:P'\nlock_timeout = '5s'\n\
                     hooks = { before = [['a', 'b c']] }\n[source.s]\nkind = 'sqlite'\npath = '/d.db'\n\
                     [source.f]\nkind = 'files'\ninclude = ['/a']\nfixtures = { holds = ['/a/b'] }\n\

@@ -45,6 +45,7 @@ pub use source::{SourceConfig, SourceSettings};
 
 use crate::surroundings::Surroundings;
 use hikae_repo::retention::Retention;
+use jiff::{SignedDuration, Span, SpanRelativeTo};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -82,6 +83,22 @@ pub struct RepositoryConfig {
     /// Free space that packs leave on the disk; by default 2 % of it, at most 1 GiB.
     #[serde(default)]
     pub reserve: Option<ByteSize>,
+    /// How often space is freed after a job has forgotten old snapshots by its retention; never, if left out.
+    #[serde(default, deserialize_with = "span_of_time")]
+    pub prune_every: Option<SignedDuration>,
+}
+
+/// A length of time as people write it, as `7d`.
+fn span_of_time<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<SignedDuration>, D::Error> {
+    use serde::de::Error as _;
+    let span = Span::deserialize(deserializer)?;
+    let length = span.to_duration(SpanRelativeTo::days_are_24_hours()).map_err(D::Error::custom)?;
+    match length.is_positive() {
+        true => Ok(Some(length)),
+        false => Err(D::Error::custom("must be longer than nothing, as \"7d\"")),
+    }
 }
 
 /// Where a repository is kept.
@@ -147,7 +164,8 @@ pub struct JobConfig {
     /// What the job is for; kept with each snapshot that it makes.
     #[serde(default)]
     pub description: Option<String>,
-    /// Which snapshots of its sources `hikae forget` keeps; all, if left out.
+    /// Which snapshots of its sources are kept: the others are forgotten after each good backup of this job, and by
+    /// `hikae forget`. All are kept, if left out.
     #[serde(default)]
     pub retention: Option<Retention>,
 }

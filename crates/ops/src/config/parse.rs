@@ -47,6 +47,7 @@ pub fn parse(text: &str, file: Option<&Path>) -> Result<Config, ConfigError> {
     }
     if reading.faults.is_empty() {
         reading.check_names(&config);
+        reading.check_retentions(&config);
     }
     config.warnings = reading.literal_passwords(&config);
     match reading.faults.is_empty() {
@@ -194,6 +195,22 @@ impl<'t> Parsing<'t> {
         }
     }
 
+    /// Two rules for one source in one repository: what one keeps the other would forget.
+    fn check_retentions(&mut self, config: &Config) {
+        let mut rules: BTreeMap<(&str, Option<&str>), &str> = BTreeMap::new();
+        for (job_name, job) in config.jobs.iter().filter(|(_, job)| job.retention.is_some()) {
+            for source in config.sources_of(Some(job_name)).unwrap_or_default() {
+                let Some(other) = rules.insert((source, job.repository.as_deref()), job_name) else {
+                    continue;
+                };
+                let span = self.span_of(&format!("job.{job_name}"), "retention");
+                let what = format!("the job `{other}` has a retention for {source} too");
+                let advice = "give one job the whole rule: last, hourly, daily, weekly, monthly and yearly go together";
+                self.faults.push(Fault::at(self.text, self.file, span, what).advise(advice));
+            }
+        }
+    }
+
     /// Passwords that stand in connection strings: they would be shown, logged and copied.
     fn literal_passwords(&self, config: &Config) -> Vec<Fault> {
         let connection = |source: &SourceConfig| match &source.settings {
@@ -326,6 +343,16 @@ repository = "main"
         check_fault("reserve =", "store = \"/x\"\nreserve =", 5, 1, "duplicate key", "");
         check_fault("[source.notes]", "[source.\"no tes\"]", 17, 9, "a name is made of", "");
         check_fault("[source.notes]", "[source.notes", 17, 14, "", "");
+        check_fault("reserve = \"2 GiB\"", "prune_every = \"0d\"", 5, 15, "longer than nothing", "");
+        let two = "[job.a]\nretention = { daily = 7 }\nrepository = \"main\"\n[job.nightly]\nretention = { last = 3 }";
+        check_fault(
+            "[job.nightly]",
+            two,
+            25,
+            1,
+            "the job `a` has a retention for app-db too",
+            "one job the whole rule",
+        );
     }
 
     #[test]

@@ -34,6 +34,8 @@ struct Repository {
     write_only: Option<bool>,
     /// Free space that packs leave on the disk, as "1 GiB"; by default 2 % of it, at most 1 GiB.
     reserve: Option<String>,
+    /// How often space is freed after a job has forgotten old snapshots by its retention, as "7d"; never, if left out.
+    prune_every: Option<String>,
 }
 
 /// What opens a repository.
@@ -199,7 +201,8 @@ struct Job {
     repository: Option<String>,
     /// What the job is for; kept with each snapshot that it makes.
     description: Option<String>,
-    /// Which snapshots of its sources are kept; all, if left out.
+    /// Which snapshots of its sources are kept; the others are forgotten after each good backup of this job. All are kept,
+    /// if left out.
     retention: Option<Retention>,
 }
 
