@@ -239,8 +239,9 @@ fn a_parent_that_cannot_be_read_is_said_and_leaves_the_new_snapshot_whole() {
             let mut packs = packs(&home);
             packs.sort_by_key(|pack| fs::metadata(pack).unwrap().len());
             let pack = &packs[at];
+            // In every frame, for which of them holds the listing is left to chance.
             let mut bytes = fs::read(pack).unwrap();
-            bytes[20] ^= 1;
+            bytes.iter_mut().skip(20).step_by(60).for_each(|byte| *byte ^= 1);
             fs::set_permissions(pack, fs::Permissions::from_mode(0o600)).unwrap();
             fs::write(pack, &bytes).unwrap();
             let ran = home.json(&["backup"]);
