@@ -48,6 +48,7 @@ impl Advise for PrivateFileError {
         match self {
             Self::Missing { .. } => ErrorCode::Usage,
             Self::NotPrivate { .. } => ErrorCode::Permission,
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => ErrorCode::Usage,
             Self::Io { source, .. } => ErrorCode::of_io(source),
         }
     }
@@ -62,6 +63,10 @@ impl Advise for PrivateFileError {
                 )
                 .into(),
             ),
+            Self::Io { source, path, .. } if source.kind() == io::ErrorKind::NotFound => {
+                let above = path.parent().unwrap_or(path).display();
+                Some(format!("see that the disk of {above} is mounted, or make that folder").into())
+            }
             Self::Io { .. } => None,
         }
     }

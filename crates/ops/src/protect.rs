@@ -1,15 +1,17 @@
-//! Protect: from nothing to a configuration, a key and a repository, each made only if it is not there.
+//! Protect: from nothing to a key, a repository and a configuration, each made only if it is not there.
 //!
-//! Order: key file, configuration, repository. A death in between leaves something that the next call goes on
-//! from. What is given is recognised by looking at it, and what the configuration has already is not added
-//! again.
+//! Order: key file, repository, recovery sheet, configuration. Whoever dies or fails in between has no
+//! configuration, and the next call goes on from what is there. Once a configuration stands, the repository that
+//! it names was there: one that is missing is a disk that is not mounted, and nothing is made in its place.
+//!
+//! What is given is recognised by looking at it, and what the configuration has already is not added again.
 //!
 //! The backup and the drill that follow are verbs of their own.
 
 use crate::OpsError;
 use crate::config::{
-    Config, NewSource, SourceConfig, SourceSettings, StoreConfig, UnlockConfig, append_sources, new_text,
-    parse,
+    Config, ConfigError, NewSource, SourceConfig, SourceSettings, StoreConfig, UnlockConfig, append_sources,
+    new_text, parse,
 };
 use crate::open::{KeyChoice, OpenError, Opened, Place, make_key_file};
 use crate::private_file::{self, PrivateFileError};
@@ -20,6 +22,7 @@ use hikae_repo::Repo;
 use hikae_source::files::FilesSettings;
 use hikae_source::postgresql::PostgresqlSettings;
 use hikae_source::sqlite::SqliteSettings;
+use hikae_store::Reserve;
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::io::Read as _;
@@ -32,24 +35,65 @@ const REPOSITORY: &str = "main";
 /// The first 16 bytes of a SQLite database (<https://www.sqlite.org/fileformat.html>, 1.3).
 const SQLITE_HEADER: &[u8; 16] = b"SQLite format 3\0";
 
-/// What is ready to be backed up.
+/// Which configuration and repository, as far as the command line says.
+#[derive(Clone, Default)]
+pub struct Chosen {
+    /// The configuration; by default the one in the usual places.
+    pub config: Option<PathBuf>,
+    /// The repository by its name in the configuration; `main` for one that is made.
+    pub repository: Option<String>,
+    /// The directory of the repository, instead of what the configuration says.
+    pub store: Option<PathBuf>,
+    /// What opens it, instead of what the configuration says.
+    pub key: Option<KeyChoice>,
+    /// Further identities that open contents.
+    pub identities: Vec<PathBuf>,
+}
+
+/// What is ready to be backed up, once [`write_configuration`](Prepared::write_configuration) was called.
 pub struct Prepared {
     /// The configuration, with the new sources.
     pub config: Config,
     /// The repository, open.
     pub repo: Arc<Repo>,
-    /// Its name in the configuration.
-    pub repository: String,
     /// What was made or changed, in this order.
     pub made: Vec<Made>,
     /// The sources that were added.
     pub added: Vec<String>,
-    /// The recovery sheet, if the repository was made now, or made before and its sheet never written.
+    /// The recovery sheet, if none was written yet. It is to be written before the configuration is.
     pub sheet: Option<RecoverySheet>,
     /// A sheet was never written and cannot be any more: the key at hand does not hold the secret.
     pub sheet_is_lost: bool,
     /// Permissions of the repository that had to be mended.
     pub repaired: Vec<Problem>,
+    /// The configuration that is to be written, if it changed.
+    unwritten: Option<Unwritten>,
+}
+
+/// The text of a configuration that is not written yet.
+struct Unwritten {
+    file: PathBuf,
+    text: String,
+    is_new: bool,
+}
+
+impl Prepared {
+    /// Writes the configuration, if it is new or has new sources: the last step of a first call.
+    ///
+    /// # Errors
+    /// [`PrivateFileError`]; the next call then does it.
+    pub fn write_configuration(&mut self) -> Result<(), PrivateFileError> {
+        let Some(Unwritten { file, text, is_new }) = self.unwritten.take() else { return Ok(()) };
+        if is_new {
+            private_file::create_directory_durably(file.parent().unwrap_or(&file))?;
+            private_file::create(&file, text.as_bytes())?;
+            self.made.push(Made::Config(file));
+        } else {
+            private_file::replace(&file, text.as_bytes())?;
+            self.made.push(Made::Sources(file));
+        }
+        Ok(())
+    }
 }
 
 /// Something that `protect` made or changed.
@@ -74,7 +118,7 @@ pub enum ProtectError {
     Ops(#[from] OpsError),
     /// The configuration cannot be used.
     #[error(transparent)]
-    Config(#[from] crate::config::ConfigError),
+    Config(#[from] ConfigError),
     /// The repository or its key.
     #[error(transparent)]
     Open(#[from] OpenError),
@@ -185,30 +229,21 @@ fn is_covered(config: &Config, wanted: &SourceSettings) -> bool {
     })
 }
 
-/// Makes what is not there yet. `file` is the configuration to use; `key` is what opens the repository, if
-/// the configuration does not say.
+/// Makes what is not there yet, up to the configuration, which the caller has written when the recovery sheet is.
 ///
 /// # Errors
 /// [`ProtectError`]; what was made until then is used by the next call.
 pub fn prepare(
     what: &[SourceSettings],
-    file: Option<&Path>,
-    key: Option<KeyChoice>,
+    chosen: Chosen,
     around: &Surroundings,
     cx: &Cx,
 ) -> Result<Prepared, ProtectError> {
-    let mut made = Vec::new();
-    let found = Config::find(file, around);
-    let path = found.clone().unwrap_or_else(|| around.config.join("config.toml"));
-    let text = match found.filter(|path| path.exists()) {
-        Some(path) => Some(
-            std::fs::read_to_string(&path)
-                .map_err(|source| crate::config::ConfigError::Unreadable { path, source })?,
-        ),
-        None => None,
-    };
-    let known = match &text {
-        Some(text) => parse(text, Some(&path))?,
+    let file = Config::find(chosen.config.as_deref(), around);
+    let file = file.unwrap_or_else(|| around.config.join("config.toml"));
+    let before = read_if_there(&file)?;
+    let known = match &before {
+        Some(text) => parse(text, Some(&file))?,
         None => Config::default(),
     };
     let (new_sources, added) = sources_to_add(&known, what);
@@ -222,60 +257,110 @@ pub fn prepare(
         // What cannot be read must not become a source: the whole next run would fail with it.
         SourceConfig::of(new.settings.clone()).require_ready(&new.name, around, cx)?;
     }
-    let text = match text {
-        Some(text) if new_sources.is_empty() => text,
+    let is_new = before.is_none();
+    let (text, ready) = match before {
         Some(mut text) => {
             append_sources(&mut text, &new_sources);
-            private_file::replace(&path, text.as_bytes())?;
-            made.push(Made::Sources(path.clone()));
-            text
+            let place = configured_place(&known, chosen, around, cx)?;
+            (text, Ready::open(&place, around, cx)?)
         }
         None => {
-            private_file::create_directory_durably(path.parent().unwrap_or(&path))?;
+            let name = chosen.repository.unwrap_or_else(|| REPOSITORY.to_owned());
+            let store = chosen.store.unwrap_or_else(|| around.data.join(&name));
+            let key =
+                chosen.key.unwrap_or_else(|| KeyChoice::KeyFile(around.config.join(format!("{name}.key"))));
             let unlock = match &key {
-                Some(KeyChoice::KeyFile(path)) => Some(UnlockConfig::KeyFile(path.clone())),
-                Some(KeyChoice::IdentityFile(path)) => Some(UnlockConfig::IdentityFile(path.clone())),
-                Some(KeyChoice::Passphrase(_) | KeyChoice::Recovery(_)) => None,
-                None => Some(UnlockConfig::KeyFile(around.config.join(format!("{REPOSITORY}.key")))),
+                KeyChoice::KeyFile(path) => Some(UnlockConfig::KeyFile(path.clone())),
+                KeyChoice::IdentityFile(path) => Some(UnlockConfig::IdentityFile(path.clone())),
+                KeyChoice::Passphrase(_) | KeyChoice::Recovery(_) => None,
             };
-            if let (Some(UnlockConfig::KeyFile(file)), None) = (&unlock, &key)
-                && make_key_file(file, cx)?
-            {
-                made.push(Made::KeyFile(file.clone()));
-            }
-            let store = around.data.join(REPOSITORY);
-            let text = new_text(REPOSITORY, &store, unlock.as_ref(), &new_sources);
-            private_file::create(&path, text.as_bytes())?;
-            made.push(Made::Config(path.clone()));
-            text
+            let text = new_text(&name, &store, unlock.as_ref(), &new_sources);
+            // A name that cannot stand there is seen before anything is made.
+            parse(&text, Some(&file))?;
+            let store = StoreConfig::Directory(store);
+            let identities = chosen.identities;
+            let place = Place { store, reserve: Reserve::default(), key: Some(key), identities };
+            (text, first_repository(&place, around, cx)?)
         }
     };
-    let config = parse(&text, Some(&path))?;
-    let (name, repository) = config.repository(None)?;
-    let repository_name = name.to_owned();
-    let place = Place::of(repository, key, around, cx)?;
-    let mut sheet_is_lost = false;
-    let (opened, sheet) = match place.open(around, cx) {
-        Ok(opened) => {
-            let is_due = SheetsDue::below(&around.data).holds(&place.address())?;
-            let sheet = is_due.then(|| RecoverySheet::of_open(&opened.repo).ok());
-            sheet_is_lost = matches!(sheet, Some(None));
-            (opened, sheet.flatten())
+    let config = parse(&text, Some(&file))?;
+    let unwritten = (is_new || !new_sources.is_empty()).then_some(Unwritten { file, text, is_new });
+    let Ready { repo, repaired, made, sheet, sheet_is_lost } = ready;
+    Ok(Prepared { config, repo, made, added, sheet, sheet_is_lost, repaired, unwritten })
+}
+
+fn read_if_there(file: &Path) -> Result<Option<String>, ConfigError> {
+    match std::fs::read_to_string(file) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(ConfigError::Unreadable { path: file.to_owned(), source }),
+    }
+}
+
+/// A repository that is open, and what was done to come there.
+struct Ready {
+    repo: Arc<Repo>,
+    repaired: Vec<Problem>,
+    made: Vec<Made>,
+    sheet: Option<RecoverySheet>,
+    sheet_is_lost: bool,
+}
+
+impl Ready {
+    fn open(place: &Place, around: &Surroundings, cx: &Cx) -> Result<Self, ProtectError> {
+        let Opened { repo, repaired } = place.open(around, cx)?;
+        let is_due = SheetsDue::below(&around.data).holds(&place.address())?;
+        let sheet = if is_due { RecoverySheet::of_open(&repo).ok() } else { None };
+        let sheet_is_lost = is_due && sheet.is_none();
+        Ok(Self { repo, repaired, made: Vec::new(), sheet, sheet_is_lost })
+    }
+}
+
+/// The repository of a configuration, unless the command line names another.
+fn configured_place(
+    config: &Config,
+    chosen: Chosen,
+    around: &Surroundings,
+    cx: &Cx,
+) -> Result<Place, ProtectError> {
+    let Chosen { repository, store, key, identities, .. } = chosen;
+    Ok(match store {
+        Some(store) => {
+            Place { store: StoreConfig::Directory(store), reserve: Reserve::default(), key, identities }
         }
-        Err(OpenError::Repo(error)) if error.code() == ErrorCode::RepositoryMissing => {
-            let StoreConfig::Directory(directory) = &repository.store;
-            if let Some(above) = directory.parent() {
-                private_file::create_directory_durably(above)?;
+        None => {
+            let (_, repository) = config.repository(repository.as_deref())?;
+            Place { identities, ..Place::of(repository, key, around, cx)? }
+        }
+    })
+}
+
+/// The repository of who has no configuration yet: a new one, or what a call left that came no further.
+fn first_repository(place: &Place, around: &Surroundings, cx: &Cx) -> Result<Ready, ProtectError> {
+    let mut made = Vec::new();
+    if let Some(KeyChoice::KeyFile(file)) = &place.key {
+        if file.starts_with(&around.config) {
+            private_file::create_directory_durably(&around.config)?;
+        }
+        if make_key_file(file, cx)? {
+            made.push(Made::KeyFile(file.clone()));
+        }
+    }
+    match Ready::open(place, around, cx) {
+        Ok(ready) => Ok(Ready { made, ..ready }),
+        Err(error) if error.code() == ErrorCode::RepositoryMissing => {
+            let StoreConfig::Directory(directory) = &place.store;
+            if directory.starts_with(&around.data) {
+                private_file::create_directory_durably(&around.data)?;
             }
-            let new = place.init(&repository.recipients, repository.write_only, around, cx)?;
+            let new = place.init(&[], false, around, cx)?;
             made.push(Made::Repository(directory.clone()));
-            let sheet = RecoverySheet::of(&new.repo, &new.secret);
-            (Opened { repo: Arc::new(new.repo), repaired: Vec::new() }, Some(sheet))
+            let sheet = Some(RecoverySheet::of(&new.repo, &new.secret));
+            let repo = Arc::new(new.repo);
+            Ok(Ready { repo, repaired: Vec::new(), made, sheet, sheet_is_lost: false })
         }
-        Err(error) => return Err(error.into()),
-    };
-    let Opened { repo, repaired } = opened;
-    Ok(Prepared { config, repo, repository: repository_name, made, added, sheet, sheet_is_lost, repaired })
+        Err(error) => Err(error),
+    }
 }
 
 fn sources_to_add(config: &Config, what: &[SourceSettings]) -> (Vec<NewSource>, Vec<String>) {
@@ -324,48 +409,145 @@ mod tests {
         }
     }
 
+    /// A home with one folder in it, and calls of `protect` there.
+    struct Calls {
+        root: tempfile::TempDir,
+        around: Surroundings,
+        cx: Cx,
+    }
+
+    impl Calls {
+        fn new() -> Self {
+            let root = tempfile::tempdir().unwrap();
+            std::fs::create_dir(root.path().join("docs")).unwrap();
+            let around = surroundings(root.path());
+            Self { root, around, cx: hikae_testkit::system_cx() }
+        }
+
+        fn prepare(&self, names: &[&str], chosen: Chosen) -> Result<Prepared, ProtectError> {
+            let recognise = |name: &&str| recognise(self.root.path().join(name).as_os_str(), false).unwrap();
+            let what: Vec<_> = names.iter().map(recognise).collect();
+            prepare(&what, chosen, &self.around, &self.cx)
+        }
+
+        fn protect(&self, names: &[&str]) -> Prepared {
+            let mut prepared =
+                self.prepare(names, Chosen::default()).unwrap_or_else(|error| panic!("{error}"));
+            if let Some(sheet) = &prepared.sheet {
+                SheetsDue::below(&self.around.data).remove(&sheet.address).unwrap();
+            }
+            prepared.write_configuration().unwrap();
+            prepared
+        }
+
+        fn configuration(&self) -> PathBuf {
+            self.around.config.join("config.toml")
+        }
+    }
+
     #[test]
     fn a_second_call_goes_on_from_the_first() {
-        let root = tempfile::tempdir().unwrap();
-        let (docs, more) = (root.path().join("docs"), root.path().join("more"));
-        std::fs::create_dir(&docs).unwrap();
-        std::fs::create_dir(&more).unwrap();
-        let around = surroundings(root.path());
-        let cx = hikae_testkit::system_cx();
-        let call = |what: &[&Path]| {
-            let what: Vec<_> = what.iter().map(|path| recognise(path.as_os_str(), false).unwrap()).collect();
-            prepare(&what, None, None, &around, &cx).unwrap_or_else(|error| panic!("{error}"))
-        };
-        let first = call(&[&docs]);
+        let calls = Calls::new();
+        std::fs::create_dir(calls.root.path().join("more")).unwrap();
+        let first = calls.protect(&["docs"]);
         assert_eq!(first.made.len(), 3);
         assert_eq!(first.added, ["docs"]);
-        // Nobody says that it was written, so it is made again; then it is.
-        assert!(first.sheet.is_some() && call(&[&docs]).sheet.is_some());
-        SheetsDue::below(&around.data).remove(&first.sheet.unwrap().address).unwrap();
-        let second = call(&[&docs]);
+        assert!(first.sheet.is_some());
+        let second = calls.protect(&["docs"]);
         assert!(second.made.is_empty() && second.added.is_empty() && second.sheet.is_none());
-        let third = call(&[&docs, &more]);
+        let third = calls.protect(&["docs", "more"]);
         assert_eq!(third.added, ["more"]);
         assert_eq!(third.config.sources.len(), 2);
-        let error = recognise(root.path().join("nothing").as_os_str(), false).unwrap_err();
+        let error = recognise(calls.root.path().join("nothing").as_os_str(), false).unwrap_err();
         assert_eq!(error.code(), ErrorCode::SourceMissing);
     }
 
     #[test]
     fn a_death_after_any_step_is_gone_on_from() {
-        let root = tempfile::tempdir().unwrap();
-        let docs = root.path().join("docs");
-        std::fs::create_dir(&docs).unwrap();
-        let around = surroundings(root.path());
-        let cx = hikae_testkit::system_cx();
-        let what = [recognise(docs.as_os_str(), false).unwrap()];
-        // A key file and nothing else; then all but the repository.
-        private_file::create_directory(&around.config).unwrap();
-        create_key_file(&around.config.join("main.key"), &cx).unwrap();
-        prepare(&what, None, None, &around, &cx).unwrap_or_else(|error| panic!("{error}"));
-        std::fs::remove_dir_all(&around.data).unwrap();
-        std::fs::remove_dir_all(&around.cache).unwrap();
-        let again = prepare(&what, None, None, &around, &cx).unwrap_or_else(|error| panic!("{error}"));
-        assert!(again.sheet.is_some());
+        let calls = Calls::new();
+        // A key file and nothing else; then all but the sheet and the configuration.
+        private_file::create_directory(&calls.around.config).unwrap();
+        create_key_file(&calls.around.config.join("main.key"), &calls.cx).unwrap();
+        let first = calls.prepare(&["docs"], Chosen::default()).unwrap_or_else(|error| panic!("{error}"));
+        let first = first.sheet.unwrap();
+        assert!(!calls.configuration().exists());
+        let again = calls.protect(&["docs"]);
+        let sheet = again.sheet.expect("nobody has the sheet yet");
+        assert_eq!((&*sheet.secret, sheet.repository), (&*first.secret, first.repository));
+        assert!(calls.configuration().exists());
+    }
+
+    #[test]
+    fn a_repository_that_is_gone_is_never_made_anew() {
+        let calls = Calls::new();
+        calls.protect(&["docs"]);
+        let before = std::fs::read(calls.configuration()).unwrap();
+        std::fs::create_dir(calls.root.path().join("more")).unwrap();
+        let store = calls.around.data.join("main");
+        std::fs::remove_dir_all(&store).unwrap();
+        // Not mounted, and mounted on nothing: the directory is not there, or is empty.
+        for made in [false, true] {
+            if made {
+                std::fs::create_dir(&store).unwrap();
+            }
+            let error = calls.prepare(&["docs", "more"], Chosen::default()).err().unwrap();
+            assert_eq!(error.code(), ErrorCode::RepositoryMissing);
+            let advice = error.advice().unwrap();
+            assert!(advice.contains("mounted") && advice.contains("hikae init"), "{advice}");
+            assert!(!made || std::fs::read_dir(&store).unwrap().next().is_none());
+            assert_eq!(std::fs::read(calls.configuration()).unwrap(), before, "no source was added");
+        }
+    }
+
+    #[test]
+    fn a_first_call_that_fails_on_its_key_leaves_nothing_in_the_way() {
+        let calls = Calls::new();
+        let short = zeroize::Zeroizing::new("short".to_owned());
+        for (key, code) in [
+            (KeyChoice::Passphrase(short), ErrorCode::Usage),
+            (KeyChoice::KeyFile(calls.root.path().join("no/such/folder.key")), ErrorCode::Usage),
+            (KeyChoice::IdentityFile(calls.root.path().join("no-such.age")), ErrorCode::Usage),
+        ] {
+            let error =
+                calls.prepare(&["docs"], Chosen { key: Some(key), ..Chosen::default() }).err().unwrap();
+            assert_eq!(error.code(), code, "{error}");
+            assert!(error.advice().is_some(), "{error}");
+            assert!(!calls.configuration().exists(), "{error}");
+        }
+        // A key file that is named and not there is made, as `init` does.
+        let file = calls.root.path().join("own.key");
+        let chosen = Chosen { key: Some(KeyChoice::KeyFile(file.clone())), ..Chosen::default() };
+        let mut prepared = calls.prepare(&["docs"], chosen).unwrap_or_else(|error| panic!("{error}"));
+        prepared.write_configuration().unwrap();
+        assert!(matches!(&prepared.made[0], Made::KeyFile(made) if *made == file));
+        calls.protect(&["docs"]);
+    }
+
+    #[test]
+    fn what_the_command_line_names_is_what_is_used() {
+        let calls = Calls::new();
+        let (store, config) = (calls.root.path().join("elsewhere"), calls.root.path().join("own.toml"));
+        let chosen = Chosen {
+            config: Some(config.clone()),
+            store: Some(store.clone()),
+            repository: Some("disk".to_owned()),
+            ..Chosen::default()
+        };
+        let mut prepared = calls.prepare(&["docs"], chosen.clone()).unwrap_or_else(|error| panic!("{error}"));
+        prepared.write_configuration().unwrap();
+        assert!(
+            store.join("hikae.json").exists() && config.exists() && !calls.around.data.join("main").exists()
+        );
+        let (name, repository) = prepared.config.repository(None).unwrap();
+        assert_eq!((name, &repository.store), ("disk", &StoreConfig::Directory(store)));
+        // With a configuration, another directory or name is used as it is, or not at all.
+        for chosen in [
+            Chosen { store: Some(calls.root.path().join("third")), ..chosen.clone() },
+            Chosen { store: None, repository: Some("main".to_owned()), ..chosen },
+        ] {
+            let error = calls.prepare(&["docs"], chosen).err().unwrap();
+            assert!(matches!(error.code(), ErrorCode::RepositoryMissing | ErrorCode::Usage), "{error}");
+        }
+        assert!(!calls.root.path().join("third").exists());
     }
 }

@@ -207,7 +207,9 @@ impl Advise for RepoError {
     fn advice(&self) -> Option<Hint> {
         let text = match self {
             Self::Store(error) => return error.advice(),
-            Self::NoRepository { .. } => "check the path, or make one with `hikae init`",
+            Self::NoRepository { .. } => {
+                "see that its disk is mounted, or make a repository with `hikae init`"
+            }
             Self::RepositoryExists { .. } => "use it as it is, or choose another place",
             Self::WrongKey { .. } => {
                 "check passphrase or key file; the recovery sheet opens it with `hikae key add --recovery`"

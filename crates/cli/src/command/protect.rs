@@ -3,7 +3,7 @@
 use super::backup::{self, EPOCH_DAYS, open_sources};
 use super::drill::Drilled;
 use super::shown;
-use crate::app::{App, ask_new_passphrase};
+use crate::app::{App, absolute, ask_new_passphrase};
 use crate::failure::{Ended, Failure};
 use crate::page::{Mark, marked};
 use crate::sheet::{self, WrittenSheet};
@@ -13,7 +13,7 @@ use hikae_ops::backup::{BackupOptions, backup};
 use hikae_ops::config::{Config, SourceSettings};
 use hikae_ops::drill::DrillOptions;
 use hikae_ops::open::KeyChoice;
-use hikae_ops::protect::{Made, Prepared, prepare, recognise};
+use hikae_ops::protect::{Chosen, Made, Prepared, prepare, recognise};
 use hikae_ops::report::BackupReport;
 use serde::Serialize;
 use std::ffi::OsString;
@@ -54,22 +54,32 @@ struct Protected<'a> {
 pub fn run(args: &ProtectArgs, app: &App) -> Result<Ended, Failure> {
     let recognised = args.what.iter().map(|what| recognise(what, args.allow_superuser));
     let what: Vec<SourceSettings> = recognised.collect::<Result<_, _>>()?;
-    let file = app.global.config.as_deref();
-    let is_new = Config::find(file, &app.around).is_none_or(|path| !path.exists());
+    let global = &app.global;
+    let is_new = Config::find(global.config.as_deref(), &app.around).is_none_or(|path| !path.exists());
     if args.dry_run {
         return dry_run(&what, is_new, app);
     }
-    let mut key = app.key()?;
-    if is_new && key.is_none() && app.may_ask() {
-        key = choose_key(app)?;
-    } else if !is_new && key.is_none() {
-        key = app.place()?.key;
-    }
-    let prepared = prepare(&what, file, key, &app.around, &app.cx)?;
+    let (key, identities) = if is_new {
+        let key = app.key()?;
+        let key = if key.is_none() && app.may_ask() { choose_key(app)? } else { key };
+        (key, Vec::new())
+    } else {
+        let place = app.place()?;
+        (place.key, place.identities)
+    };
+    let chosen = Chosen {
+        config: global.config.as_deref().map(absolute).transpose()?,
+        repository: global.repository.clone(),
+        store: global.store.as_deref().map(absolute).transpose()?,
+        key,
+        identities,
+    };
+    let mut prepared = prepare(&what, chosen, &app.around, &app.cx)?;
     let written = match &prepared.sheet {
         Some(recovery) => Some(sheet::write(recovery, &app.around.data, app)?),
         None => None,
     };
+    prepared.write_configuration()?;
     if prepared.sheet_is_lost {
         let hint = "make another repository and back up into it; keep its sheet";
         let what = "the recovery sheet of this repository was never written, and its secret is gone";

@@ -92,6 +92,29 @@ fn a_source_that_is_not_there_is_missing() {
 }
 
 #[test]
+fn a_repository_whose_disk_is_not_mounted_is_missing_and_never_made_anew() {
+    let home = protected();
+    fs::remove_dir_all(home.store()).unwrap();
+    for arguments in [&["protect"][..], &["protect", "docs"], &["backup"], &["list"]] {
+        let ran = home.expect(10, arguments);
+        assert!(ran.stderr.contains("mounted, or make a repository with `hikae init`"), "{}", ran.stderr);
+        assert!(!home.store().exists());
+    }
+}
+
+#[test]
+fn a_key_file_whose_folder_is_not_there_is_usage() {
+    let home = Home::new();
+    home.write("docs/a.txt", "one");
+    for command in [&["protect", "docs"][..], &["init", "--store", "store"]] {
+        let ran = home.expect(2, &[command, &["--key-file", "stick/main.key"]].concat());
+        assert!(ran.stderr.contains("is mounted, or make that folder"), "{}", ran.stderr);
+    }
+    // Nothing of it is in the way of the next call.
+    home.expect(0, &["protect", "docs"]);
+}
+
+#[test]
 fn a_key_file_that_others_may_read_is_refused() {
     let home = protected();
     for mode in [0o604, 0o640, 0o666] {

@@ -47,6 +47,19 @@ fn a_second_protect_stores_what_changed_and_adds_what_is_new() {
 }
 
 #[test]
+fn a_first_call_uses_the_configuration_and_the_store_that_it_is_given() {
+    let home = Home::new();
+    home.write("docs/a.txt", "one");
+    let first = ["protect", "docs", "--config", "own.toml", "--store", "disk"];
+    home.expect(0, &first);
+    assert!(
+        home.path("own.toml").exists() && home.path("disk/hikae.json").exists() && !home.store().exists()
+    );
+    home.expect(0, &["protect", "--config", "own.toml"]);
+    assert_eq!(home.json(&["list", "--config", "own.toml"])["result"].as_array().unwrap().len(), 2);
+}
+
+#[test]
 fn what_was_protected_is_found_looked_at_and_restored() {
     let home = Home::new();
     home.write("docs/letter.txt", "dear reader\n");
