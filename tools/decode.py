@@ -38,7 +38,7 @@ RECORDS = {
     "forget": "snapshots *32  reason t",
     "prune": "doomed *32  added *32  removed *32  sparse *(16,n)  soft_seconds n  vouchers *32",
     "removed": "packs *32  indexes *32",
-    "damaged": "packs *32  well *32",
+    "damaged": "packs *32  well *32  set_aside ?*32  taken_back ?*32",
     "enrol": "writer 32  rights n  group t  label t",
     "ref": "id 32  source t  moment i  complete f",
     "slot_ref": "id 32  kind t  label t",

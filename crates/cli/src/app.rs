@@ -7,10 +7,10 @@ use crate::output::{Form, Output};
 use crate::progress::Display;
 use crate::signals;
 use hikae_model::{Cx, ErrorCode};
-use hikae_ops::Repo;
 use hikae_ops::config::{Config, ConfigError, StoreConfig};
 use hikae_ops::open::{KeyChoice, Place, passphrase_of_command};
 use hikae_ops::surroundings::Surroundings;
+use hikae_ops::{Repo, State};
 use std::io::{self, IsTerminal, Read};
 use std::path::Path;
 use std::sync::Arc;
@@ -195,6 +195,24 @@ impl App {
             return Ok(None);
         }
         Ok(Some(config.repository(self.global.repository.as_deref().or(of_job))?.0))
+    }
+
+    /// The newest state, to choose a snapshot from: those whose record cannot be read count as set aside. Warns of
+    /// each of them.
+    ///
+    /// # Errors
+    /// Any failure to read that is no damage.
+    pub fn readable(&self, repo: &Repo) -> Result<State, Failure> {
+        let (state, aside) = repo.readable()?;
+        for (id, why) in &aside {
+            let source = state.snapshots.get(id).map_or("", |known| &known.snapshot.source);
+            let what = why.as_ref().map_or("it is set aside".to_owned(), ToString::to_string);
+            self.output.warning(
+                &format!("snapshot {} of {source} counts for nothing: {what}", id.short()),
+                Some("run `hikae verify` for the extent, then `hikae repo repair`"),
+            );
+        }
+        Ok(state)
     }
 
     /// Shows progress until what this gives is dropped.

@@ -1,7 +1,9 @@
 //! Looking into snapshots: the entries of a folder, and names in all snapshots. Needs no identity.
 
 use crate::OpsError;
-use hikae_model::{BlobId, Cx, Entry, EntryKind, ErrorCode, FileTime, SnapshotId, TreePath};
+use hikae_model::{
+    Advise as _, BlobId, Cx, Entry, EntryKind, ErrorCode, FileTime, Problem, SnapshotId, TreePath,
+};
 use hikae_repo::Repo;
 use hikae_repo::listing::StoredEntry;
 use hikae_repo::reach::{Entries, Named};
@@ -156,53 +158,86 @@ pub struct FoundIn {
 /// `pattern` may hold `*` (any characters), `?` (one) and, if it holds a `/`, is compared with whole paths; without
 /// any of these, it is looked for anywhere in the name.
 ///
+/// Gives with it what could not be looked through because it is damaged.
+///
 /// # Errors
-/// Any failure to read a listing.
+/// Any failure to read that is no damage.
 pub fn find(
     repo: &Repo,
     pattern: &str,
     snapshots: &[&SnapshotState],
     cx: &Cx,
-) -> Result<Vec<Found>, OpsError> {
-    let pattern = Pattern::parse(pattern);
-    // Most hunks are shared by many snapshots: each is read once.
-    let mut known: HashMap<BlobId, Vec<StoredEntry>> = HashMap::new();
-    let mut versions: Vec<(StoredEntry, Found)> = Vec::new();
-    let mut of_path: HashMap<(String, TreePath), Vec<usize>> = HashMap::new();
-    let mut reader = BlobReader::new(repo)?;
+) -> Result<(Vec<Found>, Vec<Problem>), OpsError> {
+    let mut search = Search {
+        reader: BlobReader::new(repo)?,
+        pattern: Pattern::parse(pattern),
+        hunks: HashMap::new(),
+        versions: Vec::new(),
+        of_path: HashMap::new(),
+    };
+    let mut damaged = Vec::new();
     for state in snapshots {
-        let record = repo.snapshot(state.snapshot.id)?.record;
-        let named = Named { id: state.snapshot.id, record: &record };
-        for hunk in reader.hunks(named)? {
+        match search.look_into(repo, state.snapshot.id, cx) {
+            Err(OpsError::Repo(error)) if error.is_damage() => {
+                let on = format!("snapshot {} of {}", state.snapshot.id.short(), state.snapshot.source);
+                let problem =
+                    Problem::new("damaged-snapshot", on, format_args!("cannot be looked through: {error}"));
+                damaged.push(match error.advice() {
+                    Some(advice) => problem.advise(advice),
+                    None => problem,
+                });
+            }
+            looked => looked?,
+        }
+    }
+    let mut versions = search.versions;
+    versions.sort_by(|(a, _), (b, _)| a.entry.path.cmp(&b.entry.path));
+    Ok((versions.into_iter().map(|(_, found)| found).collect(), damaged))
+}
+
+/// A search over snapshots.
+struct Search<'r> {
+    reader: BlobReader<'r>,
+    pattern: Pattern,
+    /// What matches in each hunk. Most are shared by many snapshots: each is read once.
+    hunks: HashMap<BlobId, Vec<StoredEntry>>,
+    versions: Vec<(StoredEntry, Found)>,
+    of_path: HashMap<(String, TreePath), Vec<usize>>,
+}
+
+impl Search<'_> {
+    fn look_into(&mut self, repo: &Repo, id: SnapshotId, cx: &Cx) -> Result<(), OpsError> {
+        let record = repo.snapshot(id)?.record;
+        let named = Named { id, record: &record };
+        let here = FoundIn { id, moment: record.moment };
+        for hunk in self.reader.hunks(named)? {
             cx.check()?;
-            let entries = match known.entry(hunk.blob) {
+            let entries = match self.hunks.entry(hunk.blob) {
                 Known::Occupied(known) => known.into_mut(),
                 Known::Vacant(new) => {
-                    let mut entries = reader.hunk(named, &hunk)?;
-                    entries.retain(|entry| pattern.matches(&entry.entry.path));
+                    let mut entries = self.reader.hunk(named, &hunk)?;
+                    entries.retain(|entry| self.pattern.matches(&entry.entry.path));
                     new.insert(entries)
                 }
             };
             for entry in entries {
-                let here = FoundIn { id: state.snapshot.id, moment: record.moment };
-                let same = of_path.entry((record.source.clone(), entry.entry.path.clone())).or_default();
-                match same.iter().find(|&&at| is_same(&versions[at].0, entry)) {
-                    Some(&at) => versions[at].1.snapshots.push(here),
+                let same = self.of_path.entry((record.source.clone(), entry.entry.path.clone())).or_default();
+                match same.iter().find(|&&at| is_same(&self.versions[at].0, entry)) {
+                    Some(&at) => self.versions[at].1.snapshots.push(here),
                     None => {
-                        same.push(versions.len());
+                        same.push(self.versions.len());
                         let found = Found {
                             source: record.source.clone(),
                             entry: ListedEntry::of(&entry.entry),
                             snapshots: vec![here],
                         };
-                        versions.push((entry.clone(), found));
+                        self.versions.push((entry.clone(), found));
                     }
                 }
             }
         }
+        Ok(())
     }
-    versions.sort_by(|(a, _), (b, _)| a.entry.path.cmp(&b.entry.path));
-    Ok(versions.into_iter().map(|(_, found)| found).collect())
 }
 
 /// Whether two entries of one path are one version: what it is and holds, not when its inode changed.

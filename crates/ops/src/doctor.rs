@@ -301,6 +301,21 @@ fn look_at_newest(name: &str, snapshots: &[&ListedSnapshot], now: Timestamp) -> 
             advice: Some("run `hikae backup`".to_owned()),
         };
     };
+    if let Some(why) = &newest.damaged {
+        let good = snapshots.iter().find(|snapshot| snapshot.complete);
+        let good = good.map_or("there is no good one".to_owned(), |good| {
+            let hours = (now.as_second() - good.moment.as_second()) / 3600;
+            format!("the last good one is {} old ({})", age(hours), good.id.short())
+        });
+        return Condition {
+            health: Health::Fail,
+            ..Condition::warn(
+                title,
+                format!("the newest, {}, is damaged: {why}; {good}", newest.id.short()),
+                "run `hikae repo repair`, then `hikae backup`",
+            )
+        };
+    }
     let Some(good) = snapshots.iter().find(|snapshot| snapshot.complete) else {
         let what = format!("none is complete; the newest has {} problems", newest.n_problems);
         return Condition::warn(title, what, format!("`hikae show {}` lists them", newest.id.short()));
@@ -321,7 +336,8 @@ fn look_at_newest(name: &str, snapshots: &[&ListedSnapshot], now: Timestamp) -> 
 fn look_at_drills(name: &str, snapshots: &[&ListedSnapshot], now: Timestamp) -> Option<Condition> {
     let title = format!("drill of {name}");
     snapshots.first()?;
-    let drilled = snapshots.iter().find(|snapshot| snapshot.drill_passed.is_some());
+    let drilled =
+        snapshots.iter().find(|snapshot| snapshot.damaged.is_none() && snapshot.drill_passed.is_some());
     Some(match drilled {
         None => Condition::warn(title, "it was never restored", "run `hikae drill`"),
         Some(snapshot) if snapshot.drill_passed == Some(false) => Condition {

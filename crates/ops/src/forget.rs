@@ -71,7 +71,7 @@ impl Request {
     /// # Errors
     /// What may not be forgotten.
     pub fn plan(&self, repo: &Repo, options: ForgetOptions, cx: &Cx) -> Result<ForgetPlan, OpsError> {
-        let state = repo.follow()?;
+        let (state, _) = repo.readable()?;
         Ok(plan_forget(&state, &self.what, options, cx.now()).map_err(hikae_repo::RepoError::from)?)
     }
 

@@ -39,4 +39,5 @@ pub mod verify;
 
 pub use error::OpsError;
 pub use hikae_repo::Repo;
+pub use hikae_repo::state::State;
 pub use hikae_source::files::{Mounts, Overwrite, Target};

@@ -3,9 +3,9 @@
 use crate::OpsError;
 use hikae_model::{EvidenceId, Problem, RunId, SnapshotId, WriterId};
 use hikae_repo::keys::BlobClass;
-use hikae_repo::log::EvidenceRef;
+use hikae_repo::log::{EvidenceRef, SnapshotRef};
 use hikae_repo::reader::BlobReader;
-use hikae_repo::state::SnapshotState;
+use hikae_repo::state::{SnapshotState, State};
 use hikae_repo::{Repo, RepoError};
 use jiff::Timestamp;
 use serde::Serialize;
@@ -28,7 +28,7 @@ pub struct ListedSnapshot {
     /// The host that read it.
     pub host: String,
     /// The run that made it, shared by the snapshots that belong together.
-    pub run: RunId,
+    pub run: Option<RunId>,
     /// True if nothing of the source is missing.
     pub complete: bool,
     /// How many problems there were.
@@ -41,6 +41,9 @@ pub struct ListedSnapshot {
     pub added_bytes: u64,
     /// Whether its last drill passed; nothing if there was none.
     pub drill_passed: Option<bool>,
+    /// Why it is no backup, if it is none: its record cannot be read, or it is set aside in the log. What the log
+    /// does not say of it is then empty.
+    pub damaged: Option<String>,
 }
 
 /// A snapshot with everything that is known of it.
@@ -77,7 +80,11 @@ pub struct ShownSnapshot {
 /// Any failure to read their records.
 pub fn list(repo: &Repo, source: Option<&str>) -> Result<Vec<ListedSnapshot>, RepoError> {
     let state = repo.follow()?;
-    state.newest_first(source).into_iter().map(|snapshot| listed(repo, snapshot)).collect()
+    state
+        .all_newest_first(source)
+        .into_iter()
+        .map(|snapshot| listed_or_damaged(repo, &state, snapshot))
+        .collect()
 }
 
 /// The snapshots that were forgotten and can still be brought back, newest first.
@@ -86,10 +93,52 @@ pub fn list(repo: &Repo, source: Option<&str>) -> Result<Vec<ListedSnapshot>, Re
 /// Any failure to read their records.
 pub fn list_forgotten(repo: &Repo) -> Result<Vec<ListedSnapshot>, RepoError> {
     let state = repo.follow()?;
-    let forgotten = state.forgotten.values().map(|forgotten| listed(repo, &forgotten.snapshot));
-    let mut forgotten = forgotten.collect::<Result<Vec<_>, _>>()?;
+    let forgotten = state.forgotten.values();
+    let mut forgotten = forgotten
+        .map(|forgotten| listed_or_damaged(repo, &state, &forgotten.snapshot))
+        .collect::<Result<Vec<_>, _>>()?;
     forgotten.sort_by_key(|snapshot| std::cmp::Reverse(snapshot.moment));
     Ok(forgotten)
+}
+
+/// What a list shows of a snapshot, also of one whose record is damaged: one bad record must not hide the others.
+fn listed_or_damaged(
+    repo: &Repo,
+    state: &State,
+    snapshot: &SnapshotState,
+) -> Result<ListedSnapshot, RepoError> {
+    let mut row = match listed(repo, snapshot) {
+        Err(error) if error.is_damage() => damaged(snapshot, &error),
+        row => row?,
+    };
+    if state.set_aside.contains(&row.id) {
+        row.damaged.get_or_insert_with(|| "it is set aside; `hikae repo repair` takes it back".to_owned());
+        row.complete = false;
+    }
+    Ok(row)
+}
+
+/// What the log says of a snapshot whose record cannot be read.
+fn damaged(snapshot: &SnapshotState, error: &RepoError) -> ListedSnapshot {
+    let evidence = snapshot.evidence.as_ref();
+    let SnapshotRef { id, source, moment, .. } = snapshot.snapshot.clone();
+    ListedSnapshot {
+        id,
+        source,
+        kind: String::new(),
+        moment,
+        purpose: String::new(),
+        description: None,
+        host: String::new(),
+        run: None,
+        complete: false,
+        n_problems: 0,
+        entries: 0,
+        bytes: 0,
+        added_bytes: 0,
+        drill_passed: evidence.map(|evidence| evidence.passed),
+        damaged: Some(error.to_string()),
+    }
 }
 
 /// What a list shows of one snapshot.
@@ -106,13 +155,14 @@ pub fn listed(repo: &Repo, state: &SnapshotState) -> Result<ListedSnapshot, Repo
         purpose: record.purpose,
         description: record.description,
         host: record.host,
-        run: record.run,
+        run: Some(record.run),
         complete: record.complete,
         n_problems: record.n_problems,
         entries: record.entries,
         bytes: record.bytes,
         added_bytes: record.added_bytes,
         drill_passed: state.evidence.as_ref().map(|evidence: &EvidenceRef| evidence.passed),
+        damaged: None,
     })
 }
 

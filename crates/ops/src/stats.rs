@@ -72,7 +72,11 @@ pub fn stats(repo: &Repo, cx: &Cx) -> Result<RepositoryStats, OpsError> {
     let mut kinds: BTreeMap<String, Measured> = BTreeMap::new();
     cx.progress().begin("measuring", "snapshots", 0);
     for id in state.snapshots.keys() {
-        let record = repo.snapshot(*id)?.record;
+        let record = match repo.snapshot(*id) {
+            // One that cannot be read is for `list` and `verify` to name.
+            Err(error) if error.is_damage() => continue,
+            snapshot => snapshot?.record,
+        };
         let named = Named { id: *id, record: &record };
         let mut blobs: Vec<BlobId> =
             [record.listing, record.manifest, record.problems].into_iter().flatten().collect();

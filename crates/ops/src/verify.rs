@@ -20,6 +20,8 @@ pub struct VerifyReport {
     pub problems: Vec<Problem>,
     /// How many problems there are.
     pub n_problems: u64,
+    /// What is to be known and harms nothing that is kept.
+    pub notes: Vec<Problem>,
     /// Which snapshots cannot be restored whole.
     pub hits: Vec<Hit>,
     /// Entries of the log that were read.
@@ -64,6 +66,10 @@ pub struct RepairReport {
     pub called_damaged: u64,
     /// Packs that are no longer called damaged.
     pub called_well: u64,
+    /// Snapshots whose record cannot be read, and which count for nothing from now on.
+    pub set_aside: u64,
+    /// Snapshots that were set aside and count again.
+    pub taken_back: u64,
     /// Blobs that are nowhere; only the source can bring them back.
     pub lost_blobs: u64,
     /// False if there was nothing to do.
@@ -89,6 +95,7 @@ fn report(report: repo_verify::VerifyReport) -> VerifyReport {
         outcome: report.outcome,
         problems: report.problems,
         n_problems: report.n_problems,
+        notes: report.notes,
         hits: report.hits.into_iter().map(hit).collect(),
         log_entries: report.n_entries,
         snapshots: report.n_snapshots,
@@ -118,6 +125,8 @@ pub fn repair(
         salvaged: plan.salvage.len() as u64,
         called_damaged: plan.damaged.len() as u64,
         called_well: plan.well.len() as u64,
+        set_aside: plan.set_aside.len() as u64,
+        taken_back: plan.taken_back.len() as u64,
         lost_blobs: plan.n_lost_blobs,
         anything: !plan.is_empty(),
     };
@@ -127,6 +136,8 @@ pub fn repair(
         done.salvaged = repaired.n_salvaged;
         done.called_damaged = repaired.n_damaged;
         done.called_well = repaired.n_well;
+        done.set_aside = repaired.n_set_aside;
+        done.taken_back = repaired.n_taken_back;
     }
     Ok((report(found), done))
 }

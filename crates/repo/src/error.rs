@@ -173,9 +173,14 @@ impl RepoError {
     }
 }
 
+const DAMAGED: &str =
+    "run `hikae verify` for the extent, then `hikae repo repair`; restores of everything else still work";
+
 impl Advise for RepoError {
     fn code(&self) -> ErrorCode {
         match self {
+            // What the store is sure not to have, somebody took away.
+            Self::Store(_) if self.is_damage() => ErrorCode::VerificationFailed,
             Self::Store(error) => error.code(),
             Self::NoRepository { .. } => ErrorCode::RepositoryMissing,
             Self::RepositoryExists { .. } | Self::NoRight { .. } => ErrorCode::Forbidden,
@@ -194,9 +199,9 @@ impl Advise for RepoError {
             | Self::PackDamaged { .. }
             | Self::Worker => ErrorCode::Failure,
             Self::Prune(PruneStop::NoSnapshots { .. }) | Self::Forget(_) => ErrorCode::Forbidden,
-            Self::Prune(PruneStop::PacksMissing { .. } | PruneStop::BlobsLost { .. }) => {
-                ErrorCode::VerificationFailed
-            }
+            Self::Prune(
+                PruneStop::PacksMissing { .. } | PruneStop::BlobsLost { .. } | PruneStop::RecordsLost { .. },
+            ) => ErrorCode::VerificationFailed,
             Self::Prune(PruneStop::NamesDoomed { .. }) | Self::ClocksDiffer { .. } => ErrorCode::Failure,
             Self::RescuedInVain | Self::Prune(PruneStop::Overtaken { .. }) => ErrorCode::Busy,
             Self::Cache { source, .. } => ErrorCode::of_io(source),
@@ -206,6 +211,7 @@ impl Advise for RepoError {
 
     fn advice(&self) -> Option<Hint> {
         let text = match self {
+            Self::Store(_) if self.is_damage() => DAMAGED,
             Self::Store(error) => return error.advice(),
             Self::NoRepository { .. } => {
                 "see that its disk is mounted, or make a repository with `hikae init`"
@@ -216,9 +222,7 @@ impl Advise for RepoError {
             }
             Self::HeaderChanged { .. } => "put back hikae.json from a copy; do not write to this repository",
             Self::TooNew { .. } => "use a newer release of hikae",
-            Self::Damaged { .. } | Self::BlobMissing { .. } | Self::FrameDamaged { .. } => {
-                "run `hikae verify` for the extent, then `hikae repo repair`; restores of everything else still work"
-            }
+            Self::Damaged { .. } | Self::BlobMissing { .. } | Self::FrameDamaged { .. } => DAMAGED,
             Self::TooLarge { .. } => "divide the source into several",
             Self::NotTheSame => "test this machine's memory before trusting any backup made on it",
             Self::NeedsIdentity => {

@@ -129,7 +129,8 @@ pub struct ForgetReport {
     pub n: Option<u64>,
 }
 
-/// Decides which snapshots go. Pure.
+/// Decides which snapshots go. Pure. A snapshot that is set aside is nobody's last and takes no other's place; it
+/// goes only if it is named.
 ///
 /// # Errors
 /// [`ForgetRefused`] if it asks for what may not go. A rule never asks for the last of anything: that simply
@@ -141,7 +142,7 @@ pub fn plan_forget(
     now: Timestamp,
 ) -> Result<ForgetPlan, ForgetRefused> {
     let mut sources: BTreeMap<&str, Vec<&SnapshotState>> = BTreeMap::new();
-    for snapshot in state.newest_first(None) {
+    for snapshot in state.all_newest_first(None) {
         sources.entry(&snapshot.snapshot.source).or_default().push(snapshot);
     }
     let mut plan = ForgetPlan { n: state.n, snapshots: Vec::new() };
@@ -149,15 +150,21 @@ pub fn plan_forget(
         ToForget::Rule { source_name, retention, time_zone } => {
             sources.retain(|name, _| source_name.as_ref().is_none_or(|wanted| wanted == name));
             for snapshots in sources.values() {
-                let seen: Vec<_> = snapshots
+                let good = not_set_aside(state, snapshots);
+                let seen: Vec<_> = good
                     .iter()
                     .map(|state| Kept { moment: state.snapshot.moment, complete: state.snapshot.complete })
                     .collect();
                 let mut kept_by = kept(&seen, retention, time_zone, now);
-                for (at, why) in protected(snapshots, now) {
+                for (at, why) in protected(&good, now) {
                     kept_by[at].insert(why);
                 }
-                plan.snapshots.extend(snapshots.iter().zip(kept_by).map(planned));
+                let ids = good.iter().map(|state| state.snapshot.id);
+                let mut why: BTreeMap<_, _> = ids.zip(kept_by).collect();
+                plan.snapshots.extend(snapshots.iter().map(|state| {
+                    let set_aside = || BTreeSet::from([KeptBy::SetAside]);
+                    planned((state, why.remove(&state.snapshot.id).unwrap_or_else(set_aside)))
+                }));
             }
         }
         ToForget::Snapshots(ids) => {
@@ -168,8 +175,9 @@ pub fn plan_forget(
                 if !snapshots.iter().any(|state| ids.contains(&state.snapshot.id)) {
                     continue;
                 }
-                for (at, why) in protected(snapshots, now) {
-                    let id = snapshots[at].snapshot.id;
+                let good = not_set_aside(state, snapshots);
+                for (at, why) in protected(&good, now) {
+                    let id = good[at].snapshot.id;
                     if ids.contains(&id) && !options.even_last {
                         return Err(ForgetRefused::Last { id, source_name: (*name).to_owned(), why });
                     }
@@ -197,6 +205,10 @@ fn planned((state, kept_by): (&&SnapshotState, BTreeSet<KeptBy>)) -> PlannedSnap
         complete: snapshot.complete,
         kept_by,
     }
+}
+
+fn not_set_aside<'s>(state: &State, snapshots: &[&'s SnapshotState]) -> Vec<&'s SnapshotState> {
+    snapshots.iter().filter(|one| !state.set_aside.contains(&one.snapshot.id)).copied().collect()
 }
 
 /// Of the snapshots of a source, newest first, those that stay whatever a rule says: the newest verified and
@@ -230,7 +242,7 @@ pub fn forget(
     let run = RunId::from_bytes(cx.random());
     loop {
         cx.check()?;
-        let state = repo.follow()?;
+        let (state, _) = repo.readable()?;
         let plan = plan_forget(&state, what, options, cx.now())?;
         let snapshots: Vec<_> = plan.forgotten().map(|snapshot| snapshot.id).collect();
         if snapshots.is_empty() {

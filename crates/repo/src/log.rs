@@ -78,7 +78,7 @@ pub enum Change {
     /// From here on, writers that do not know this feature must not write.
     #[n(11)]
     Feature(#[n(0)] String),
-    /// Packs were found damaged, or well again.
+    /// Packs or snapshots were found damaged, or well again.
     #[n(12)]
     Damaged(#[n(0)] Damaged),
 }
@@ -188,10 +188,11 @@ pub struct Removed {
     pub indexes: Vec<IndexId>,
 }
 
-/// Packs that were read and found to be no more what their names say, and packs that are well again.
+/// Packs and snapshots that were read and found to be no more what they were, and those that are well again.
 ///
 /// A damaged pack stays where it is and readers still try it, for most of its frames may open. But writers
-/// store its blobs again, and prune does not count it as a copy.
+/// store its blobs again, and prune does not count it as a copy. A snapshot whose record is damaged or gone is
+/// set aside: it stays in the lists, and nothing counts it as a backup.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub struct Damaged {
@@ -201,6 +202,12 @@ pub struct Damaged {
     /// Found well: put back from a copy, or a fault of the store that has passed.
     #[n(1)]
     pub well: Vec<PackId>,
+    /// Snapshots whose record was found damaged or missing.
+    #[cbor(n(2), default)]
+    pub snapshots: Vec<SnapshotId>,
+    /// Snapshots whose record is well again.
+    #[cbor(n(3), default)]
+    pub snapshots_well: Vec<SnapshotId>,
 }
 
 /// A writer comes.

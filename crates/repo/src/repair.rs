@@ -3,6 +3,8 @@
 //! - Index objects that are lost are made again, from the footers of the packs that they named, or from our
 //!   cache.
 //! - Frames that still open in a damaged pack are copied into a new one, where no other good copy is.
+//! - Snapshots whose record is damaged or gone are set aside in the log: they count as backups no more, and are
+//!   taken back once the record can be read again.
 //! - Damaged and missing packs are called so in the log: from then on writers store their blobs again from
 //!   the source, and prune does not count them as copies. What was lost comes back with the next backup, if
 //!   the source still has it.
@@ -21,7 +23,7 @@ use crate::repo::Repo;
 use crate::state::State;
 use crate::verify::VerifyReport;
 use crate::writer::put_index;
-use hikae_model::{BlobId, Cx, IndexId, PackId, WriterId};
+use hikae_model::{BlobId, Cx, IndexId, PackId, SnapshotId, WriterId};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
@@ -41,6 +43,10 @@ pub struct RepairPlan {
     pub damaged: BTreeSet<PackId>,
     /// Packs that it calls damaged and that are well.
     pub well: BTreeSet<PackId>,
+    /// Snapshots whose record cannot be read, to be set aside.
+    pub set_aside: BTreeSet<SnapshotId>,
+    /// Snapshots that are set aside and whose record is well.
+    pub taken_back: BTreeSet<SnapshotId>,
     /// Blobs that a snapshot needs and that are nowhere. Only the source can bring them back.
     pub n_lost_blobs: u64,
 }
@@ -65,17 +71,24 @@ pub struct RepairReport {
     pub n_damaged: u64,
     /// Packs that are no longer called damaged.
     pub n_well: u64,
+    /// Snapshots that count for nothing from now on.
+    pub n_set_aside: u64,
+    /// Snapshots that count again.
+    pub n_taken_back: u64,
 }
 
 impl RepairPlan {
     /// True if there is nothing to do.
     pub fn is_empty(&self) -> bool {
-        let Self { reindex, replace_indexes, salvage, damaged, well, n_lost_blobs: _ } = self;
+        let Self { reindex, replace_indexes, salvage, damaged, well, set_aside, taken_back, n_lost_blobs: _ } =
+            self;
         reindex.is_empty()
             && replace_indexes.is_empty()
             && salvage.is_empty()
             && damaged.is_empty()
             && well.is_empty()
+            && set_aside.is_empty()
+            && taken_back.is_empty()
     }
 }
 
@@ -89,6 +102,8 @@ pub fn plan_repair(repo: &Repo, report: &VerifyReport, cx: &Cx) -> Result<Repair
     let mut plan = RepairPlan {
         replace_indexes: damage.indexes.iter().filter(|id| state.indexes.contains_key(id)).copied().collect(),
         well: damage.well.iter().filter(|id| state.damaged.contains(id)).copied().collect(),
+        set_aside: damage.snapshots.iter().filter(|id| !state.set_aside.contains(id)).copied().collect(),
+        taken_back: damage.snapshots_well.iter().filter(|id| state.set_aside.contains(id)).copied().collect(),
         ..RepairPlan::default()
     };
     let index = sound_index(repo, &state, &plan.replace_indexes)?;
@@ -137,14 +152,18 @@ pub fn repair(repo: &Repo, plan: &RepairPlan, cx: &Cx) -> Result<RepairReport, R
     }
     // We have opened them and computed their names: we vouch for them ourselves.
     name(repo, BTreeMap::from([(repo.signer().id(), builder)]), &BTreeSet::new(), &BTreeSet::new())?;
-    if !plan.damaged.is_empty() || !plan.well.is_empty() {
-        let change = Damaged {
-            packs: plan.damaged.iter().copied().collect(),
-            well: plan.well.iter().copied().collect(),
-        };
+    let change = Damaged {
+        packs: plan.damaged.iter().copied().collect(),
+        well: plan.well.iter().copied().collect(),
+        snapshots: plan.set_aside.iter().copied().collect(),
+        snapshots_well: plan.taken_back.iter().copied().collect(),
+    };
+    if change != Damaged::default() {
         repo.append(&mut |_| Ok(Change::Damaged(change.clone())))?;
     }
-    (done.n_damaged, done.n_well) = (plan.damaged.len() as u64, plan.well.len() as u64);
+    (done.n_damaged, done.n_well) = (change.packs.len() as u64, change.well.len() as u64);
+    done.n_set_aside = change.snapshots.len() as u64;
+    done.n_taken_back = change.snapshots_well.len() as u64;
     Ok(done)
 }
 

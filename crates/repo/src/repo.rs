@@ -13,10 +13,10 @@ use crate::slot::{self, OpenedSlot, Payload, Unlock, Wrap};
 use crate::snapshot::Snapshot;
 use crate::state::State;
 use crate::{cbor, log};
-use hikae_model::{Cx, HashKey, PackId, RepositoryId, SlotId, SnapshotId, WriterId};
+use hikae_model::{Cx, HashKey, PackId, RepositoryId, SlotId, SnapshotId, WriterId, sabotage};
 use hikae_store::{Store, StoreError};
 use jiff::{SignedDuration, Timestamp};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 
@@ -308,6 +308,28 @@ impl Repo {
     /// [`RepoError::Damaged`] if it does not open.
     pub fn snapshot(&self, id: SnapshotId) -> Result<Snapshot, RepoError> {
         Snapshot::read(&*self.store, id, &self.keys)
+    }
+
+    /// The newest state, in which those snapshots count as set aside, too, whose record cannot be read today:
+    /// for who chooses among snapshots, so that none is taken for a backup that is none. With it the reason for
+    /// each that is set aside now, if there is one.
+    ///
+    /// # Errors
+    /// Any failure to read that is no damage: what the store does not let us read is never taken for lost.
+    pub fn readable(&self) -> Result<(State, BTreeMap<SnapshotId, Option<RepoError>>), RepoError> {
+        let mut state = (*self.follow()?).clone();
+        let mut aside = BTreeMap::new();
+        for id in state.snapshots.keys() {
+            match self.snapshot(*id) {
+                Ok(_) if state.set_aside.contains(id) => drop(aside.insert(*id, None)),
+                Ok(_) => {}
+                Err(_) if sabotage::on("unread-is-good") => {}
+                Err(error) if error.is_damage() => drop(aside.insert(*id, Some(error))),
+                Err(error) => return Err(error),
+            }
+        }
+        state.set_aside.extend(aside.keys());
+        Ok((state, aside))
     }
 
     /// Adds a key slot: its object, then the entry that names it.

@@ -82,6 +82,10 @@ pub struct State {
     /// reads may try them.
     #[n(17)]
     pub damaged: BTreeSet<PackId>,
+    /// Snapshots that are set aside: their record was found damaged or missing. They stand where they stood, and
+    /// count for nothing.
+    #[cbor(n(18), default)]
+    pub set_aside: BTreeSet<SnapshotId>,
 }
 
 /// An enrolled writer.
@@ -220,6 +224,7 @@ impl State {
             features: BTreeSet::new(),
             void: Vec::new(),
             damaged: BTreeSet::new(),
+            set_aside: BTreeSet::new(),
         }
     }
 
@@ -324,6 +329,9 @@ impl State {
                 let doomed = &self.doomed;
                 self.damaged.extend(found.packs.iter().filter(|pack| !doomed.contains_key(pack)));
                 self.damaged.retain(|pack| !found.well.contains(pack));
+                let known: Vec<_> = found.snapshots.iter().filter(|id| self.knows(**id)).copied().collect();
+                self.set_aside.extend(known);
+                self.set_aside.retain(|id| !found.snapshots_well.contains(id));
             }
         }
     }
@@ -374,8 +382,15 @@ impl State {
         self.features.iter().map(String::as_str).find(|feature| !KNOWN_FEATURES.contains(feature))
     }
 
-    /// The snapshots of a source, or of all, newest moment first.
+    /// The snapshots of a source, or of all, newest moment first, without those that are set aside.
     pub fn newest_first(&self, source: Option<&str>) -> Vec<&SnapshotState> {
+        let mut snapshots = self.all_newest_first(source);
+        snapshots.retain(|state| !self.set_aside.contains(&state.snapshot.id));
+        snapshots
+    }
+
+    /// The same with those that are set aside.
+    pub fn all_newest_first(&self, source: Option<&str>) -> Vec<&SnapshotState> {
         let wanted = |state: &&SnapshotState| source.is_none_or(|source| state.snapshot.source == source);
         let mut snapshots: Vec<_> = self.snapshots.values().filter(wanted).collect();
         snapshots.sort_by_key(|state| std::cmp::Reverse((state.snapshot.moment, state.n, state.snapshot.id)));

@@ -51,6 +51,8 @@ pub struct VerifyReport {
     pub problems: Vec<Problem>,
     /// How many problems there are.
     pub n_problems: u64,
+    /// What is to be known and harms nothing that is kept, up to a bound.
+    pub notes: Vec<Problem>,
     /// Which snapshots cannot be restored whole.
     pub hits: Vec<Hit>,
     /// What repair can work on.
@@ -84,6 +86,10 @@ pub struct Damage {
     pub well: BTreeSet<PackId>,
     /// Blobs that a snapshot needs and no index places, up to a bound.
     pub unplaced: BTreeSet<hikae_model::BlobId>,
+    /// Snapshots whose record is damaged or gone and that are not set aside yet.
+    pub snapshots: BTreeSet<SnapshotId>,
+    /// Snapshots that are set aside and whose record was found well.
+    pub snapshots_well: BTreeSet<SnapshotId>,
 }
 
 /// What is wrong with a pack.
@@ -106,7 +112,10 @@ impl Damage {
     }
 
     fn is_empty(&self) -> bool {
-        self.indexes.is_empty() && self.packs.is_empty() && self.unplaced.is_empty()
+        self.indexes.is_empty()
+            && self.packs.is_empty()
+            && self.unplaced.is_empty()
+            && self.snapshots.is_empty()
     }
 }
 
@@ -139,11 +148,13 @@ pub fn verify(repo: &Repo, options: &VerifyOptions, cx: &Cx) -> Result<VerifyRep
     let read = packs::check(repo, &state, &index, &stored, &plan, &found, &mut damage)?;
 
     let walked = reach::walk(repo, &state, &index, options.snapshots.as_deref(), &mut damage, &found)?;
+    let notes = std::mem::take(&mut *lock(&found.notes));
     let (problems, n_problems) = found.into_parts();
     Ok(VerifyReport {
         outcome: if n_problems == 0 && damage.is_empty() { Outcome::Complete } else { Outcome::Failed },
         problems,
         n_problems,
+        notes,
         hits: walked.hits,
         damage,
         n_entries: history.n_entries,
@@ -161,11 +172,20 @@ pub fn verify(repo: &Repo, options: &VerifyOptions, cx: &Cx) -> Result<VerifyRep
 struct Found<'a> {
     cx: &'a Cx,
     problems: Mutex<(Vec<Problem>, u64)>,
+    notes: Mutex<Vec<Problem>>,
 }
 
 impl<'a> Found<'a> {
     fn new(cx: &'a Cx) -> Self {
-        Self { cx, problems: Mutex::default() }
+        Self { cx, problems: Mutex::default(), notes: Mutex::default() }
+    }
+
+    /// Something to be known that harms nothing that is kept.
+    fn note(&self, note: Problem) {
+        let mut notes = lock(&self.notes);
+        if notes.len() < MAX_PROBLEMS {
+            notes.push(note);
+        }
     }
 
     fn add(&self, problem: Problem) {

@@ -26,7 +26,7 @@ pub struct CatArgs {
 
 pub fn run(args: &CatArgs, app: &App) -> Result<Ended, Failure> {
     let repo = app.open()?;
-    let state = repo.follow()?;
+    let state = app.readable(&repo)?;
     let snapshot = args.snapshot.resolve(&state, args.source.as_deref(), &app.around.zone)?;
     let path = parse_path(args.path.as_bytes())?;
     let path = path.ok_or_else(|| Failure::new(ErrorCode::Usage, "the top is no file", None))?;

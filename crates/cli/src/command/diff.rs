@@ -41,7 +41,7 @@ struct DiffResult {
 
 pub fn run(args: &DiffArgs, app: &App) -> Result<Ended, Failure> {
     let repo = app.open()?;
-    let state = repo.follow()?;
+    let state = app.readable(&repo)?;
     let find = |selector: &SnapshotSelector| {
         let found = selector.resolve(&state, args.source.as_deref(), &app.around.zone);
         found.map(|snapshot| snapshot.snapshot.id)

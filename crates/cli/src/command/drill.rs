@@ -118,7 +118,7 @@ impl Drilled {
 
 pub fn run(args: &DrillArgs, app: &App) -> Result<Ended, Failure> {
     let repo = app.open()?;
-    let state = repo.follow()?;
+    let state = app.readable(&repo)?;
     let mut snapshots = Vec::new();
     if args.snapshots.is_empty() {
         let mut sources: Vec<&str> =

@@ -5,6 +5,7 @@ use crate::app::App;
 use crate::failure::{Ended, Failure};
 use crate::page::{Mark, count, marked};
 use clap::Args;
+use hikae_model::ErrorCode;
 use hikae_ops::browse::find;
 
 /// Find files by name in all snapshots, and their versions
@@ -22,9 +23,9 @@ pub struct FindArgs {
 
 pub fn run(args: &FindArgs, app: &App) -> Result<Ended, Failure> {
     let repo = app.open()?;
-    let state = repo.follow()?;
+    let state = app.readable(&repo)?;
     let snapshots = state.newest_first(args.source.as_deref());
-    let versions = find(&repo, &args.pattern, &snapshots, &app.cx)?;
+    let (versions, damaged) = find(&repo, &args.pattern, &snapshots, &app.cx)?;
     let mut text = String::new();
     for version in &versions {
         let newest = version.snapshots.first().map_or(String::new(), |found| found.id.short());
@@ -35,6 +36,15 @@ pub fn run(args: &FindArgs, app: &App) -> Result<Ended, Failure> {
     if versions.is_empty() {
         text = "Nothing of that name is in any snapshot.\n".to_owned();
     }
-    app.output.result(Ended::Well, &versions, &text);
-    Ok(Ended::Well)
+    for problem in &damaged {
+        app.output.warning(&problem.to_string(), problem.advice.as_deref());
+    }
+    // What the log says is lost was told when it was set aside; anything else makes this search a partial one.
+    let all_looked_through = damaged.is_empty() && state.set_aside == repo.state().set_aside;
+    let ended = match all_looked_through {
+        true => Ended::Well,
+        false => Ended::With(ErrorCode::VerificationFailed),
+    };
+    app.output.result(ended, &versions, &text);
+    Ok(ended)
 }

@@ -73,7 +73,7 @@ impl ForgetArgs {
 
 pub fn run(args: &ForgetArgs, app: &App) -> Result<Ended, Failure> {
     let repo = app.open()?;
-    let state = repo.follow()?;
+    let state = app.readable(&repo)?;
     let options = ForgetOptions { even_last: args.even_last, even_many: args.even_many };
     let zone = &app.around.zone;
     let requests = if !args.snapshots.is_empty() {

@@ -39,6 +39,14 @@ pub fn run(args: &ListArgs, app: &App) -> Result<Ended, Failure> {
     } else if snapshots.len() < n {
         text.push_str(&format!("and {}\n", count((n - snapshots.len()) as u64, "more", "more")));
     }
+    for snapshot in &snapshots {
+        if let Some(why) = &snapshot.damaged {
+            app.output.warning(
+                &format!("snapshot {} of {} counts for nothing: {why}", snapshot.id.short(), snapshot.source),
+                Some("run `hikae verify` for the extent, then `hikae repo repair`"),
+            );
+        }
+    }
     app.output.result(Ended::Well, &snapshots, &text);
     Ok(Ended::Well)
 }
@@ -57,6 +65,7 @@ pub fn table(snapshots: &[ListedSnapshot], app: &App) -> String {
     ]);
     for snapshot in snapshots {
         let state = match (snapshot.complete, snapshot.drill_passed) {
+            _ if snapshot.damaged.is_some() => marked(Mark::Bad, "damaged"),
             (_, Some(false)) => marked(Mark::Bad, "restore failed"),
             (false, _) => marked(Mark::Doubtful, count(snapshot.n_problems, "problem", "problems")),
             (true, Some(true)) => marked(Mark::Good, "restored"),

@@ -145,6 +145,18 @@ fn mend(args: &RepairArgs, app: &App) -> Result<Ended, Failure> {
     } else {
         text.push_str("\nThere is nothing to repair.\n");
     }
+    if done.set_aside > 0 {
+        let snapshots = count(done.set_aside, "snapshot is", "snapshots are");
+        let did = if args.dry_run { "would be " } else { "" };
+        text.push_str(&format!(
+            "{snapshots} {did}set aside: no record, no restore. Its data stays; with the record put back from a copy, \
+             run this again.\n"
+        ));
+    }
+    if done.taken_back > 0 {
+        let snapshots = count(done.taken_back, "snapshot counts", "snapshots count");
+        text.push_str(&format!("{snapshots} again.\n"));
+    }
     if done.called_damaged > 0 {
         text.push_str("The next `hikae backup` stores again what was in them and is still in the sources.\n");
     }

@@ -95,7 +95,7 @@ impl From<When> for Overwrite {
 
 pub fn run(args: &RestoreArgs, app: &App) -> Result<Ended, Failure> {
     let repo = app.open()?;
-    let state = repo.follow()?;
+    let state = app.readable(&repo)?;
     let selector = match (&args.snapshot, args.date, &args.source) {
         (Some(selector), _, _) => selector.clone(),
         (None, Some(date), _) => SnapshotSelector::On(date),

@@ -22,7 +22,7 @@ pub struct ShowArgs {
 
 pub fn run(args: &ShowArgs, app: &App) -> Result<Ended, Failure> {
     let repo = app.open()?;
-    let state = repo.follow()?;
+    let state = app.readable(&repo)?;
     let snapshot = args.snapshot.resolve(&state, args.source.as_deref(), &app.around.zone)?;
     let shown = show(&repo, snapshot)?;
     let listed = &shown.listed;
@@ -36,7 +36,8 @@ pub fn run(args: &ShowArgs, app: &App) -> Result<Ended, Failure> {
     }
     put("type", listed.purpose.clone());
     let seconds = shown.finished.duration_since(shown.started).as_secs_f64();
-    put("made", format!("in {} by hikae {}, run {}", duration(seconds), shown.release, listed.run));
+    let run = listed.run.map_or(String::new(), |run| format!(", run {run}"));
+    put("made", format!("in {} by hikae {}{run}", duration(seconds), shown.release));
     put("entries", Count(listed.entries).to_string());
     put("size", Bytes(listed.bytes).to_string());
     put("read", Bytes(shown.read_bytes).to_string());

@@ -32,7 +32,7 @@ pub struct VerifyArgs {
 
 pub fn run(args: &VerifyArgs, app: &App) -> Result<Ended, Failure> {
     let repo = app.open()?;
-    let state = repo.follow()?;
+    let state = app.readable(&repo)?;
     let find = |selector: &SnapshotSelector| {
         let found = selector.resolve(&state, args.source.as_deref(), &app.around.zone);
         found.map(|snapshot| snapshot.snapshot.id)
@@ -82,6 +82,12 @@ pub fn text(report: &VerifyReport) -> String {
         duration(report.seconds),
     ));
     text.push_str(&shown::problems(&report.problems, report.n_problems, "; --json lists more"));
+    for note in &report.notes {
+        text.push_str(&format!("  {} {note}\n", marked(Mark::Faint, "note:")));
+        if let Some(advice) = &note.advice {
+            text.push_str(&format!("    {advice}\n"));
+        }
+    }
     for hit in &report.hits {
         let entries = count(hit.entries, "entry", "entries");
         let name = format!("{} of {}", hit.snapshot.short(), hit.source);

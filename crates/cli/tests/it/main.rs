@@ -1,6 +1,7 @@
 //! The program as people and scripts meet it: real runs of the binary in homes of their own.
 
 mod configuration;
+mod damage;
 mod dry_run;
 mod exit_codes;
 mod faults;

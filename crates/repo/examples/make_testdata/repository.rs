@@ -314,8 +314,8 @@ impl World {
     fn doubt_a_pack(&self) {
         let index = self.repo.index().expect("an index");
         let pack = index.packs().next().expect("a pack").id;
-        self.append(&Change::Damaged(Damaged { packs: vec![pack], well: Vec::new() }));
-        self.append(&Change::Damaged(Damaged { packs: Vec::new(), well: vec![pack] }));
+        self.append(&Change::Damaged(Damaged { packs: vec![pack], ..Damaged::default() }));
+        self.append(&Change::Damaged(Damaged { well: vec![pack], ..Damaged::default() }));
     }
 
     /// Entries that hold their number and do nothing: a stranger forgets what is there, and a run commits for a

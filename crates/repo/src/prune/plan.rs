@@ -12,7 +12,7 @@
 use super::survey::{Orphan, Presence, Survey};
 use crate::index::TARGET_BLOBS;
 use crate::log::FrameName;
-use hikae_model::{Bytes, IndexId, PackId, WriterId, sabotage};
+use hikae_model::{Bytes, IndexId, PackId, SnapshotId, WriterId, sabotage};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
@@ -80,6 +80,16 @@ pub enum PruneStop {
         /// The first digits of the name of one of them.
         first: String,
     },
+    /// What a snapshot needs is not known.
+    #[error(
+        "the records of {n} snapshots cannot be read, the first of {}, so what they need is not known", .first.short()
+    )]
+    RecordsLost {
+        /// How many.
+        n: usize,
+        /// One of them.
+        first: SnapshotId,
+    },
     /// Every time that a plan was made, somebody else changed the repository first.
     #[error("others changed the repository {tries} times while prune made its plan")]
     Overtaken {
@@ -101,8 +111,16 @@ impl PruneStop {
             Self::NoSnapshots { .. } => {
                 "see that this is the right repository; `--even-without-snapshots` prunes it all the same"
             }
-            Self::PacksMissing { .. } | Self::BlobsLost { .. } => {
+            Self::PacksMissing { .. } => {
                 "run `hikae verify` for the extent, then `hikae repo repair`; nothing was doomed"
+            }
+            Self::BlobsLost { .. } => {
+                "run `hikae repo repair`, then back up again; what no source brings back goes with `hikae forget` of the \
+                 snapshots that `hikae verify` names; nothing was doomed"
+            }
+            Self::RecordsLost { .. } => {
+                "put the records back from a copy of the repository, or let the snapshots go: `hikae list` names them, \
+                 `hikae forget ID` drops one; nothing was doomed"
             }
             Self::Overtaken { .. } => "run it again when fewer backups are running",
             Self::NamesDoomed { .. } => "report it; nothing was doomed",

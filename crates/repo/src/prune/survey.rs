@@ -13,6 +13,7 @@ use crate::index_set::IndexSet;
 use crate::layout;
 use crate::log::FrameName;
 use crate::pack::PackedFrame;
+use crate::prune::PruneStop;
 use crate::reach::Named;
 use crate::reader::BlobReader;
 use crate::repo::Repo;
@@ -330,10 +331,15 @@ fn reachable(
     let mut reader = BlobReader::over(repo, index.clone())?;
     let mut blobs = BlobCollector::default();
     let mut walked = HashSet::new();
+    let mut lost = Vec::new();
     for id in state.snapshots.keys() {
         cx.check()?;
         let snapshot = match repo.snapshot(*id) {
             Err(_) if sabotage::on("unread-is-absent") => continue,
+            Err(error) if error.is_damage() => {
+                lost.push(*id);
+                continue;
+            }
             snapshot => snapshot?,
         };
         let record = &snapshot.record;
@@ -352,7 +358,10 @@ fn reachable(
             }
         }
     }
-    Ok(blobs.finish())
+    match lost.first() {
+        Some(first) => Err(PruneStop::RecordsLost { n: lost.len(), first: *first }.into()),
+        None => Ok(blobs.finish()),
+    }
 }
 
 /// A set that takes 16 bytes for each blob, and as much again while it grows.

@@ -102,8 +102,21 @@ pub(super) fn walk(
         walked.n_snapshots += 1;
         found.cx.progress().add_entries(1);
         let hit = match read_record(repo, state, known)? {
-            Ok(snapshot) => walk.snapshot(&snapshot, found)?,
+            Ok(snapshot) => {
+                note_readable(state, known.snapshot.id, walk.damage, found);
+                walk.snapshot(&snapshot, found)?
+            }
+            // Known, said and out of the way; but who asks for this one is told that it fails.
+            Err(error)
+                if only.is_none() && state.set_aside.contains(&known.snapshot.id) && error.is_damage() =>
+            {
+                found.note(set_aside(known, &error));
+                None
+            }
             Err(error) => {
+                if error.is_damage() {
+                    walk.damage.snapshots.insert(known.snapshot.id);
+                }
                 found.error("damaged-snapshot", layout::snapshot(known.snapshot.id), error)?;
                 Some(HunkHits { n_entries: 0, paths: vec!["all of it".to_owned()] })
             }
@@ -122,14 +135,40 @@ pub(super) fn walk(
     }
     if only.is_none() {
         super::objects::names::<SnapshotId>(repo, layout::SNAPSHOTS, found)?;
-        for id in state.forgotten.keys() {
+        for (id, forgotten) in &state.forgotten {
             found.cx.check()?;
-            if let Err(error) = repo.snapshot(*id) {
-                found.error("damaged-snapshot", layout::snapshot(*id), error)?;
+            match repo.snapshot(*id) {
+                Ok(_) => note_readable(state, *id, walk.damage, found),
+                Err(error) if state.set_aside.contains(id) && error.is_damage() => {
+                    found.note(set_aside(&forgotten.snapshot, &error));
+                }
+                Err(error) => {
+                    if error.is_damage() {
+                        walk.damage.snapshots.insert(*id);
+                    }
+                    found.error("damaged-snapshot", layout::snapshot(*id), error)?;
+                }
             }
         }
     }
     Ok(walked)
+}
+
+/// A snapshot that is set aside and whose record is well is for repair to take back.
+fn note_readable(state: &State, id: SnapshotId, damage: &mut Damage, found: &Found<'_>) {
+    if state.set_aside.contains(&id) {
+        damage.snapshots_well.insert(id);
+        let on = format!("snapshot {}", id.short());
+        let note = Problem::new("set-aside", on, "is set aside, and its record is well again");
+        found.note(note.advise("run `hikae repo repair`, which takes it back"));
+    }
+}
+
+fn set_aside(known: &SnapshotState, error: &RepoError) -> Problem {
+    let on = format!("snapshot {} of {}", known.snapshot.id.short(), known.snapshot.source);
+    Problem::new("set-aside", on, format_args!("is set aside and cannot be restored: {error}")).advise(
+        "put its record back from a copy of the repository and run `hikae repo repair`, or forget it by its id",
+    )
 }
 
 /// Reads a record and compares it with what the log says of it. The inner error is about this snapshot.

@@ -17,7 +17,8 @@ fn codes(failure: Failure) -> &'static [ErrorCode] {
         Failure::Permission => &[ErrorCode::Permission],
         Failure::Missing => &[ErrorCode::RepositoryMissing],
         Failure::TimedOut | Failure::Io => &[ErrorCode::StoreUnreachable],
-        Failure::NotFound => &[ErrorCode::StoreUnreachable, ErrorCode::Failure],
+        // What the store is sure not to have, somebody took away.
+        Failure::NotFound => &[ErrorCode::VerificationFailed, ErrorCode::StoreUnreachable],
     }
 }
 

@@ -10,6 +10,7 @@ mod faults;
 mod forget;
 mod keys;
 mod lab;
+mod lost_records;
 mod parsers;
 mod prune;
 mod repair;
