@@ -40,6 +40,12 @@ pub trait ReadContent: Send {
     fn finish(&mut self) -> Result<(), ContentError> {
         Ok(())
     }
+
+    /// Makes the next `read` begin at the start once more, and end where the first reading ended, or before if
+    /// there is less now. What is read then is whole only if `finish` says so. False if it can be read only once.
+    fn read_again(&mut self) -> bool {
+        false
+    }
 }
 
 /// Why one entry's content could not be read. Never says anything about the repository.

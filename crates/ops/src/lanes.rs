@@ -9,7 +9,8 @@
 
 use crate::OpsError;
 use crate::earlier::Earlier;
-use hikae_model::{ContentError, Cut, Cx, EntryKind, ErrorCode, Problem, TreePath};
+use crate::still::{Held, store_still};
+use hikae_model::{ContentError, Cut, Cx, EntryKind, ErrorCode, FileTime, Problem, TreePath};
 use hikae_repo::content::{ContentWriter, KeepError, Kept};
 use hikae_repo::listing::{Listing, ListingWriter, StoredContent, StoredEntry};
 use hikae_repo::reader::BlobReader;
@@ -45,7 +46,7 @@ pub(crate) struct Read {
     pub(crate) listing: Listing,
     /// Length of all files.
     pub(crate) bytes: u64,
-    /// Length of those that were read.
+    /// What was read of them, whatever came of it.
     pub(crate) read_bytes: u64,
     pub(crate) problems: Vec<Problem>,
     /// What is to be said of the run, and is no fault of the source.
@@ -62,8 +63,8 @@ struct Stretch {
 
 /// What became of one entry.
 enum Done {
-    Kept { stored: StoredEntry, was_read: bool },
-    Lost { path: TreePath, problem: Problem },
+    Kept { stored: StoredEntry, held: Held, read_bytes: u64 },
+    Lost { path: TreePath, problem: Problem, read_bytes: u64 },
 }
 
 impl Lanes<'_> {
@@ -171,22 +172,29 @@ impl Lanes<'_> {
     ) -> Result<Done, OpsError> {
         let unchanged = is_unchanged(&item, before.as_ref());
         let Item { mut entry, content } = item;
-        let kept = |stored, was_read| Ok(Done::Kept { stored, was_read });
+        let unread = |stored| Ok(Done::Kept { stored, held: Held::Still, read_bytes: 0 });
         let Some(mut content) = content else {
-            return kept(StoredEntry { entry, content: StoredContent::None, hash: None }, false);
+            return unread(StoredEntry { entry, content: StoredContent::None, hash: None });
         };
         if let Some(before) = before.as_ref().filter(|_| unchanged) {
             // The attributes of now: owner and mode may have changed with the rest as it was.
-            return kept(StoredEntry { entry, ..before.clone() }, false);
+            return unread(StoredEntry { entry, ..before.clone() });
         }
-        let parent = match content.cut {
+        let mut parent = match content.cut {
             Cut::Files => None,
             Cut::Rows | Cut::Pages(_) => reader.zip(before.as_ref().map(|before| &before.content)),
         };
-        match contents.store(content.cut, &mut *content.reader, parent) {
-            Ok(Kept { content, bytes, hash }) => {
+        let (read_bytes, kept) = store_still(&mut *content.reader, |reader| {
+            contents.store(content.cut, reader, parent.take())
+        });
+        match kept {
+            Ok((Kept { content, bytes, hash }, held)) => {
                 entry.kind = EntryKind::File { size: bytes };
-                kept(StoredEntry { entry, content, hash }, true)
+                if held != Held::Still {
+                    // It never looks unchanged to the next run, whatever its times say.
+                    entry.attributes.changed = FileTime::default();
+                }
+                Ok(Done::Kept { stored: StoredEntry { entry, content, hash }, held, read_bytes })
             }
             Err(KeepError::Repo(error)) => Err(error.into()),
             Err(KeepError::Content(ContentError::Broken(what))) => Err(OpsError::Source {
@@ -196,7 +204,7 @@ impl Lanes<'_> {
             Err(KeepError::Content(error)) => {
                 self.cx.progress().add_problems(1);
                 let problem = content_problem(&entry.path, &error);
-                Ok(Done::Lost { path: entry.path, problem })
+                Ok(Done::Lost { path: entry.path, problem, read_bytes })
             }
         }
     }
@@ -284,7 +292,7 @@ impl<'a> Listed<'a> {
 
     fn list(&mut self, done: Done, cx: &Cx) -> Result<(), RepoError> {
         match done {
-            Done::Kept { stored, was_read } => {
+            Done::Kept { stored, held, read_bytes } => {
                 if let EntryKind::HardLink { to } = &stored.entry.kind
                     && self.lost.contains(to)
                 {
@@ -293,12 +301,24 @@ impl<'a> Listed<'a> {
                     cx.progress().add_problems(1);
                     return Ok(());
                 }
-                let bytes = stored.entry.size();
-                self.read.bytes += bytes;
-                self.read.read_bytes += if was_read { bytes } else { 0 };
+                match held {
+                    Held::Still => {}
+                    Held::Once => {
+                        let what = "was written to while it was read, and is kept as it was at one moment";
+                        self.read.notes.push(Problem::new("written-while-read", &stored.entry.path, what));
+                    }
+                    Held::InDoubt => {
+                        cx.progress().add_problems(1);
+                        let problem = content_problem(&stored.entry.path, &ContentError::ChangedWhileRead);
+                        self.read.problems.push(problem);
+                    }
+                }
+                self.read.bytes += stored.entry.size();
+                self.read.read_bytes += read_bytes;
                 self.listing.push(&stored, self.lane)
             }
-            Done::Lost { path, problem } => {
+            Done::Lost { path, problem, read_bytes } => {
+                self.read.read_bytes += read_bytes;
                 self.read.problems.push(problem);
                 self.lost.insert(path);
                 Ok(())
@@ -332,9 +352,10 @@ fn content_problem(path: &TreePath, error: &ContentError) -> Problem {
     let problem = Problem::new(code, path, error);
     match error {
         ContentError::Unreadable(_) => problem.advise("run hikae as a user who may read it, or exclude it"),
-        ContentError::ChangedWhileRead => {
-            problem.advise("back it up through its database source, or quiesce it with a hook")
-        }
+        ContentError::ChangedWhileRead => problem.advise(
+            "back it up when nobody writes to it, or stop who does with a hook; a database has a kind of source of \
+             its own",
+        ),
         ContentError::Vanished | ContentError::Broken(_) => problem,
     }
 }

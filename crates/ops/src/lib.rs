@@ -33,6 +33,7 @@ mod scratch;
 pub mod secret_text;
 pub mod select;
 pub mod stats;
+mod still;
 pub mod stored;
 pub mod surroundings;
 pub mod verify;

@@ -23,6 +23,8 @@ pub(super) struct FileReader {
     pub(super) identity: Identity,
     /// Whether we may ask that reading leaves no trace: the owner and root may.
     pub(super) may_hide_access: bool,
+    /// A second reading goes no further than the first.
+    pub(super) limit: u64,
     pub(super) file: Option<OpenFile>,
 }
 
@@ -30,6 +32,8 @@ pub(super) struct FileReader {
 pub(super) struct OpenFile {
     fd: OwnedFd,
     before: State,
+    /// Where reading ends: at the size that it had when it was opened, or at the limit.
+    end: u64,
     position: u64,
     /// Up to here is data, as far as we have asked.
     data_end: u64,
@@ -66,6 +70,13 @@ impl ReadContent for FileReader {
         let held_still = State::of(&after) == file.before && file.position == file.before.size;
         if held_still { Ok(()) } else { Err(ContentError::ChangedWhileRead) }
     }
+
+    fn read_again(&mut self) -> bool {
+        if let Some(file) = self.file.take() {
+            self.limit = file.end;
+        }
+        true
+    }
 }
 
 impl FileReader {
@@ -94,14 +105,15 @@ impl FileReader {
         // Fewer blocks than bytes: there may be holes. Compression looks the same, and then asking for holes
         // finds none.
         let may_have_holes = seen.stx_blocks.saturating_mul(512) < before.size;
-        Ok(OpenFile { fd, before, position: 0, data_end: if may_have_holes { 0 } else { before.size } })
+        let end = before.size.min(self.limit);
+        Ok(OpenFile { fd, before, end, position: 0, data_end: if may_have_holes { 0 } else { end } })
     }
 }
 
 impl OpenFile {
     fn read(&mut self, buffer: &mut [u8]) -> Result<Stretch, Errno> {
         // What is appended meanwhile is not read: it might never end. `finish` sees that the size changed.
-        if self.position >= self.before.size {
+        if self.position >= self.end {
             return Ok(Stretch::End);
         }
         if self.position == self.data_end {
@@ -126,7 +138,7 @@ impl OpenFile {
 
     /// At the end of known data: the length of the hole that begins here, or 0 and where data ends now.
     fn find_data(&mut self) -> Result<u64, Errno> {
-        let size = self.before.size;
+        let size = self.end;
         match seek(&self.fd, SeekFrom::Data(self.position)) {
             Ok(data) if data > self.position => Ok(data.min(size) - self.position),
             Ok(_) => {

@@ -326,6 +326,7 @@ impl<'a> Walker<'a> {
                 path: path.clone(),
                 identity,
                 may_hide_access: self.may_hide_access(seen),
+                limit: u64::MAX,
                 file: None,
             }),
         });
