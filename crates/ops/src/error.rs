@@ -21,11 +21,13 @@ pub enum OpsError {
         source: SourceError,
     },
     /// A program around a source failed.
-    #[error("{source_name}: the program `{program}` {what}")]
+    #[error("{source_name}: the program `{program}`, run {when}, {what}")]
     Hook {
         /// Name of the source.
         source_name: String,
-        /// The program.
+        /// Whether it runs before the source is read or after.
+        when: &'static str,
+        /// The program and its arguments, secrets taken out.
         program: String,
         /// What it did.
         what: String,

@@ -2,12 +2,16 @@
 //!
 //! A program is an argument array, never a line for a shell. It has a time limit; one that fails or takes
 //! too long has failed the run of its source. What runs before has something that runs after, on every way
-//! out.
+//! out: a run that is cancelled ends the program that runs before, and lets the one that runs after do its work.
+//!
+//! Each program leads a process group of its own, so that all it started ends with it, and Ctrl-C is ours to answer.
 
 use crate::OpsError;
 use crate::child_umask::with_umask;
 use hikae_model::Cx;
-use std::process::{Child, Command, Stdio};
+use rustix::process::{Pid, Signal, kill_process_group};
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 /// Programs around the reading of one source.
@@ -36,7 +40,7 @@ impl Hooks {
     pub(crate) fn begin<'h>(&'h self, source_name: &'h str, cx: &'h Cx) -> Result<Quiesced<'h>, OpsError> {
         let quiesced = Quiesced { source_name, hooks: self, cx, ended: false };
         for program in &self.before {
-            run(source_name, program, self, cx)?;
+            run(source_name, program, When::Before, self, cx)?;
         }
         Ok(quiesced)
     }
@@ -52,7 +56,7 @@ impl Quiesced<'_> {
         if std::mem::replace(&mut self.ended, true) {
             return Ok(());
         }
-        let run = |program: &Vec<String>| run(self.source_name, program, self.hooks, self.cx);
+        let run = |program: &Vec<String>| run(self.source_name, program, When::After, self.hooks, self.cx);
         let results: Vec<_> = self.hooks.after.iter().map(run).collect();
         results.into_iter().collect()
     }
@@ -65,37 +69,96 @@ impl Drop for Quiesced<'_> {
     }
 }
 
-fn run(source_name: &str, program: &[String], hooks: &Hooks, cx: &Cx) -> Result<(), OpsError> {
+/// How long a group has to end after it was asked to.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// When a program runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum When {
+    Before,
+    After,
+}
+
+fn run(
+    source_name: &str,
+    program: &[String],
+    when: When,
+    hooks: &Hooks,
+    cx: &Cx,
+) -> Result<(), OpsError> {
     let failed = |what: String| OpsError::Hook {
         source_name: source_name.to_owned(),
-        program: program.first().cloned().unwrap_or_default(),
+        when: match when {
+            When::Before => "before it is read",
+            When::After => "after it was read",
+        },
+        program: shown(program),
         what,
     };
     let (name, arguments) = program.split_first().ok_or_else(|| failed("has no name".to_owned()))?;
     let mut command = Command::new(name);
-    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null());
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).process_group(0);
     if let Some(umask) = hooks.umask {
         with_umask(&mut command, umask);
     }
     let mut child = command.spawn().map_err(|error| failed(format!("cannot be started: {error}")))?;
-    let began = cx.elapsed();
-    loop {
-        match child.try_wait() {
-            Ok(Some(status)) if status.success() => return Ok(()),
-            Ok(Some(status)) => return Err(failed(format!("ended with {status}"))),
-            Ok(None) if cx.elapsed().saturating_sub(began) > hooks.time_limit => {
-                end(&mut child);
-                return Err(failed(format!("took longer than {} s", hooks.time_limit.as_secs())));
-            }
-            Ok(None) => std::thread::sleep(Duration::from_millis(20)),
-            Err(error) => return Err(failed(format!("cannot be waited for: {error}"))),
+    let limit = hooks.time_limit;
+    match wait(&mut child, limit, when == When::Before, cx) {
+        Ok(Some(status)) if status.success() => Ok(()),
+        Ok(Some(status)) => Err(failed(format!("ended with {status}"))),
+        Ok(None) => {
+            end_group(&mut child, cx);
+            cx_of(when, cx)?;
+            Err(failed(format!("took longer than {limit:?}")))
         }
+        Err(error) => Err(failed(format!("cannot be waited for: {error}"))),
     }
 }
 
-fn end(child: &mut Child) {
-    // A child that has ended meanwhile needs no killing; one that is killed is waited for, so that no
-    // zombie stays.
-    drop(child.kill());
-    drop(child.wait());
+/// A run that was cancelled ends as such, unless the program is one that has to run in any case.
+fn cx_of(when: When, cx: &Cx) -> Result<(), OpsError> {
+    match when {
+        When::Before => Ok(cx.check()?),
+        When::After => Ok(()),
+    }
+}
+
+/// Waits for a child; nothing if it has not ended within `limit`, or before the run was cancelled.
+fn wait(
+    child: &mut Child,
+    limit: Duration,
+    may_be_cancelled: bool,
+    cx: &Cx,
+) -> std::io::Result<Option<ExitStatus>> {
+    let began = cx.elapsed();
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        let late = cx.elapsed().saturating_sub(began) > limit;
+        if late || (may_be_cancelled && cx.cancel().is_cancelled()) {
+            return Ok(None);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Ends a child and all that it started and that did not leave its group: asks first, then kills.
+fn end_group(child: &mut Child, cx: &Cx) {
+    let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    let signal = |signal| group.is_some_and(|group| kill_process_group(group, signal).is_ok());
+    // While the child is not waited for, its number is nobody else's.
+    signal(Signal::TERM);
+    let ended = wait(child, GRACE, false, cx);
+    // The child may have ended and left others, who hold our stderr.
+    signal(Signal::KILL);
+    if !matches!(ended, Ok(Some(_))) {
+        drop(child.kill());
+        drop(child.wait());
+    }
+}
+
+/// A program with its arguments, as a person would type it.
+fn shown(program: &[String]) -> String {
+    program.join(" ")
 }

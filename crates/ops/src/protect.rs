@@ -159,6 +159,10 @@ pub fn recognise(what: &OsStr, allow_superuser: bool) -> Result<SourceSettings, 
         return Ok(SourceSettings::Postgresql(Box::new(settings)));
     }
     let given = Path::new(what);
+    if what.is_empty() {
+        let advice = "give a folder, a file, a SQLite database or postgresql://…";
+        return Err(OpsError::refused(ErrorCode::Usage, "cannot protect an empty name", Some(advice.into())));
+    }
     let path = std::path::absolute(given).map_err(|error| cannot_see(given, &error))?;
     let metadata = std::fs::metadata(&path).map_err(|error| cannot_see(&path, &error))?;
     if path.to_str().is_none() {

@@ -139,6 +139,59 @@ fn a_program_that_hangs_is_ended_at_its_time_limit() {
     );
 }
 
+/// A program that starts another, which would go on for a minute, and tells its number in `file`.
+fn parent_and_child(file: &Path) -> Vec<String> {
+    let script = format!("sleep 60 & echo $! > {}; wait", file.display());
+    vec!["/bin/sh".to_owned(), "-c".to_owned(), script]
+}
+
+#[track_caller]
+fn check_child_is_gone(file: &Path) {
+    let number = fs::read_to_string(file).unwrap();
+    let status = fs::read_to_string(format!("/proc/{}/status", number.trim()));
+    // It may still have to be waited for by who adopted it.
+    assert!(status.is_err() || status.unwrap().contains("State:\tZ"), "process {number} goes on");
+}
+
+#[test]
+fn all_that_a_program_started_ends_with_it_at_its_time_limit() {
+    let world = World::new();
+    let (source, child) = (world.path("source"), world.path("child"));
+    fs::create_dir(&source).unwrap();
+    let mut named = files(&source);
+    named.hooks.before = vec![parent_and_child(&child)];
+    named.hooks.time_limit = std::time::Duration::from_millis(500);
+    let report = world.backup(&[named]).unwrap();
+    let what = &report.snapshots[0].problems[0].what;
+    assert!(what.contains("`/bin/sh -c") && what.contains("before it is read"), "{what}");
+    check_child_is_gone(&child);
+}
+
+#[test]
+fn a_run_that_is_cancelled_ends_what_runs_before_and_still_runs_what_comes_after() {
+    let world = World::new();
+    let (source, child, after) = (world.path("source"), world.path("child"), world.path("after"));
+    fs::create_dir(&source).unwrap();
+    let mut named = files(&source);
+    named.hooks.before = vec![parent_and_child(&child)];
+    named.hooks.after = vec![vec!["touch".to_owned(), after.to_str().unwrap().to_owned()]];
+    named.hooks.time_limit = std::time::Duration::from_secs(50);
+    let cancel = world.cx.cancel().clone();
+    let started = child.clone();
+    let canceller = std::thread::spawn(move || {
+        while !fs::read_to_string(&started).is_ok_and(|text| text.ends_with('\n')) {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        cancel.cancel();
+    });
+    let began = world.cx.elapsed();
+    assert!(matches!(world.backup(&[named]), Err(OpsError::Cancelled(_))));
+    canceller.join().unwrap();
+    assert!(world.cx.elapsed() - began < std::time::Duration::from_secs(30));
+    check_child_is_gone(&child);
+    assert!(after.exists());
+}
+
 #[test]
 fn a_cancelled_run_leaves_no_snapshot() {
     let world = World::new();

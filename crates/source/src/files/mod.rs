@@ -29,6 +29,7 @@ use ignore::Match;
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 use jiff::{SignedDuration, Span, SpanRelativeTo, Timestamp};
 use rustix::fs::{Access, AtFlags, CWD, accessat};
+use rustix::io::Errno;
 use serde::Deserialize as _;
 use serde::de::value::MapAccessDeserializer;
 
@@ -178,13 +179,11 @@ impl Source for FilesSource {
 
     fn check(&self, _cx: &Cx) -> Result<Vec<Problem>, SourceError> {
         let mut plan = Plan::make(&self.settings.include)?;
-        for place in &plan.places {
-            let wanted = if place.is_dir() { Access::READ_OK | Access::EXEC_OK } else { Access::READ_OK };
-            if let Err(error) = accessat(CWD, place, wanted, AtFlags::EACCESS) {
-                let what = format!("cannot be read: {}", std::io::Error::from(error));
-                let problem = Problem::new("unreadable", place.display(), what);
-                plan.problems.push(problem.advise("run hikae as a user who may read it, or exclude it"));
-            }
+        let unreadable = require_any_readable(&plan)?;
+        for (place, error) in unreadable {
+            let what = format!("cannot be read: {}", std::io::Error::from(error));
+            let problem = Problem::new("unreadable", place.display(), what);
+            plan.problems.push(problem.advise("run hikae as a user who may read it, or exclude it"));
         }
         Ok(plan.problems)
     }
@@ -192,6 +191,7 @@ impl Source for FilesSource {
     fn begin(&self, _key: HashKey, cx: &Cx) -> Result<Box<dyn Reading>, SourceError> {
         let moment = cx.now();
         let mut plan = Plan::make(&self.settings.include)?;
+        require_any_readable(&plan)?;
         let problems = std::mem::take(&mut plan.problems);
         let rules = Rules {
             plan,
@@ -270,6 +270,25 @@ impl FilesReading {
 impl Drop for FilesReading {
     fn drop(&mut self) {
         let _ = self.join();
+    }
+}
+
+/// The includes that we may not read.
+///
+/// # Errors
+/// [`SourceError::Io`] if that is all of them: a snapshot of nothing would look like a backup.
+fn require_any_readable(plan: &Plan) -> Result<Vec<(PathBuf, Errno)>, SourceError> {
+    let unreadable = plan.places.iter().filter_map(|place| {
+        let wanted = if place.is_dir() { Access::READ_OK | Access::EXEC_OK } else { Access::READ_OK };
+        let error = accessat(CWD, place, wanted, AtFlags::EACCESS).err()?;
+        Some((place.clone(), error))
+    });
+    let unreadable: Vec<_> = unreadable.collect();
+    match unreadable.first() {
+        Some((path, error)) if unreadable.len() == plan.places.len() => {
+            Err(SourceError::Io { verb: "read", path: path.clone(), source: (*error).into() })
+        }
+        _ => Ok(unreadable),
     }
 }
 

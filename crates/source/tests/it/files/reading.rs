@@ -7,7 +7,7 @@ use std::os::unix::fs::{FileExt, PermissionsExt, chown, symlink};
 use std::path::Path;
 use std::time::Duration;
 
-use hikae_model::{ContentError, EntryKind, HashKey, Stretch};
+use hikae_model::{Advise, ContentError, EntryKind, ErrorCode, HashKey, Stretch};
 use hikae_source::files::{FilesSettings, FilesSource, Include};
 use hikae_source::{Item, Source, SourceError};
 use hikae_testkit::{not_run, test_cx};
@@ -239,6 +239,30 @@ fn a_file_that_is_written_to_while_it_is_read_is_in_doubt() {
 }
 
 #[test]
+fn a_second_reading_goes_no_further_than_the_first() {
+    let world = World::new();
+    let path = world.write("log", [b'.'; 5000]);
+    let mut reading =
+        FilesSource::new(settings(&world.source())).unwrap().begin(HashKey([0; 32]), &test_cx()).unwrap();
+    let log = std::iter::from_fn(|| reading.next().unwrap()).find(|item| item.entry.path.name() == b"log");
+    let mut log = log.expect("it is listed");
+    let append = || File::options().append(true).open(&path).unwrap().write_all(b"more").unwrap();
+    let bytes = |read: Result<Vec<Piece>, ContentError>| {
+        let pieces = read.unwrap();
+        pieces.iter().map(|piece| if let Piece::Data(d) = piece { d.len() } else { 0 }).sum::<usize>()
+    };
+    assert_eq!(bytes(read_content(&mut log, &mut [0; 1000]).unwrap()), 5000);
+    append();
+    assert!(log.content.as_mut().unwrap().reader.read_again());
+    // It holds still now, and what is read is not all of it.
+    let read = read_content(&mut log, &mut [0; 1000]).unwrap();
+    assert!(matches!(read, Err(ContentError::ChangedWhileRead)), "{read:?}");
+    File::options().write(true).open(&path).unwrap().set_len(100).unwrap();
+    assert!(log.content.as_mut().unwrap().reader.read_again());
+    assert_eq!(bytes(read_content(&mut log, &mut [0; 1000]).unwrap()), 100);
+}
+
+#[test]
 fn a_file_that_vanished_or_was_replaced_before_it_was_read_is_not_read() {
     let replaced: [(&str, Harm); 4] = [
         ("another file", |path| fs::write(path, "other").unwrap()),
@@ -325,8 +349,28 @@ fn what_cannot_be_read_is_found_before_a_backup() {
     let path = world.write("key", "");
     fs::set_permissions(world.scratch.path(), Permissions::from_mode(0o755)).unwrap();
     fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
-    let problems = as_nobody(|| FilesSource::new(settings(&path)).unwrap().check(&test_cx()).unwrap());
+    let include = vec![Include::from(path.as_path()), Include::from(world.scratch.path())];
+    let both = FilesSource::new(FilesSettings { include, ..FilesSettings::default() }).unwrap();
+    let problems = as_nobody(|| both.check(&test_cx()).unwrap());
     assert_eq!((problems.len(), &*problems[0].code), (1, "unreadable"));
+}
+
+#[test]
+fn a_source_of_which_nothing_can_be_read_has_failed() {
+    if !is_root() {
+        return not_run("only root can become somebody else");
+    }
+    let world = World::new();
+    let path = world.write("key", "");
+    fs::set_permissions(world.scratch.path(), Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+    let source = FilesSource::new(settings(&path)).unwrap();
+    let (checked, begun) =
+        as_nobody(|| (source.check(&test_cx()).err(), source.begin(HashKey([0; 32]), &test_cx()).err()));
+    for error in [checked.unwrap(), begun.unwrap()] {
+        assert_eq!(error.code(), ErrorCode::Permission);
+        assert!(error.advice().is_some());
+    }
 }
 
 #[test]
