@@ -128,11 +128,12 @@ impl OneSource<'_> {
         let mut contents = lane();
         let lanes = Lanes { repo: self.repo, writer: self.writer, parent: parent.as_ref(), source: name, cx };
         let read = lanes.read(&mut *reading, &lane, &mut contents)?;
-        let Finished { moment, problems: more, manifest } = reading.finish().map_err(&of_source)?;
+        let Finished { moment, problems: more, notes: said, manifest } =
+            reading.finish().map_err(&of_source)?;
         quiesced.finish()?;
         let mut problems = read.problems;
         problems.extend(more);
-        let notes = note.into_iter().chain(read.notes).collect();
+        let notes = note.into_iter().chain(read.notes).chain(said).collect();
 
         let lane = contents.lane();
         let manifest = manifest.map(|manifest| lane.put(BlobClass::Metadata, &manifest)).transpose()?;

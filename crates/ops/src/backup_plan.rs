@@ -100,7 +100,7 @@ fn plan_source(
         .source(name)
         .map_err(|error| OpsError::refused(ErrorCode::Usage, error.to_string(), error.advice()))?;
     let mut problems = settings.require_ready(name, around, cx)?;
-    let source = settings.open(name, around, cx)?.source;
+    let source = settings.open(name, &config.neighbours(repo, around), around, cx)?.source;
     let (files, bytes, read_bytes) = match source.size(cx).map_err(&of_source)? {
         Some(bytes) => (None, bytes, bytes),
         None => {

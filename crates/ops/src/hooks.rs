@@ -79,13 +79,7 @@ enum When {
     After,
 }
 
-fn run(
-    source_name: &str,
-    program: &[String],
-    when: When,
-    hooks: &Hooks,
-    cx: &Cx,
-) -> Result<(), OpsError> {
+fn run(source_name: &str, program: &[String], when: When, hooks: &Hooks, cx: &Cx) -> Result<(), OpsError> {
     let failed = |what: String| OpsError::Hook {
         source_name: source_name.to_owned(),
         when: match when {

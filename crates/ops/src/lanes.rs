@@ -184,9 +184,8 @@ impl Lanes<'_> {
             Cut::Files => None,
             Cut::Rows | Cut::Pages(_) => reader.zip(before.as_ref().map(|before| &before.content)),
         };
-        let (read_bytes, kept) = store_still(&mut *content.reader, |reader| {
-            contents.store(content.cut, reader, parent.take())
-        });
+        let (read_bytes, kept) =
+            store_still(&mut *content.reader, |reader| contents.store(content.cut, reader, parent.take()));
         match kept {
             Ok((Kept { content, bytes, hash }, held)) => {
                 entry.kind = EntryKind::File { size: bytes };

@@ -250,7 +250,7 @@ pub fn prepare(
         Some(text) => parse(text, Some(&file))?,
         None => Config::default(),
     };
-    let (new_sources, added) = sources_to_add(&known, what);
+    let (new_sources, added) = sources_to_add(&known, what)?;
     if known.sources.is_empty() && new_sources.is_empty() {
         let advice = "give a folder, a file, a SQLite database or postgresql://…";
         return Err(
@@ -367,12 +367,22 @@ fn first_repository(place: &Place, around: &Surroundings, cx: &Cx) -> Result<Rea
     }
 }
 
-fn sources_to_add(config: &Config, what: &[SourceSettings]) -> (Vec<NewSource>, Vec<String>) {
+fn sources_to_add(
+    config: &Config,
+    what: &[SourceSettings],
+) -> Result<(Vec<NewSource>, Vec<String>), OpsError> {
     let mut taken: BTreeSet<String> = config.sources.keys().cloned().collect();
     let mut with_new = config.clone();
     let mut new_sources = Vec::new();
     for settings in what {
         if is_covered(&with_new, settings) {
+            if let SourceSettings::Files(files) = settings
+                && !files.exclude.is_empty()
+            {
+                let what = format!("{} is in the configuration already", settings.shown());
+                let advice = "add what to leave out to its `exclude` there";
+                return Err(OpsError::refused(ErrorCode::Usage, what, Some(advice.into())));
+            }
             continue;
         }
         let name = name_for(settings, &taken);
@@ -381,7 +391,7 @@ fn sources_to_add(config: &Config, what: &[SourceSettings]) -> (Vec<NewSource>, 
         new_sources.push(NewSource { name, settings: settings.clone() });
     }
     let added = new_sources.iter().map(|new| new.name.clone()).collect();
-    (new_sources, added)
+    Ok((new_sources, added))
 }
 
 #[cfg(test)]

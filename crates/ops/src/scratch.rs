@@ -10,7 +10,8 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-const PREFIX: &str = "hikae-drill-";
+/// How the names of these directories begin.
+pub(crate) const PREFIX: &str = "hikae-drill-";
 
 /// A private directory that is gone when this is dropped.
 pub(crate) struct Scratch {

@@ -84,6 +84,8 @@ pub struct Finished {
     pub moment: jiff::Timestamp,
     /// What could not be read. Not empty means that the snapshot is partial.
     pub problems: Vec<Problem>,
+    /// What is to be known of the reading. Nothing is missing for it.
+    pub notes: Vec<Problem>,
     /// What must hold after a restore (JSON, of the source's own kind and version).
     pub manifest: Option<Vec<u8>>,
 }

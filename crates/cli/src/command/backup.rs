@@ -6,6 +6,7 @@ use crate::failure::{Ended, Failure};
 use crate::page::{Align, Mark, Table, count, marked};
 use clap::{Args, ValueEnum};
 use hikae_model::{Bytes, Count, ErrorCode, Outcome};
+use hikae_ops::Repo;
 use hikae_ops::backup::{BackupOptions, NamedSource, backup};
 use hikae_ops::backup_plan::{PlannedFiles, PlannedSource, plan_backup};
 use hikae_ops::config::Config;
@@ -63,10 +64,16 @@ impl Purpose {
     }
 }
 
-/// The sources of the configuration that these names stand for, ready to be read.
-pub fn open_sources(names: &[&str], config: &Config, app: &App) -> Result<Vec<NamedSource>, Failure> {
+/// The sources of the configuration that these names stand for, ready to be read into `repo`.
+pub fn open_sources(
+    names: &[&str],
+    config: &Config,
+    repo: &Repo,
+    app: &App,
+) -> Result<Vec<NamedSource>, Failure> {
     require_some(names)?;
-    let open = |name: &&str| Ok(config.source(name)?.open(name, &app.around, &app.cx)?);
+    let neighbours = config.neighbours(repo, &app.around);
+    let open = |name: &&str| Ok(config.source(name)?.open(name, &neighbours, &app.around, &app.cx)?);
     names.iter().map(open).collect()
 }
 
@@ -93,9 +100,11 @@ pub fn run(args: &BackupArgs, app: &App) -> Result<Ended, Failure> {
     if args.dry_run {
         return dry_run(&names, &config, of_job, app);
     }
-    let sources = open_sources(&names, &config, app)?;
-    let description = args.description.clone().or_else(|| job.and_then(|job| job.description.clone()));
+    require_some(&names)?;
+    names.iter().try_for_each(|name| config.source(name).map(drop))?;
     let repo = app.open_of(of_job)?;
+    let sources = open_sources(&names, &config, &repo, app)?;
+    let description = args.description.clone().or_else(|| job.and_then(|job| job.description.clone()));
     let options = BackupOptions {
         purpose: args.purpose.name().to_owned(),
         description,

@@ -59,14 +59,21 @@ pub fn run(command: &ConfigCommand, app: &App) -> Result<Ended, Failure> {
 fn check(app: &App) -> Result<Ended, Failure> {
     let config = app.config()?;
     let file = config.file.as_ref().map_or(String::new(), |file| file.display().to_string());
-    let text = format!(
+    let mut text = format!(
         "{} {file}: {}, {}, {}\n",
         marked(Mark::Good, "OK"),
         count(config.repositories.len() as u64, "repository", "repositories"),
         count(config.sources.len() as u64, "source", "sources"),
         count(config.jobs.len() as u64, "job", "jobs"),
     );
-    app.output.result(Ended::Well, &json!({ "file": config.file, "warnings": config.warnings }), &text);
+    let own = config.own_directories(&app.around);
+    for (source, directory) in &own {
+        text.push_str(&format!("{source} leaves out {}, which hikae fills itself\n", directory.display()));
+    }
+    let left_out: Vec<_> =
+        own.iter().map(|(source, path)| json!({ "source": source, "path": path })).collect();
+    let result = json!({ "file": config.file, "warnings": config.warnings, "left_out": left_out });
+    app.output.result(Ended::Well, &result, &text);
     Ok(Ended::Well)
 }
 

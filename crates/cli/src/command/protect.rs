@@ -30,6 +30,9 @@ pub struct ProtectArgs {
     /// Folders, files, SQLite databases and postgresql:// addresses [default: those of the configuration]
     #[arg(value_name = "WHAT")]
     what: Vec<OsString>,
+    /// Leave out of new folders what matches this, in gitignore syntax; may be given several times
+    #[arg(long, value_name = "PATTERN", requires = "what")]
+    exclude: Vec<String>,
     /// Read PostgreSQL as a superuser; a backup needs to read, nothing more
     #[arg(long)]
     allow_superuser: bool,
@@ -53,7 +56,12 @@ struct Protected<'a> {
 
 pub fn run(args: &ProtectArgs, app: &App) -> Result<Ended, Failure> {
     let recognised = args.what.iter().map(|what| recognise(what, args.allow_superuser));
-    let what: Vec<SourceSettings> = recognised.collect::<Result<_, _>>()?;
+    let mut what: Vec<SourceSettings> = recognised.collect::<Result<_, _>>()?;
+    for settings in &mut what {
+        if let SourceSettings::Files(files) = settings {
+            files.exclude.clone_from(&args.exclude);
+        }
+    }
     let global = &app.global;
     let is_new = Config::find(global.config.as_deref(), &app.around).is_none_or(|path| !path.exists());
     if args.dry_run {
@@ -93,7 +101,7 @@ pub fn run(args: &ProtectArgs, app: &App) -> Result<Ended, Failure> {
     }
     app.output.note(&made(&prepared, written.as_ref()));
     let names = prepared.config.sources_of(None)?;
-    let sources = open_sources(&names, &prepared.config, app)?;
+    let sources = open_sources(&names, &prepared.config, &prepared.repo, app)?;
     let options = BackupOptions {
         purpose: "manual".to_owned(),
         description: args.description.clone(),

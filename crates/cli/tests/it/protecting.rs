@@ -60,6 +60,37 @@ fn a_first_call_uses_the_configuration_and_the_store_that_it_is_given() {
 }
 
 #[test]
+fn a_home_that_holds_its_own_repository_does_not_grow_by_it() {
+    let home = Home::new();
+    home.write("docs/a.txt", "one");
+    home.write("docs/b.tmp", "two");
+    // Of a drill that was killed; a folder of the same name elsewhere is somebody else's.
+    home.write("hikae-drill-dead/restored/a.txt", "one");
+    home.write("docs/hikae-drill-notes/c.txt", "three");
+    let all = home.path("").display().to_string();
+    let first = home.json(&["protect", &all, "--exclude", "*.tmp", "--exclude", "/output"]);
+    let snapshot = |ran: &serde_json::Value| ran["result"]["backup"]["snapshots"][0].clone();
+    let notes = snapshot(&first)["notes"].as_array().unwrap().clone();
+    assert!(notes.iter().all(|note| note["code"] == "own-directory"), "{notes:?}");
+    for own in ["data/hikae/main", "cache/hikae", "hikae-drill-dead"] {
+        assert!(notes.iter().any(|note| note["on"].as_str().unwrap().ends_with(own)), "{own}: {notes:?}");
+    }
+    let listed = home.expect(0, &["ls", "latest", "--recursive"]).stdout;
+    for kept in ["docs/a.txt", "docs/hikae-drill-notes/c.txt", "data/hikae/main\n", "main.key"] {
+        assert!(listed.contains(kept), "{kept} is missing in {listed}");
+    }
+    for left_out in ["b.tmp", "hikae.json", "packs", "restored"] {
+        assert!(!listed.contains(left_out), "{left_out} is in {listed}");
+    }
+    let entries = |ran: &serde_json::Value| snapshot(ran)["entries"].as_u64().unwrap();
+    let (second, third) = (home.json(&["protect"]), home.json(&["protect"]));
+    assert_eq!(entries(&second), entries(&third), "it does not grow by what it wrote");
+    assert!(home.expect(0, &["config", "check"]).stdout.contains("main, which hikae fills itself"));
+    let again = home.expect(2, &["protect", &all, "--exclude", "*.bak"]);
+    assert!(again.stderr.contains("is in the configuration already"), "{}", again.stderr);
+}
+
+#[test]
 fn what_was_protected_is_found_looked_at_and_restored() {
     let home = Home::new();
     home.write("docs/letter.txt", "dear reader\n");

@@ -63,10 +63,12 @@ pub fn append_sources(text: &mut String, sources: &[NewSource]) {
             SourceSettings::Files(files) => {
                 let paths: Vec<_> =
                     files.include.iter().map(|include| quoted(include.path.display())).collect();
-                text.push_str(&format!(
-                    "include = [{}]\n# exclude = [\"*.tmp\", \"cache/\"]\n",
-                    paths.join(", ")
-                ));
+                text.push_str(&format!("include = [{}]\n", paths.join(", ")));
+                let exclude: Vec<_> = files.exclude.iter().map(quoted).collect();
+                match exclude.is_empty() {
+                    true => text.push_str("# exclude = [\"*.tmp\", \"cache/\"]\n"),
+                    false => text.push_str(&format!("exclude = [{}]\n", exclude.join(", "))),
+                }
             }
             SourceSettings::Sqlite(sqlite) => {
                 text.push_str(&format!("path = {}\n", quoted(sqlite.path.display())));
@@ -100,7 +102,9 @@ mod tests {
     #[test]
     fn what_is_written_is_read_and_what_was_there_stays() {
         let files = |path: &str| FilesSettings { include: vec![path.into()], ..FilesSettings::default() };
-        let first = NewSource { name: "docs".to_owned(), settings: SourceSettings::Files(files("/a\"b\\c")) };
+        let exclude = vec!["*.tmp".to_owned(), "a \"b\"".to_owned()];
+        let settings = FilesSettings { exclude: exclude.clone(), ..files("/a\"b\\c") };
+        let first = NewSource { name: "docs".to_owned(), settings: SourceSettings::Files(settings) };
         let unlock = UnlockConfig::KeyFile("/k".into());
         let mut text = new_text("main", Path::new("/s t/o\"re"), Some(&unlock), &[first]);
         let before = text.clone();
@@ -111,6 +115,8 @@ mod tests {
         let config = parse(&text, None).unwrap();
         assert_eq!(config.sources.len(), 2);
         assert_eq!(config.sources["docs"].settings.shown(), "/a\"b\\c");
+        let SourceSettings::Files(docs) = &config.sources["docs"].settings else { panic!("they are files") };
+        assert_eq!(docs.exclude, exclude);
         assert_eq!(config.sources["控え"].settings.kind(), "sqlite");
         assert_eq!(config.repositories["main"].unlock, Some(unlock));
     }

@@ -26,6 +26,7 @@ mod effective;
 mod fault;
 mod fixtures;
 mod nearest;
+mod neighbours;
 mod parse;
 mod schema;
 mod secret;

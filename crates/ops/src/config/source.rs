@@ -7,7 +7,7 @@ use crate::config::SecretError;
 use crate::hooks::Hooks;
 use crate::surroundings::Surroundings;
 use hikae_model::{Advise, Cx, ErrorCode, Problem};
-use hikae_source::files::{FilesSettings, FilesSource};
+use hikae_source::files::{FilesSettings, FilesSource, Neighbours};
 use hikae_source::postgresql::{Finding, PostgresqlSettings, PostgresqlSource, Secret, Weight};
 use hikae_source::sqlite::{SqliteSettings, SqliteSource};
 use hikae_source::{Source, SourceError};
@@ -68,15 +68,21 @@ impl SourceConfig {
         Self { settings, password: None, hooks: Hooks::default(), fixtures: Fixtures::default() }
     }
 
-    /// The source, ready to be read. Fetches its password.
+    /// The source, ready to be read beside these neighbours. Fetches its password.
     ///
     /// # Errors
     /// [`OpsError`] if a setting cannot be, or the password cannot be had.
-    pub fn open(&self, name: &str, around: &Surroundings, cx: &Cx) -> Result<NamedSource, OpsError> {
+    pub fn open(
+        &self,
+        name: &str,
+        neighbours: &Neighbours,
+        around: &Surroundings,
+        cx: &Cx,
+    ) -> Result<NamedSource, OpsError> {
         let of_source = |source: SourceError| OpsError::Source { source_name: name.to_owned(), source };
         let source: Box<dyn Source> = match &self.settings {
             SourceSettings::Files(settings) => {
-                Box::new(FilesSource::new(settings.clone()).map_err(of_source)?)
+                Box::new(FilesSource::beside(neighbours.clone(), settings.clone()).map_err(of_source)?)
             }
             SourceSettings::Sqlite(settings) => {
                 Box::new(SqliteSource::new(settings.clone(), around.scratch.clone()))
@@ -114,7 +120,8 @@ impl SourceConfig {
         if let SourceSettings::Postgresql(settings) = &self.settings {
             return self.open_postgresql(settings, name, around, cx)?.preflight(cx).map_err(of_source);
         }
-        let problems = self.open(name, around, cx)?.source.check(cx).map_err(of_source)?;
+        let problems =
+            self.open(name, &Neighbours::default(), around, cx)?.source.check(cx).map_err(of_source)?;
         // A copy that does not fit is not begun; everything else costs a part of the source.
         let weight =
             |problem: &Problem| if problem.code == NO_SPACE { Weight::Blocks } else { Weight::Warns };

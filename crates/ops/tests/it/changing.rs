@@ -55,7 +55,10 @@ impl Reading for BusyReading {
         let path = PathBuf::from(format!("/{}", entry.path));
         let content = content.map(|Content { cut, reader }| {
             let n = AtomicU32::new(0);
-            Content { cut, reader: Box::new(BusyContent { content: reader, path, n, harm: self.harm.clone() }) }
+            Content {
+                cut,
+                reader: Box::new(BusyContent { content: reader, path, n, harm: self.harm.clone() }),
+            }
         });
         Ok(Some(Item { entry, content }))
     }
@@ -87,7 +90,9 @@ const BYTES: usize = 5_000_000;
 
 /// Backs up a folder with one file of 5 MB while `harm` is done to it. Gives the file as it was and as it is restored,
 /// and what a further backup, when all is quiet, says.
-fn back_up_while(harm: impl Fn(&Path, u32) + Send + Sync + 'static) -> (BackupReport, Vec<u8>, Vec<u8>, BackupReport) {
+fn back_up_while(
+    harm: impl Fn(&Path, u32) + Send + Sync + 'static,
+) -> (BackupReport, Vec<u8>, Vec<u8>, BackupReport) {
     let world = World::new();
     let folder = world.path("source");
     fs::create_dir(&folder).unwrap();

@@ -84,7 +84,12 @@ impl Reading for Slow {
     }
 
     fn finish(self: Box<Self>) -> Result<Finished, SourceError> {
-        Ok(Finished { moment: jiff::Timestamp::UNIX_EPOCH, problems: Vec::new(), manifest: None })
+        Ok(Finished {
+            moment: jiff::Timestamp::UNIX_EPOCH,
+            problems: Vec::new(),
+            notes: Vec::new(),
+            manifest: None,
+        })
     }
 }
 

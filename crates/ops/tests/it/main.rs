@@ -1,7 +1,6 @@
 //! Whole operations, from real sources through a real directory and back.
 
 mod changing;
-mod changing;
 mod drill;
 mod files;
 mod lanes;

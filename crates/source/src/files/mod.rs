@@ -28,7 +28,8 @@ use hikae_model::{Cx, ErrorCode, FileTime, HashKey, Problem};
 use ignore::Match;
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 use jiff::{SignedDuration, Span, SpanRelativeTo, Timestamp};
-use rustix::fs::{Access, AtFlags, CWD, accessat};
+use rustix::fd::AsFd as _;
+use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags, accessat};
 use rustix::io::Errno;
 use serde::Deserialize as _;
 use serde::de::value::MapAccessDeserializer;
@@ -127,10 +128,23 @@ impl<'de> serde::Deserialize<'de> for Include {
     }
 }
 
+/// What else there is that a source of files should know of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Neighbours {
+    /// Directories that hikae fills itself: listed, and left out with all that is in them. A repository that is backed
+    /// up into itself grows with every run.
+    pub own: Vec<PathBuf>,
+    /// The same for directories of which only the beginning of the name is known, with where they are.
+    pub own_beginnings: Vec<(PathBuf, &'static str)>,
+    /// SQLite databases that a source of their own reads.
+    pub databases: Vec<PathBuf>,
+}
+
 /// Folders and files as a [`Source`].
 #[derive(Debug)]
 pub struct FilesSource {
     settings: FilesSettings,
+    neighbours: Neighbours,
     exclude: Gitignore,
     newer_than: Option<SignedDuration>,
 }
@@ -141,12 +155,20 @@ impl FilesSource {
     /// # Errors
     /// [`SourceError`] for a pattern or a time that is none, and for an `exclude_file` that cannot be read.
     pub fn new(settings: FilesSettings) -> Result<Self, SourceError> {
+        Self::beside(Neighbours::default(), settings)
+    }
+
+    /// The same, with something around it.
+    ///
+    /// # Errors
+    /// As for [`new`](Self::new).
+    pub fn beside(neighbours: Neighbours, settings: FilesSettings) -> Result<Self, SourceError> {
         if settings.include.is_empty() {
             return Err(bad_setting("include", "names nothing to back up"));
         }
         let exclude = exclude_matcher(&settings)?;
         let newer_than = settings.newer_than.as_deref().map(parse_age).transpose()?;
-        Ok(Self { settings, exclude, newer_than })
+        Ok(Self { settings, neighbours, exclude, newer_than })
     }
 }
 
@@ -193,8 +215,13 @@ impl Source for FilesSource {
         let mut plan = Plan::make(&self.settings.include)?;
         require_any_readable(&plan)?;
         let problems = std::mem::take(&mut plan.problems);
+        let Neighbours { own, own_beginnings, databases } = &self.neighbours;
+        let beginnings = own_beginnings.iter().filter_map(|(place, name)| Some((identity_of(place)?, *name)));
         let rules = Rules {
             plan,
+            own: own.iter().filter_map(|place| identity_of(place)).collect(),
+            own_beginnings: beginnings.collect(),
+            databases: databases.iter().filter_map(|path| std::fs::canonicalize(path).ok()).collect(),
             exclude: self.exclude.clone(),
             one_file_system: self.settings.one_file_system,
             not_before: self.newer_than.map(|age| file_time(moment, age)),
@@ -211,6 +238,7 @@ impl Source for FilesSource {
             walker: Some(walker),
             items: Vec::new().into_iter(),
             problems,
+            notes: Vec::new(),
         }))
     }
 }
@@ -222,6 +250,7 @@ struct FilesReading {
     walker: Option<JoinHandle<()>>,
     items: std::vec::IntoIter<Item>,
     problems: Vec<Problem>,
+    notes: Vec<Problem>,
 }
 
 impl Reading for FilesReading {
@@ -233,9 +262,10 @@ impl Reading for FilesReading {
             let Some(batches) = &self.batches else { return Ok(None) };
             match batches.recv() {
                 Ok(batch) => {
-                    let Batch { items, problems } = batch?;
+                    let Batch { items, problems, notes } = batch?;
                     self.items = items.into_iter();
                     self.problems.extend(problems);
+                    self.notes.extend(notes);
                 }
                 Err(_) => self.join()?,
             }
@@ -248,7 +278,8 @@ impl Reading for FilesReading {
 
     fn finish(mut self: Box<Self>) -> Result<Finished, SourceError> {
         self.join()?;
-        Ok(Finished { moment: self.moment, problems: std::mem::take(&mut self.problems), manifest: None })
+        let (problems, notes) = (std::mem::take(&mut self.problems), std::mem::take(&mut self.notes));
+        Ok(Finished { moment: self.moment, problems, notes, manifest: None })
     }
 }
 
@@ -290,6 +321,13 @@ fn require_any_readable(plan: &Plan) -> Result<Vec<(PathBuf, Errno)>, SourceErro
         }
         _ => Ok(unreadable),
     }
+}
+
+/// What stands at `place`, if anything does. A link is followed: it is what it leads to that we leave out.
+fn identity_of(place: &Path) -> Option<beneath::Identity> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let opened = rustix::fs::open(place, flags, Mode::empty()).ok()?;
+    beneath::look_at(opened.as_fd()).ok().map(|seen| beneath::identity(&seen))
 }
 
 fn bad_setting(setting: &str, why: impl std::fmt::Display) -> SourceError {

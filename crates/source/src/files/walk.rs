@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::ffi::{CStr, OsStr};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crossbeam_channel::Sender;
@@ -18,7 +18,7 @@ use hikae_model::{Attributes, Cut, Cx, Entry, EntryKind, FileTime, Problem, Tree
 use ignore::gitignore::Gitignore;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, Statx, fstatfs, openat, readlinkat};
-use rustix::io::Errno;
+use rustix::io::{Errno, pread};
 
 use super::beneath::{self, Identity};
 use super::include::{NodeId, Plan};
@@ -41,11 +41,18 @@ const NAMES_BYTES: usize = 1 << 16;
 pub(super) struct Batch {
     pub(super) items: Vec<Item>,
     pub(super) problems: Vec<Problem>,
+    pub(super) notes: Vec<Problem>,
 }
 
 /// What to walk, and what to leave out.
 pub(super) struct Rules {
     pub(super) plan: Plan,
+    /// Directories that hikae fills itself.
+    pub(super) own: Vec<Identity>,
+    /// The same, by where they are and how their names begin.
+    pub(super) own_beginnings: Vec<(Identity, &'static str)>,
+    /// SQLite databases that a source of their own reads, where they really are.
+    pub(super) databases: Vec<PathBuf>,
     /// Matched against paths relative to each include.
     pub(super) exclude: Gitignore,
     pub(super) one_file_system: bool,
@@ -235,6 +242,11 @@ impl<'a> Walker<'a> {
             return Ok(None);
         }
         let Some(path) = self.tree_path() else { return Ok(None) };
+        if !bases.is_empty() && self.is_own(parent, name, seen) {
+            let what = "is filled by hikae itself and was left out";
+            self.batch.notes.push(Problem::new("own-directory", shown(&self.path), what));
+            return self.emit(path, EntryKind::Directory, seen, Vec::new(), None).map(|()| None);
+        }
         if self.rules.one_file_system && beneath::identity(seen).device != parent.identity.device {
             bases.retain(|&base| base == own_base);
             if bases.is_empty() && node.is_none() {
@@ -274,6 +286,14 @@ impl<'a> Walker<'a> {
         Ok((!bases.is_empty() || node.is_some()).then(|| self.frame(fd, &seen, bases, node)))
     }
 
+    fn is_own(&self, parent: &Scope, name: &CStr, seen: &Statx) -> bool {
+        let Rules { own, own_beginnings, .. } = &self.rules;
+        let begins = |(place, beginning): &(Identity, &str)| {
+            *place == parent.identity && name.to_bytes().starts_with(beginning.as_bytes())
+        };
+        own.contains(&beneath::identity(seen)) || own_beginnings.iter().any(begins)
+    }
+
     /// An opened directory with its names.
     fn frame(&mut self, directory: OwnedFd, seen: &Statx, bases: Vec<usize>, node: Option<NodeId>) -> Frame {
         let mut names = Names::default();
@@ -296,6 +316,9 @@ impl<'a> Walker<'a> {
             return Ok(());
         }
         let Some(path) = self.tree_path() else { return Ok(()) };
+        if is_file {
+            self.note_open_database(directory, name, seen);
+        }
         if let Some(to) = self.first_name(&path, seen) {
             let xattrs = self.xattrs.of_name(directory, name, identity.device);
             let xattrs = self.or_problem(xattrs);
@@ -331,6 +354,23 @@ impl<'a> Walker<'a> {
             }),
         });
         self.emit(path, kind, seen, xattrs, content)
+    }
+
+    /// A SQLite database with a journal beside it is open, or was when its program died. A copy of the two files is of
+    /// two moments, and SQLite may find nothing wrong with what it makes of them.
+    fn note_open_database(&mut self, directory: BorrowedFd<'_>, journal: &CStr, seen: &Statx) {
+        let name = journal.to_bytes();
+        // SQLite leaves an empty rollback journal, or none, where no change is under way.
+        let rollback = || name.strip_suffix(b"-journal").filter(|_| seen.stx_size > 0);
+        let Some(database) = name.strip_suffix(b"-wal").or_else(rollback) else { return };
+        let path = &self.path[..self.path.len() - name.len() + database.len()];
+        let place = Path::new("/").join(OsStr::from_bytes(path));
+        if is_sqlite(directory, database) && !self.rules.databases.contains(&place) {
+            let what = "is a SQLite database that somebody has open; its copy may lack rows, or hold half of a change";
+            let note = Problem::new("open-database", shown(path), what);
+            let advice = "protect it as a source of its own, of kind sqlite; `hikae protect FILE` adds one";
+            self.batch.notes.push(note.advise(advice));
+        }
     }
 
     /// The name under which this very file, or link, pipe or device, was listed before, if it was.
@@ -442,6 +482,14 @@ fn shown(path: &[u8]) -> String {
         Ok(path) => path.to_string(),
         Err(_) => String::from_utf8_lossy(&path[..path.len().min(200)]).into_owned() + "...",
     }
+}
+
+/// Whether a file begins as SQLite databases do (<https://www.sqlite.org/fileformat.html>, 1.3).
+fn is_sqlite(directory: BorrowedFd<'_>, name: &[u8]) -> bool {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut header = [0; 16];
+    let read = openat(directory, name, flags, Mode::empty()).and_then(|file| pread(&file, &mut header, 0));
+    read == Ok(header.len()) && header == *b"SQLite format 3\0"
 }
 
 /// File systems without a disk behind them, whose files the kernel makes up as they are read. Backing up `/`

@@ -364,7 +364,12 @@ impl Reading for PostgresqlReading {
         let manifest = serde_json::to_vec_pretty(&self.manifest).map_err(|error| {
             failed(ErrorCode::Failure, format!("cannot write the manifest: {error}"), None)
         })?;
-        Ok(Finished { moment: self.manifest.moment, problems: Vec::new(), manifest: Some(manifest) })
+        Ok(Finished {
+            moment: self.manifest.moment,
+            problems: Vec::new(),
+            notes: Vec::new(),
+            manifest: Some(manifest),
+        })
     }
 }
 

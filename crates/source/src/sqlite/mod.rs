@@ -30,6 +30,7 @@ mod scratch;
 pub use compare::check_restored;
 pub use manifest::{BadManifest, ForeignKeys, Manifest, Skipped, Table, Violations};
 pub use restore::{RestoreOptions, SqliteRestored, restore};
+pub use scratch::PREFIX as SCRATCH_PREFIX;
 
 use crate::{Reading, Source, SourceError};
 use hikae_model::{Cx, ErrorCode, HashKey, Problem};

@@ -63,7 +63,7 @@ impl Reading for SqliteReading {
             what: format!("cannot write the manifest of {}: {error}", self.path.display()),
             advice: None,
         })?;
-        Ok(Finished { moment: self.moment, problems, manifest: Some(json) })
+        Ok(Finished { moment: self.moment, problems, notes: Vec::new(), manifest: Some(json) })
     }
 }
 

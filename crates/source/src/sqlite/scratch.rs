@@ -12,7 +12,8 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-const PREFIX: &str = "hikae-sqlite-";
+/// How the names of these directories begin.
+pub const PREFIX: &str = "hikae-sqlite-";
 
 /// A locked directory that only we may enter, removed with all in it when this is dropped.
 pub(super) struct Scratch {

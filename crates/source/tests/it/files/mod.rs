@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use hikae_model::{ContentError, Entry, EntryKind, HashKey, Problem, Stretch};
 use hikae_source::files::{FilesSettings, FilesSource, Include, PlaceError, Target, TargetReport};
-use hikae_source::{Item, Source};
+use hikae_source::{Finished, Item, Source};
 use hikae_testkit::test_cx;
 use rustix::fs::{lgetxattr, llistxattr};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
@@ -42,6 +42,7 @@ struct Kept {
 struct Snapshot {
     kept: Vec<Kept>,
     problems: Vec<Problem>,
+    notes: Vec<Problem>,
 }
 
 impl Snapshot {
@@ -78,14 +79,19 @@ fn read_content(item: &mut Item, buffer: &mut [u8]) -> Option<Result<Vec<Piece>,
 
 /// Reads everything, each file as soon as it is listed.
 fn read_all(settings: FilesSettings) -> Snapshot {
-    let mut reading = FilesSource::new(settings).unwrap().begin(HashKey([0; 32]), &test_cx()).unwrap();
+    read_all_of(&FilesSource::new(settings).unwrap())
+}
+
+fn read_all_of(source: &FilesSource) -> Snapshot {
+    let mut reading = source.begin(HashKey([0; 32]), &test_cx()).unwrap();
     let mut buffer = vec![0; 100_000];
     let mut kept = Vec::new();
     while let Some(mut item) = reading.next().unwrap() {
         let pieces = read_content(&mut item, &mut buffer);
         kept.push(Kept { entry: item.entry, pieces });
     }
-    Snapshot { kept, problems: reading.finish().unwrap().problems }
+    let Finished { problems, notes, .. } = reading.finish().unwrap();
+    Snapshot { kept, problems, notes }
 }
 
 /// Places one entry as `hikae-ops` would.

@@ -8,12 +8,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use hikae_model::{Advise, ContentError, EntryKind, ErrorCode, HashKey, Stretch};
-use hikae_source::files::{FilesSettings, FilesSource, Include};
+use hikae_source::files::{FilesSettings, FilesSource, Include, Neighbours};
 use hikae_source::{Item, Source, SourceError};
 use hikae_testkit::{not_run, test_cx};
 use rustix::fs::{CWD, FileType, Mode, RenameFlags, mknodat, renameat_with};
 
-use super::{NOBODY, Piece, World, as_nobody, is_root, read_all, read_content, settings};
+use super::{NOBODY, Piece, World, as_nobody, is_root, read_all, read_all_of, read_content, settings};
 
 fn names(world: &World, settings: FilesSettings) -> Vec<String> {
     let prefix = format!("{}/", world.source().strip_prefix("/").unwrap().display());
@@ -94,6 +94,62 @@ fn an_include_inside_what_is_excluded_is_still_read() {
         ..FilesSettings::default()
     };
     assert_eq!(names(&world, settings), ["a", "a/w", "a/x", "a/x/y", "a/x/y/z"]);
+}
+
+#[test]
+fn what_hikae_fills_itself_is_left_out_whatever_leads_there() {
+    let world = World::new();
+    for name in
+        ["data/store/pack", "data/other", "tmp/hikae-drill-1/copy", "tmp/mine", "docs/hikae-drill-1/a"]
+    {
+        world.write(name, name);
+    }
+    symlink("data/store", world.source().join("link")).unwrap();
+    let neighbours = Neighbours {
+        own: vec![world.source().join("link"), world.source().join("not-there")],
+        own_beginnings: vec![(world.source().join("tmp"), "hikae-drill-")],
+        databases: Vec::new(),
+    };
+    let source = FilesSource::beside(neighbours, settings(&world.source())).unwrap();
+    let snapshot = read_all_of(&source);
+    let listed = snapshot.paths();
+    let has = |end: &str| listed.iter().any(|path| path.ends_with(end));
+    for kept in ["data/store", "data/other", "link", "tmp/hikae-drill-1", "tmp/mine", "docs/hikae-drill-1/a"]
+    {
+        assert!(has(kept), "{kept} is missing in {listed:?}");
+    }
+    assert!(!has("pack") && !has("copy"), "{listed:?}");
+    let notes: Vec<_> = snapshot.notes.iter().map(|note| &*note.code).collect();
+    assert_eq!(notes, ["own-directory"; 2]);
+    assert!(snapshot.problems.is_empty());
+}
+
+#[test]
+fn an_open_database_among_files_is_named() {
+    let world = World::new();
+    let header = b"SQLite format 3\0 and more";
+    for (name, content) in [
+        ("open.db", &header[..]),
+        ("open.db-wal", b""),
+        ("changing.db", header),
+        ("changing.db-journal", b"x"),
+        ("idle.db", header),
+        ("idle.db-journal", b""),
+        ("covered.db", header),
+        ("covered.db-wal", b""),
+        ("text", b"no database at all"),
+        ("text-wal", b"x"),
+        ("alone-wal", b"x"),
+    ] {
+        world.write(name, content);
+    }
+    let neighbours =
+        Neighbours { databases: vec![world.source().join("covered.db")], ..Neighbours::default() };
+    let snapshot = read_all_of(&FilesSource::beside(neighbours, settings(&world.source())).unwrap());
+    let named: Vec<_> =
+        snapshot.notes.iter().map(|note| note.on.rsplit('/').next().unwrap().to_owned()).collect();
+    assert_eq!(named, ["changing.db", "open.db"]);
+    assert!(snapshot.notes[0].advice.as_ref().unwrap().contains("kind sqlite"));
 }
 
 #[test]
