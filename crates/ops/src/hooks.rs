@@ -152,7 +152,7 @@ fn end_group(child: &mut Child, cx: &Cx) {
     }
 }
 
-/// A program with its arguments, as a person would type it.
+/// A program with its arguments, as a person would type it, without the secrets in them.
 fn shown(program: &[String]) -> String {
-    program.join(" ")
+    crate::config::masked(program).join(" ")
 }

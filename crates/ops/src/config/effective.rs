@@ -1,9 +1,10 @@
 //! The configuration as it takes effect: every setting with its value, defaults included and marked.
 //!
-//! Nothing that this module makes holds a secret: references stay references, and a password in a
-//! connection string is taken out.
+//! Nothing that this module makes holds a secret: references stay references, and what looks like a password in a
+//! connection string or in the arguments of a program is taken out.
 
 use super::append::header_name;
+use super::leak::{masked, shown_reference};
 use super::{Config, JobConfig, RepositoryConfig, SourceConfig, SourceSettings, StoreConfig, UnlockConfig};
 use hikae_repo::retention::Retention;
 use hikae_source::files::FilesSettings;
@@ -133,7 +134,7 @@ fn of_repository(repository: &RepositoryConfig) -> Vec<Setting> {
     let StoreConfig::Directory(path) = store;
     let unlock = unlock.as_ref().map(|unlock| match unlock {
         UnlockConfig::KeyFile(path) => table("key_file", text(path.display())),
-        UnlockConfig::Passphrase(secret) => table("passphrase", text(secret)),
+        UnlockConfig::Passphrase(secret) => table("passphrase", text(shown_reference(secret))),
         UnlockConfig::IdentityFile(path) => table("identity_file", text(path.display())),
     });
     vec![
@@ -156,11 +157,15 @@ fn of_source(source: &SourceConfig) -> Vec<Setting> {
         ]),
         SourceSettings::Postgresql(postgresql) => {
             settings.extend(of_postgresql(postgresql));
-            settings.push(setting("password", source.password.as_ref().map(text), None));
+            settings.push(setting(
+                "password",
+                source.password.as_ref().map(|secret| text(shown_reference(secret))),
+                None,
+            ));
         }
     }
     let programs =
-        |programs: &[Vec<String>]| Value::Array(programs.iter().map(|words| texts(words)).collect());
+        |programs: &[Vec<String>]| Value::Array(programs.iter().map(|words| texts(&masked(words))).collect());
     let hooks = &source.hooks;
     if !(hooks.before.is_empty() && hooks.after.is_empty()) {
         let limit = text(format_args!("{}s", hooks.time_limit.as_secs()));

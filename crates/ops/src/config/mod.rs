@@ -23,8 +23,10 @@
 
 mod append;
 mod effective;
+mod env_file;
 mod fault;
 mod fixtures;
+mod leak;
 mod nearest;
 mod neighbours;
 mod parse;
@@ -36,8 +38,10 @@ pub use bytesize::ByteSize;
 
 pub use append::{NewSource, append_sources, new_text};
 pub use effective::{Difference, differences, effective, to_text};
+pub use env_file::BadEnvFile;
 pub use fault::{ConfigError, Fault};
 pub use fixtures::Fixtures;
+pub(crate) use leak::masked;
 pub use nearest::nearest;
 pub use parse::parse;
 pub use schema::schema;

@@ -3,8 +3,9 @@
 //! Sources are read in two steps, by hand: `kind` decides which settings the rest of the table is. A derived
 //! tagged enum would lose the places.
 
+use super::leak::has_secret;
 use super::source::SourceSettings;
-use super::{Config, ConfigError, Fault, Fixtures, SecretRef, SourceConfig, nearest};
+use super::{Config, ConfigError, Fault, Fixtures, SecretRef, SourceConfig, UnlockConfig, nearest};
 use crate::hooks::Hooks;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -49,7 +50,8 @@ pub fn parse(text: &str, file: Option<&Path>) -> Result<Config, ConfigError> {
         reading.check_names(&config);
         reading.check_retentions(&config);
     }
-    config.warnings = reading.literal_passwords(&config);
+    reading.refuse_passwords(&config);
+    config.warnings = reading.secrets_in_arguments(&config);
     match reading.faults.is_empty() {
         true => Ok(config),
         false => Err(reading.wrong()),
@@ -211,22 +213,45 @@ impl<'t> Parsing<'t> {
         }
     }
 
-    /// Passwords that stand in connection strings: they would be shown, logged and copied.
-    fn literal_passwords(&self, config: &Config) -> Vec<Fault> {
-        let connection = |source: &SourceConfig| match &source.settings {
-            SourceSettings::Postgresql(settings) => Some(settings.connection.clone()),
-            SourceSettings::Files(_) | SourceSettings::Sqlite(_) => None,
+    /// Passwords that stand in connection strings: they would be shown, logged and copied, and no backup uses them.
+    fn refuse_passwords(&mut self, config: &Config) {
+        for (name, source) in &config.sources {
+            let SourceSettings::Postgresql(settings) = &source.settings else { continue };
+            if super::effective::without_password(&settings.connection) != settings.connection {
+                let span = self.span_of(&format!("source.{name}"), "connection");
+                let fault =
+                    Fault::at(self.text, self.file, span, "a password stands in the connection string");
+                let advice = "take it out, and add password = \"file:/path\" (mode 0600), or use ~/.pgpass";
+                self.faults.push(fault.advise(advice));
+            }
+        }
+    }
+
+    /// What looks like a secret in the arguments of a program: every user of the machine sees those while it runs.
+    fn secrets_in_arguments(&self, config: &Config) -> Vec<Fault> {
+        let mut warnings = Vec::new();
+        let mut look = |header: String, key: &str, words: &[String]| {
+            if has_secret(words) {
+                let span = self.span_of(&header, key);
+                let what = "a secret seems to stand in the arguments of a program";
+                let fault = Fault::at(self.text, self.file, span, what);
+                warnings.push(fault.advise("have the program read it from a file of mode 0600"));
+            }
         };
-        let with_password = config.sources.iter().filter_map(|(name, source)| {
-            let connection = connection(source)?;
-            (super::effective::without_password(&connection) != connection).then_some(name)
-        });
-        let warn = |name: &String| {
-            let span = self.span_of(&format!("source.{name}"), "connection");
-            Fault::at(self.text, self.file, span, "a password stands in the connection string")
-                .advise("take it out, and add password = \"file:/path\" (mode 0600), or use ~/.pgpass")
-        };
-        with_password.map(warn).collect()
+        for (name, source) in &config.sources {
+            for (key, programs) in [("before", &source.hooks.before), ("after", &source.hooks.after)] {
+                programs.iter().for_each(|words| look(format!("source.{name}"), key, words));
+            }
+            if let Some(SecretRef::Command(words)) = &source.password {
+                look(format!("source.{name}"), "password", words);
+            }
+        }
+        for (name, repository) in &config.repositories {
+            if let Some(UnlockConfig::Passphrase(SecretRef::Command(words))) = &repository.unlock {
+                look(format!("repository.{name}"), "unlock", words);
+            }
+        }
+        warnings
     }
 
     /// Where `needle` first stands in the table `[header]`, or else the table.
@@ -356,13 +381,28 @@ repository = "main"
     }
 
     #[test]
-    fn a_password_in_a_connection_string_is_warned_of() {
+    fn a_password_in_a_connection_string_is_refused_and_not_repeated() {
         for connection in ["postgresql://hikae:hunter2@db/app", "host=db password=hunter2 dbname=app"] {
             let text = WHOLE.replace("host=/run/postgresql dbname=app user=hikae", connection);
-            let config = parse(&text, None).unwrap();
-            assert_eq!(config.warnings[0].line, 9, "{connection}");
-            assert!(!format!("{:?}", config.warnings).contains("hunter2"));
-            assert!(!config.sources["app-db"].settings.shown().contains("hunter2"));
+            let Err(ConfigError::Wrong { faults }) = parse(&text, None) else { panic!("it was taken") };
+            assert_eq!((faults.len(), faults[0].line), (1, 9), "{connection}");
+            assert!(!format!("{faults:?}").contains("hunter2"));
         }
+    }
+
+    #[test]
+    fn a_secret_in_the_arguments_of_a_program_is_warned_of_and_never_shown() {
+        let text = WHOLE
+            .replace("\"stop\", \"app\"", "\"stop\", \"--password=hunter2\"")
+            .replace("command:pass show hikae", "command:vault --token hunter2 read");
+        let config = parse(&text, None).unwrap();
+        let lines: Vec<usize> = config.warnings.iter().map(|warning| warning.line).collect();
+        assert_eq!(lines, [11, 4]);
+        let shown = super::super::to_text(&super::super::effective(&config));
+        assert!(
+            !format!("{:?}", config.warnings).contains("hunter2") && !shown.contains("hunter2"),
+            "{shown}"
+        );
+        assert!(shown.contains("--password=***") && shown.contains("--token ***"), "{shown}");
     }
 }

@@ -56,7 +56,8 @@ enum Unlock {
 #[schemars(untagged)]
 #[allow(dead_code)]
 enum Secret {
-    /// file:/path, env:NAME, command:program arguments, or credential:name.
+    /// file:/path, file:/path#NAME for a file of NAME=value lines, env:NAME, command:program arguments, or
+    /// credential:name.
     Reference(#[schemars(regex(pattern = "^(file:/|env:|command:|credential:)."))] String),
     /// A program and its arguments.
     Program(Program),

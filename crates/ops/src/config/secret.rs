@@ -1,7 +1,8 @@
 //! Secret references: where a secret is, never the secret itself.
 //!
 //! ```text
-//! file:/etc/hikae/passphrase      the text of a file that only its owner may read
+//! file:/etc/hikae/passphrase      the first line of a file that only its owner may read
+//! file:/etc/app/backup.env#NAME   the value of a NAME=value line of such a file, which is parsed and never run
 //! env:APP_DB_PASSWORD             an environment variable
 //! command:pass show hikae         what a program prints; words, never a shell
 //! credential:hikae-passphrase     a file in systemd's $CREDENTIALS_DIRECTORY
@@ -9,6 +10,7 @@
 //!
 //! A literal is refused without being repeated: it may be the secret.
 
+use super::env_file::{self, BadEnvFile};
 use crate::private_file::{self, PrivateFileError};
 use crate::surroundings::Surroundings;
 use hikae_model::{Advise, Cx, ErrorCode, Hint};
@@ -29,6 +31,13 @@ const COMMAND_LIMIT: Duration = Duration::from_secs(120);
 pub enum SecretRef {
     /// The text of a file that only its owner may read.
     File(PathBuf),
+    /// The value of a `NAME=value` line of such a file.
+    EnvFile {
+        /// The file.
+        path: PathBuf,
+        /// The name.
+        name: String,
+    },
     /// An environment variable.
     Variable(String),
     /// What a program prints on its standard output.
@@ -39,7 +48,9 @@ pub enum SecretRef {
 
 /// Text that is no secret reference. It is not repeated, because it may be the secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("is not a secret reference: write file:PATH, env:NAME, command:PROGRAM ARGUMENTS or credential:NAME")]
+#[error(
+    "is not a secret reference: write file:PATH, file:PATH#NAME, env:NAME, command:PROGRAM ARGUMENTS or credential:NAME"
+)]
 pub struct BadSecretRef;
 
 impl std::str::FromStr for SecretRef {
@@ -49,7 +60,12 @@ impl std::str::FromStr for SecretRef {
         let (scheme, rest) = text.split_once(':').ok_or(BadSecretRef)?;
         match (scheme, rest.trim()) {
             (_, "") => Err(BadSecretRef),
-            ("file", path) if path.starts_with('/') => Ok(Self::File(path.into())),
+            ("file", path) if path.starts_with('/') => Ok(match path.rsplit_once('#') {
+                Some((path, name)) if is_variable(name) => {
+                    Self::EnvFile { path: path.into(), name: name.into() }
+                }
+                _ => Self::File(path.into()),
+            }),
             ("env", name) if is_name(name) => Ok(Self::Variable(name.to_owned())),
             ("command", words) => Ok(Self::Command(words.split_whitespace().map(str::to_owned).collect())),
             ("credential", name) if is_name(name) => Ok(Self::Credential(name.to_owned())),
@@ -63,10 +79,17 @@ fn is_name(text: &str) -> bool {
     !text.starts_with('.') && text.chars().all(|c| c.is_ascii_alphanumeric() || "_-.".contains(c))
 }
 
+/// A name as variables have it.
+fn is_variable(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+}
+
 impl fmt::Display for SecretRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(path) => write!(f, "file:{}", path.display()),
+            Self::EnvFile { path, name } => write!(f, "file:{}#{name}", path.display()),
             Self::Variable(name) => write!(f, "env:{name}"),
             Self::Command(words) => write!(f, "command:{}", words.join(" ")),
             Self::Credential(name) => write!(f, "credential:{name}"),
@@ -114,6 +137,14 @@ pub enum SecretError {
     /// Its file cannot be used.
     #[error(transparent)]
     File(#[from] PrivateFileError),
+    /// Its file does not tell it.
+    #[error("{}", .path.display())]
+    EnvFile {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: BadEnvFile,
+    },
     /// The variable is not set, or is no text.
     #[error("the environment variable {name} is not set")]
     NoVariable {
@@ -151,7 +182,7 @@ impl Advise for SecretError {
     fn code(&self) -> ErrorCode {
         match self {
             Self::File(error) => error.code(),
-            Self::NoVariable { .. } | Self::NoCredential { .. } => ErrorCode::Usage,
+            Self::EnvFile { .. } | Self::NoVariable { .. } | Self::NoCredential { .. } => ErrorCode::Usage,
             Self::CannotRun { .. } | Self::CommandFailed { .. } => ErrorCode::Permission,
             Self::Cancelled(_) => ErrorCode::Interrupted,
         }
@@ -160,6 +191,9 @@ impl Advise for SecretError {
     fn advice(&self) -> Option<Hint> {
         match self {
             Self::File(error) => error.advice(),
+            Self::EnvFile { .. } => {
+                Some("see that it holds NAME=value lines and nothing that a shell would run".into())
+            }
             Self::NoVariable { .. } => Some("set it, or refer to the secret by file: instead".into()),
             Self::NoCredential { .. } => Some("see LoadCredential= in the unit that starts hikae".into()),
             Self::CannotRun { .. } => Some("see that the program is there and on PATH".into()),
@@ -179,6 +213,8 @@ impl SecretRef {
     pub fn resolve(&self, around: &Surroundings, cx: &Cx) -> Result<Zeroizing<String>, SecretError> {
         match self {
             Self::File(path) => Ok(first_line(private_file::read(path)?)),
+            Self::EnvFile { path, name } => env_file::value_of(name, &private_file::read(path)?)
+                .map_err(|source| SecretError::EnvFile { path: path.clone(), source }),
             Self::Variable(name) => (around.variables)(name)
                 .and_then(|value| value.into_string().ok())
                 .map(Zeroizing::new)
@@ -271,6 +307,9 @@ mod tests {
         let file = directory.path().join("secret");
         std::fs::write(&file, "from a file\nsecond line\n").unwrap();
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let env = directory.path().join("backup.env");
+        std::fs::write(&env, "# of the application\nexport DB_PASSWORD=\"it's in the file\"\n").unwrap();
+        std::fs::set_permissions(&env, std::fs::Permissions::from_mode(0o600)).unwrap();
         let mut around = surroundings(directory.path());
         let credentials = directory.path().to_owned();
         around.variables = std::sync::Arc::new(move |name| match name {
@@ -281,6 +320,7 @@ mod tests {
         let cx = hikae_testkit::system_cx();
         for (reference, secret) in [
             (format!("file:{}", file.display()), "from a file"),
+            (format!("file:{}#DB_PASSWORD", env.display()), "it's in the file"),
             ("env:APP".to_owned(), "from a variable"),
             ("command:printf a\\nb".to_owned(), "a"),
             ("credential:secret".to_owned(), "from a file"),
@@ -293,5 +333,13 @@ mod tests {
         {
             assert!(missing.parse::<SecretRef>().unwrap().resolve(&around, &cx).is_err(), "{missing}");
         }
+        let resolve = |name: &str| {
+            let reference: SecretRef = format!("file:{}#{name}", env.display()).parse().unwrap();
+            assert_eq!(reference.to_string().parse(), Ok(reference.clone()), "it is shown as it is written");
+            reference.resolve(&around, &cx).unwrap_err()
+        };
+        assert!(matches!(resolve("OTHER"), SecretError::EnvFile { .. }));
+        std::fs::set_permissions(&env, std::fs::Permissions::from_mode(0o644)).unwrap();
+        assert_eq!(resolve("DB_PASSWORD").code(), ErrorCode::Permission);
     }
 }

@@ -41,7 +41,7 @@ pub use cluster::{Cluster, ClusterOptions};
 pub use connection::{Connection, Host, TlsMode, TlsSettings};
 pub use drill::{DrillOptions, DrillResult, drill};
 pub use manifest::{LargeObjects, Manifest, NotCovered, Objects, SequenceRecord, TableRecord, ViewRecord};
-pub use password::{Secret, from_env_file, from_pgpass};
+pub use password::{Secret, from_pgpass};
 pub use preflight::{Finding, Weight, least_privilege_role};
 pub use programs::Environment;
 pub use restore::{Owners, PhaseTime, RestoreOptions, Restored, restore};

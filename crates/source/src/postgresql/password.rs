@@ -74,65 +74,6 @@ fn split_pgpass(line: &str) -> Vec<String> {
     fields
 }
 
-/// The value of `name` in a file of `NAME=value` lines, as a shell would have it after `source`, without
-/// running any of it. What a shell would expand (`$`, a backquote) is refused, because its value would be another.
-///
-/// # Errors
-/// [`SourceError`] if others may read the file, the name is not in it, or a line is not understood.
-pub fn from_env_file(file: &Path, name: &str) -> Result<Secret, SourceError> {
-    let text = read_private(file)?;
-    let bad = |why: String| SourceError::Setting { setting: format!("{}", file.display()), why };
-    let mut found = None;
-    for (i, line) in text.lines().enumerate() {
-        let line = line.trim();
-        if line.is_empty() || line.starts_with('#') {
-            continue;
-        }
-        let assignment = line.strip_prefix("export ").map_or(line, str::trim_start);
-        let Some((key, value)) = assignment.split_once('=') else {
-            return Err(bad(format!("line {} is not NAME=value", i + 1)));
-        };
-        if key == name {
-            // The last one wins, as in a shell.
-            let value = unquote(value).map_err(|why| bad(format!("line {}: {why}", i + 1)))?;
-            found = Some(Secret::new(value));
-        }
-    }
-    found.ok_or_else(|| bad(format!("no line sets {name}")))
-}
-
-fn unquote(value: &str) -> Result<String, &'static str> {
-    let mut plain = String::new();
-    let mut chars = value.chars();
-    let mut quote = None;
-    while let Some(c) = chars.next() {
-        match (quote, c) {
-            (Some(open), c) if c == open => quote = None,
-            (Some('\''), c) => plain.push(c),
-            (None, '\'' | '"') => quote = Some(c),
-            (_, '$' | '`') => return Err("a shell would expand it; put the value in single quotes"),
-            (None, '\\') => plain.extend(chars.next()),
-            (Some(_), '\\') => match chars.next() {
-                Some(c @ ('"' | '\\' | '$' | '`')) => plain.push(c),
-                Some(c) => plain.extend(['\\', c]),
-                None => return Err("it ends in a backslash"),
-            },
-            (None, c) if c.is_whitespace() => {
-                let rest = chars.as_str().trim_start();
-                if rest.is_empty() || rest.starts_with('#') {
-                    break;
-                }
-                return Err("words follow the value; put the value in single quotes");
-            }
-            (None, ';' | '&' | '|' | '<' | '>' | '(' | ')') => {
-                return Err("a shell would not take it as text; put the value in single quotes");
-            }
-            (_, c) => plain.push(c),
-        }
-    }
-    if quote.is_some() { Err("the quotes do not end") } else { Ok(plain) }
-}
-
 /// Reads a small file that only its owner may read.
 fn read_private(file: &Path) -> Result<String, SourceError> {
     let failed = |source| SourceError::Io { verb: "read", path: file.to_owned(), source };
@@ -212,37 +153,7 @@ mod tests {
     fn a_password_file_that_others_may_read_is_refused() {
         for mode in [0o644, 0o640, 0o604, 0o666] {
             let file = Private::new("open", "DB=x\n", mode);
-            assert!(from_env_file(&file.0, "DB").is_err(), "{mode:o}");
             assert!(from_pgpass(&file.0, &connection("")).is_err(), "{mode:o}");
-        }
-    }
-
-    #[test]
-    fn an_env_file_is_parsed_and_never_run() {
-        let value = |text: &str| {
-            let file = Private::new("env", text, 0o600);
-            from_env_file(&file.0, "DB_PASSWORD").map(|secret| secret.reveal().to_owned()).ok()
-        };
-        for (line, expected) in [
-            ("DB_PASSWORD=plain", "plain"),
-            ("export DB_PASSWORD=\"two words\" # comment", "two words"),
-            ("DB_PASSWORD='$(touch pwned)`'", "$(touch pwned)`"),
-            ("DB_PASSWORD=\"a\\\"b\\$c\"", "a\"b$c"),
-            ("OTHER=$(touch pwned)\nDB_PASSWORD=x", "x"),
-            ("DB_PASSWORD=first\nDB_PASSWORD=second", "second"),
-            ("DB_PASSWORD=a'b'c", "abc"),
-        ] {
-            assert_eq!(value(line).as_deref(), Some(expected), "{line}");
-        }
-        for line in [
-            "DB_PASSWORD=$(x)",
-            "DB_PASSWORD=\"`x`\"",
-            "DB_PASSWORD='open",
-            "touch pwned",
-            "DB_PASSWORD=a; b",
-            "X=1",
-        ] {
-            assert_eq!(value(line), None, "{line}");
         }
     }
 }
