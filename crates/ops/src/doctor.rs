@@ -59,7 +59,10 @@ impl Condition {
         let mut found = error.to_string();
         let mut cause = std::error::Error::source(error);
         while let Some(error) = cause {
-            found = format!("{found}: {error}");
+            let text = error.to_string();
+            if !found.ends_with(&text) {
+                found = format!("{found}: {text}");
+            }
             cause = error.source();
         }
         let advice = error.advice().map(std::borrow::Cow::into_owned);

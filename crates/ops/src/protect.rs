@@ -26,7 +26,7 @@ use hikae_store::Reserve;
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::io::Read as _;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 /// Name of the repository that `protect` makes.
@@ -170,12 +170,23 @@ pub fn recognise(what: &OsStr, allow_superuser: bool) -> Result<SourceSettings, 
         let advice = "protect the folder above it";
         return Err(OpsError::refused(ErrorCode::Usage, what, Some(advice.into())));
     }
-    // Without `.` and `..`, but through no symbolic link: what is a link stays one.
-    let path: PathBuf = path.components().collect();
+    let path = without_dots(&path).map_err(|error| cannot_see(&path, &error))?;
     if metadata.is_file() && is_sqlite(&path) {
         return Ok(SourceSettings::Sqlite(SqliteSettings { path, scratch: None }));
     }
     Ok(SourceSettings::Files(FilesSettings { include: vec![path.into()], ..FilesSettings::default() }))
+}
+
+/// The path without `.` and `..`. What comes before a `..` is resolved, because a link may lead elsewhere; what comes
+/// after the last one is not: what is a link stays one.
+fn without_dots(path: &Path) -> std::io::Result<PathBuf> {
+    let names: Vec<Component<'_>> = path.components().collect();
+    let Some(last) = names.iter().rposition(|name| *name == Component::ParentDir) else {
+        return Ok(names.iter().collect());
+    };
+    let mut resolved = std::fs::canonicalize(names[..=last].iter().collect::<PathBuf>())?;
+    resolved.extend(&names[last + 1..]);
+    Ok(resolved)
 }
 
 fn cannot_see(path: &Path, error: &std::io::Error) -> OpsError {
@@ -474,6 +485,29 @@ mod tests {
         assert_eq!(third.config.sources.len(), 2);
         let error = recognise(calls.root.path().join("nothing").as_os_str(), false).unwrap_err();
         assert_eq!(error.code(), ErrorCode::SourceMissing);
+    }
+
+    #[test]
+    fn a_folder_is_one_source_however_it_is_written() {
+        let calls = Calls::new();
+        std::fs::create_dir(calls.root.path().join("docs/sub")).unwrap();
+        std::os::unix::fs::symlink(calls.root.path().join("docs/sub"), calls.root.path().join("link"))
+            .unwrap();
+        let first = calls.protect(&["docs"]);
+        for again in ["docs/", "docs/../docs", "docs/sub/..", "docs/./.", "link/.."] {
+            assert!(calls.protect(&[again]).added.is_empty(), "{again}");
+        }
+        assert_eq!(
+            first.config.sources["docs"].settings.shown(),
+            calls.root.path().join("docs").display().to_string()
+        );
+        // A link is a thing of its own.
+        let added = calls.protect(&["docs/../link"]);
+        let shown = added.config.sources["link"].settings.shown();
+        assert!(shown.ends_with("/link"), "{shown}");
+        let error = recognise(OsStr::new(""), false).unwrap_err();
+        assert_eq!(error.code(), ErrorCode::Usage);
+        assert!(error.advice().unwrap().contains("give a folder"));
     }
 
     #[test]

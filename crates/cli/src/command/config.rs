@@ -85,7 +85,11 @@ fn test(app: &App) -> Result<Ended, Failure> {
     }
     conditions.extend(look_at_fixtures(&config));
     conditions.extend(look_at_programs(&config, &app.around));
-    conditions.extend(look_at_sources(&config, &app.around, &app.cx));
+    {
+        // A database that somebody has locked is waited for.
+        let _progress = app.progress();
+        conditions.extend(look_at_sources(&config, &app.around, &app.cx));
+    }
     let ended = doctor::worst(&conditions);
     app.output.result(ended, &conditions, &doctor::text(&conditions));
     Ok(ended)

@@ -99,7 +99,15 @@ pub fn run(args: &ProtectArgs, app: &App) -> Result<Ended, Failure> {
     for problem in &prepared.repaired {
         app.output.warning(&problem.to_string(), problem.advice.as_deref());
     }
-    app.output.note(&made(&prepared, written.as_ref()));
+    match &written {
+        // Who is not told of the sheet will not print it, and without it the repository is as lost as its key.
+        Some(sheet) if app.output.quiet => {
+            let store = prepared.repo.store().address();
+            let what = format!("the recovery sheet of the repository in {store} is {}", sheet.text.display());
+            app.output.warning(&what, Some("print it, keep it away from this machine, and delete the file"));
+        }
+        _ => app.output.note(&made(&prepared, written.as_ref())),
+    }
     let names = prepared.config.sources_of(None)?;
     let sources = open_sources(&names, &prepared.config, &prepared.repo, app)?;
     let options = BackupOptions {

@@ -56,6 +56,12 @@ fn sheet(home: &Home) -> String {
 fn quiet_says_only_what_was_asked_for() {
     let home = Home::new();
     home.write("docs/a.txt", "one");
+    // Nothing but what must be printed on paper.
+    let first = home.expect(0, &["protect", "docs", "--quiet"]).stderr;
+    assert!(
+        first.starts_with("warning: the recovery sheet of the repository in ") && first.lines().count() == 2
+    );
+    assert!(first.contains(&home.store().display().to_string()) && first.contains("print it"), "{first}");
     assert_eq!(home.expect(0, &["protect", "docs", "--quiet"]).stderr, "");
 }
 

@@ -11,7 +11,7 @@
 use super::failure::{self, failed, locked, refused};
 use super::{open, scratch};
 use crate::SourceError;
-use hikae_model::{Attributes, BadTreePath, Cancelled, Cx, ErrorCode, FileTime, TreePath};
+use hikae_model::{Attributes, BadTreePath, Cancelled, Cx, ErrorCode, FileTime, Phase, TreePath};
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, ffi};
 use rustix::fs::FlockOperation;
@@ -27,6 +27,8 @@ use std::time::Duration;
 
 /// How long we wait for a lock. Longer than any ordinary transaction, shorter than anybody's night.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Waiting that is not worth a word.
+const UNNOTICED: Duration = Duration::from_millis(500);
 const PAUSE: Duration = Duration::from_millis(20);
 /// Copied between two looks at whether we were cancelled.
 const STEP_BYTES: u32 = 16 << 20;
@@ -221,16 +223,25 @@ fn is_corrupt(error: &rusqlite::Error) -> bool {
     error.sqlite_error_code() == Some(ffi::ErrorCode::DatabaseCorrupt)
 }
 
-/// Tries until it gets something, as long as our patience lasts. `None` means that somebody has a lock.
+/// Tries until it gets something, as long as our patience lasts. `None` means that somebody has a lock. Whoever watches
+/// is told what we wait for.
 fn patiently<T, E: From<SourceError>>(
     path: &Path,
     cx: &Cx,
     mut attempt: impl FnMut() -> Result<Option<T>, E>,
 ) -> Result<T, E> {
     let began = cx.elapsed();
+    let mut waiting = None;
     loop {
         if let Some(got) = attempt()? {
+            if let Some(Phase { verb, on }) = waiting {
+                cx.progress().begin(verb, on, 0);
+            }
             return Ok(got);
+        }
+        if waiting.is_none() && cx.elapsed() - began >= UNNOTICED {
+            waiting = Some(cx.progress().now().phase);
+            cx.progress().begin("waiting, up to 30 s, for who has locked", path.display().to_string(), 0);
         }
         if cx.elapsed() - began >= PATIENCE {
             return Err(locked(path).into());

@@ -15,12 +15,20 @@ pub(super) fn failed(verb: &str, path: &Path, error: &Error) -> SourceError {
         Some(ffi::ErrorCode::NotADatabase) => (
             ErrorCode::Usage,
             format!("{shown} is not a SQLite database"),
-            Some("name it as a source of kind `files`, or see that the path is right".into()),
+            Some(
+                "see that the path is right; to keep it as it is, name it as a source of kind `files`, or protect the \
+                 folder that it is in"
+                    .into(),
+            ),
         ),
         Some(ffi::ErrorCode::DatabaseCorrupt) => (
             ErrorCode::Failure,
             format!("{shown} is damaged: {}", said(error)),
-            Some("restore it from a snapshot, or salvage it with `.recover` of the sqlite3 program".into()),
+            Some(
+                "restore it from a snapshot, or salvage it with `.recover` of the sqlite3 program; to keep it as it is, \
+                 protect the folder that it is in"
+                    .into(),
+            ),
         ),
         Some(ffi::ErrorCode::DiskFull) => (
             ErrorCode::NoSpace,

@@ -37,6 +37,31 @@ fn wal(world: &World) -> std::path::PathBuf {
     world.live().with_file_name("app.db-wal")
 }
 
+#[test]
+fn who_waits_for_a_lock_says_so() {
+    let world = World::new();
+    let app = make(&world.live(), "PRAGMA journal_mode = DELETE");
+    app.execute_batch("CREATE TABLE t (a); BEGIN EXCLUSIVE").unwrap();
+    let cx = hikae_testkit::system_cx();
+    cx.progress().begin("backing up", "app", 0);
+    let source = hikae_source::sqlite::SqliteSource::new(
+        hikae_source::sqlite::SqliteSettings { path: world.live(), scratch: None },
+        std::env::temp_dir(),
+    );
+    std::thread::scope(|scope| {
+        let checking = scope.spawn(|| source.check(&cx).map(|_| ()));
+        let began = cx.elapsed();
+        while !cx.progress().now().phase.verb.contains("locked") {
+            assert!(cx.elapsed() - began < Duration::from_secs(20), "nobody says that we wait");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert!(cx.progress().now().phase.on.ends_with("app.db"));
+        app.execute_batch("COMMIT").unwrap();
+        checking.join().unwrap().unwrap();
+    });
+    assert_eq!(cx.progress().now().phase.verb, "backing up");
+}
+
 /// E-9 in both journal modes: a writer at full speed, somebody who checkpoints, and our backups.
 #[test]
 fn every_backup_of_a_busy_database_is_one_state_of_it() {
