@@ -15,46 +15,10 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 from plain import (DAMAGE, Bad, agree, check_signature, derive, digest, dress, fit_record, identity_scalar, key_bytes, keyed,
                    make, need, open_age, pack_u64, parse_record, public_half, shown, take_cbor, take_varint, to_cbor)
+from records import CHANGES, KINDS, RECORDS
 
 # --- Section 2: CBOR and records
 
-# Fields of each record, numbered from 0: a name, then a kind. n natural number, i integer, t text, f flag, b bytes, a number
-# so many bytes, *x list of x, (x,y) array of x and y, ?x may be missing; anything else is a record.
-RECORDS = {
-    "slot": "kind n  costs ?(n,n,n)  kdf_salt ?16  algorithm n  salt 16  wrap ?b  sealed b",
-    "payload": "core 32  secret ?32  id_root ?32  seals ?*(n,32)  signer ?32",
-    "epoch": "id 16  public 32  began i  recipients *t  wrap b",
-    "session": "id 16  writer 32  epoch 16  key_number n  ephemeral 32  algorithm n  salt 16  wrapped b  signature 64",
-    "footer": "sessions *map  epochs *epoch  frames b  blobs b  nonce 16",
-    "index": "sessions *map  epochs *epoch  nonce 16",
-    "snapshot": "source t  kind t  run 16  moment i  started i  finished i  host t  purpose t  description ?t  complete f"
-                " n_problems n  problems ?32  listing ?32  entries n  bytes n  read_bytes n  added_bytes n  manifest ?32"
-                " parent ?32  release t",
-    "entry": "path b  kind n  mode n  uid n  gid n  modified (i,n)  changed (i,n)  inode n  size ?n  inline ?b  parts ?*(32,n)"
-             " link ?b  device ?(n,n)  xattrs ?*(b,b)  hash ?32",
-    "extents": "blobs b  pieces b  extents b",
-    "log": "n n  previous 32  at i  run 16  change list",
-    "commit": "snapshots *ref  indexes *32",
-    "forget": "snapshots *32  reason t",
-    "prune": "doomed *32  added *32  removed *32  sparse *(16,n)  soft_seconds n  vouchers *32",
-    "removed": "packs *32  indexes *32",
-    "damaged": "packs *32  well *32  set_aside ?*32  taken_back ?*32",
-    "enrol": "writer 32  rights n  group t  label t",
-    "ref": "id 32  source t  moment i  complete f",
-    "slot_ref": "id 32  kind t  label t",
-    "epoch_ref": "id 16  object 32",
-    "evidence_ref": "id 32  snapshot 32  passed f",
-    "evidence": "snapshot 32  source t  kind t  checks *check  phases *phase  recovery_microseconds n  recovered_moment i"
-                " restored_bytes n  tools *(t,t)  release t  host t  log_n n  log_hash 32  started i  finished i",
-    "check": "name t  expected t  actual t  passed f",
-    "phase": "name t  microseconds n",
-}
-# What an entry of the log may be: verb, the right that it needs (1 write, 2 forget, 4 prune, 8 administer), payload.
-CHANGES = [("commit", 1, "commit"), ("forget", 2, "forget"), ("prune", 4, "prune"), ("removed", 4, "removed"),
-           ("enrol", 8, "enrol"), ("distrust", 8, "32"), ("recipients", 8, "*t"), ("slot added", 8, "slot_ref"),
-           ("slot removed", 8, "32"), ("epoch", 1, "epoch_ref"), ("evidence", 1, "evidence_ref"), ("feature", 8, "t"),
-           ("damaged", 4, "damaged")]
-KINDS = [None, "file", "directory", "symlink", "hard link", "fifo", "socket", "character device", "block device"]
 FOOTER, INDEX, SNAPSHOT, LOG_ENTRY, EPOCH, EVIDENCE = 1, 2, 3, 4, 6, 7
 CONTENT, METADATA = 1, 2
 
@@ -111,7 +75,7 @@ class Keys:
     def open_frame(self, key, frame, stored):
         """The blobs of a frame, joined (section 8)."""
         need(frame.plain_bytes <= 64 << 20, "a frame is too long")
-        aad = self.family + bytes([1, frame.blob_class]) + frame.session + struct.pack("<I", frame.number)
+        aad = self.family + bytes([1, frame.blob_class]) + frame.session[0] + struct.pack("<I", frame.number)
         plain = unseal(key, frame.algorithm, frame.salt, aad, stored)
         if frame.codec == 1:
             size = zstandard.get_frame_parameters(plain).content_size
@@ -143,6 +107,12 @@ def open_slot(stored, unlock):
         return None
     return plain and parse("payload", plain)
 
+def hash_core(core):
+    """What the slots vouch for (section 4)."""
+    fields = [core["format"], *(bytes.fromhex(core[name]) for name in ("repository", "family", "root")),
+              *(core[name] for name in ("recipients", "created", "release", "file_chunks", "row_pieces"))]
+    return digest(b"hikae 1 core" + to_cbor(dict(enumerate(fields))))
+
 # --- The repository
 
 class Frame(Record):
@@ -150,11 +120,15 @@ class Frame(Record):
     __hash__ = object.__hash__
     NAMES = "session blob_class codec algorithm number offset stored_bytes plain_bytes n_blobs salt".split()
 
+def name_of(session):
+    """Nobody else can sign a session of this writer, whatever id it takes."""
+    return session.id, session.writer
+
 def take_frames(records, sessions):
     for values in struct.iter_unpack("<IBBBxIIIII16s", records):
         frame = Frame(**dict(zip(Frame.NAMES, values)), blobs=[])
         need(frame.blob_class in (1, 2) and frame.codec in (0, 1), "a frame record is none")
-        frame.session = sessions[frame.session].id
+        frame.session = name_of(sessions[frame.session])
         yield frame
 
 class Repository:
@@ -165,17 +139,17 @@ class Repository:
         core = self.header["core"]
         need(core["format"] == 1, f"the repository has format {core['format']}")
         self.keys, core_hash = self.find_keys()
-        written = json.dumps(core, indent=2, ensure_ascii=False).encode() + b"\n"
-        need(core_hash in (None, digest(written)), "hikae.json is not what the slot vouches for")
+        need(core_hash in (None, hash_core(core)), "hikae.json is not what the slot vouches for")
         self.id, root, family = (bytes.fromhex(core[name]) for name in ("repository", "root", "family"))
         need(self.keys.family == family and self.keys.root in (None, root), "this is the key of another repository")
         self.identities = unlock.identities + ([self.keys.identity] if self.keys.identity else [])
         self.n, self.root = 0, root
         self.writers, self.snapshots, self.forgotten, self.indexes, self.epoch_objects, self.evidence = {}, {}, {}, {}, {}, {}
-        self.hashes, self.runs, self.void = [digest(stored)], [], []
+        self.hashes, self.runs, self.void, self.going = [digest(stored)], [], [], set()
         self.fold_log()
         for name in self.epoch_objects.values():
-            self.add_epoch(parse("epoch", self.open_named("keys", name, EPOCH)))
+            epoch = self.signed("epoch", *parse("(b,64)", self.open_named("keys", name, EPOCH)))
+            self.epochs.setdefault(epoch.id, []).append(epoch)
         for name in self.indexes:
             self.add_index(self.open_named("index", name, INDEX))
 
@@ -219,13 +193,17 @@ class Repository:
         entry = parse("log", body)
         need(entry.n == self.n and entry.previous == self.hashes[-1], "it does not continue the log")
         self.hashes.append(digest(stored))
-        need(len(entry.change) == 2 and entry.change[0] in range(len(CHANGES)), "it is of an unknown kind")
-        verb, right, kind = CHANGES[entry.change[0]]
-        change, = [fit(kind, payload) for payload in entry.change[1]]
-        rights = 15 if writer == self.root else self.writers.get(writer, 0)
-        if not rights & right or verb == "commit" and entry.run in self.runs:
+        number, payload = entry.change
+        verb, right, kind = CHANGES[number] if number < len(CHANGES) else ("unknown", 8, "any")
+        change = fit(kind, payload)
+        rights, sources = (15, None) if writer == self.root else self.writers.get(writer, (0, None))
+        if verb == "commit" and any(ref.id in self.forgotten for ref in change.snapshots):
+            right |= 2
+        foreign = verb == "commit" and sources is not None and any(ref.source not in sources for ref in change.snapshots)
+        if rights & right != right or foreign or verb == "commit" and entry.run in self.runs:
             self.void.append(self.n)
         elif verb == "commit":
+            self.going.difference_update(ref.id for ref in change.snapshots)
             self.snapshots.update((ref.id, self.forgotten.pop(ref.id, ref)) for ref in change.snapshots)
             self.indexes.update((name, self.n) for name in change.indexes)
             self.runs = (self.runs + [entry.run])[-256:]
@@ -233,12 +211,17 @@ class Repository:
             there = [name for name in change.snapshots if name in self.snapshots]
             self.forgotten.update((name, self.snapshots.pop(name)) for name in there)
         elif verb == "prune":
-            self.indexes.update((name, self.n) for name in change.added)
+            self.indexes.update((name, self.n) for name, _ in change.added)
             self.indexes = {name: n for name, n in self.indexes.items() if name not in change.removed}
+            self.going.update(name for name in change.snapshots if name in self.forgotten)
+        elif verb == "removed":
+            for name in self.going.intersection(change.snapshots):
+                self.going.remove(name)
+                del self.forgotten[name]
         elif verb == "enrol":
-            self.writers[change.writer] = change.rights
+            self.writers[change.writer] = change.rights, change.sources
         elif verb == "distrust" and change in self.writers:
-            self.writers[change] = 0
+            self.writers[change] = 0, None
         elif verb == "epoch":
             self.epoch_objects[change.id] = change.object
         elif verb == "evidence":
@@ -246,17 +229,17 @@ class Repository:
 
     # Sections 7 to 9: sessions, packs, indexes
 
-    def add_epoch(self, epoch):
-        self.epochs.setdefault(epoch.id, []).append(epoch)
+    def signed(self, kind, record, signature):
+        """A record that its writer has signed."""
+        value = parse(kind, record)
+        check_signature(value.writer, b"hikae 1 %s" % kind.encode() + self.keys.family + record, signature)
+        return value
 
     def add_sessions(self, head):
-        for epoch in head.epochs:
-            self.add_epoch(epoch)
-        sessions = [fit("session", fields) for fields in head.sessions]
-        for session, fields in zip(sessions, head.sessions):
-            message = b"hikae 1 session" + self.keys.family + to_cbor({**fields, 8: b""})
-            check_signature(session.writer, message, session.signature)
-            self.sessions[session.id] = session
+        for epoch in itertools.starmap(functools.partial(self.signed, "epoch"), head.epochs):
+            self.epochs.setdefault((epoch.id, epoch.writer), []).append(epoch)
+        sessions = [self.signed("session", *one) for one in head.sessions]
+        self.sessions.update((name_of(session), session) for session in sessions)
         return sessions
 
     def add_index(self, body):
@@ -301,7 +284,8 @@ class Repository:
     @functools.lru_cache(None)
     def session_key(self, name):
         session = self.sessions[name]
-        for epoch in self.epochs.get(session.epoch, ()):
+        # The epoch as the session's own writer began it, or as the log names it.
+        for epoch in self.epochs.get((session.epoch, session.writer), []) + self.epochs.get(session.epoch, []):
             key = open_age(epoch.wrap, self.identities)
             if key:
                 need(public_half(key) == epoch.public, "an epoch holds the key of another")
@@ -342,6 +326,7 @@ class Repository:
                 there = [one is not None for one in (entry.size, entry.link, entry.device)]
                 need(there == [entry.kind == 1, entry.kind in (3, 4), entry.kind in (7, 8)], "an entry is not of its kind")
                 need((entry.inline is not None) + (entry.parts is not None) == (entry.kind == 1), "it has not one content")
+                need(entry.hash is None or entry.kind == 1, "an entry that is no file has a hash")
                 need(entry.kind != 4 or entry.link in files, "a hard link is to no file before it")
                 files.update([entry.path] if entry.kind == 1 else ())
                 last, n_entries = names, n_entries + 1

@@ -25,9 +25,10 @@ def need(holds, otherwise):
         raise Bad(otherwise)
 
 
-def take_cbor(data, at=0):
-    """One value at `at`, and where it ends. The format has no floats, no tags and no indefinite lengths."""
-    need(at < len(data), "CBOR ends too early")
+def take_cbor(data, at=0, depth=16):
+    """One value at `at`, and where it ends. The format has no floats, no tags and no indefinite lengths, and no value has two
+    forms (RFC 8949, section 4.2.1)."""
+    need(at < len(data) and depth >= 0, "CBOR ends too early, or is too deep")
     major, number, at = data[at] >> 5, data[at] & 31, at + 1
     if major == 7:
         need(number in (20, 21), "CBOR holds a value of an unknown type")
@@ -35,7 +36,8 @@ def take_cbor(data, at=0):
     if number >= 24:
         end = at + (1 << number - 24)
         need(number < 28 and end <= len(data), "CBOR ends too early")
-        number, at = int.from_bytes(data[at:end], "big"), end
+        least, number, at = (24, 1 << 8, 1 << 16, 1 << 32)[number - 24], int.from_bytes(data[at:end], "big"), end
+        need(number >= least, "CBOR holds a number that is longer than it need be")
     if major < 2:
         return (-1 - number if major else number), at
     need(major < 6 and number <= len(data) - at, "CBOR ends too early")
@@ -44,7 +46,7 @@ def take_cbor(data, at=0):
         return (value if major == 2 else value.decode()), at + number
     values = []
     for _ in range(number if major == 4 else 2 * number):
-        value, at = take_cbor(data, at)
+        value, at = take_cbor(data, at, depth - 1)
         values.append(value)
     if major == 4:
         return values, at
@@ -67,8 +69,9 @@ def take_varint(data, at):
 
 
 def to_cbor(value):
-    """Natural numbers, byte strings and maps of them: what the signature of a session covers."""
-    major = 5 if isinstance(value, dict) else 2 if isinstance(value, bytes) else 0
+    """Natural numbers, byte strings, texts, arrays and maps: what the core hash covers."""
+    major = {int: 0, bytes: 2, str: 3, list: 4, dict: 5}[type(value)]
+    value = value.encode() if major == 3 else value
     number = len(value) if major else value
     if number < 24:
         head = bytes([major << 5 | number])
@@ -77,14 +80,16 @@ def to_cbor(value):
         head = bytes([major << 5 | 24 + power]) + number.to_bytes(1 << power, "big")
     if major == 5:
         return head + b"".join(to_cbor(key) + to_cbor(value[key]) for key in sorted(value))
-    return head + value if major == 2 else head
+    if major == 4:
+        return head + b"".join(map(to_cbor, value))
+    return head + value if major else head
 
 
 PLAIN = {"n": int, "i": int, "t": str, "f": bool, "b": bytes, "list": list, "map": dict}
 
 
 def fit_record(records, kind, value):
-    """`value`, if it is of this kind. See `RECORDS` in decode.py."""
+    """`value`, if it is of this kind. See `RECORDS` in records.py."""
     if kind[0] == "*":
         return [fit_record(records, kind[1:], one) for one in fit_record(records, "list", value)]
     if kind[0] == "(":
@@ -98,6 +103,8 @@ def fit_record(records, kind, value):
             need(field is not None or of[0] == "?", f"a record lacks its {name}")
             fields[name] = None if field is None else fit_record(records, of.lstrip("?"), field)
         return Record(**fields)
+    if kind == "any":
+        return value
     need(type(value) is PLAIN.get(kind, bytes), f"{value!r:.40} is not of kind {kind}")
     need(not (kind == "n" and value < 0 or kind.isdigit() and len(value) != int(kind)), f"{value!r:.40} is not of kind {kind}")
     return value

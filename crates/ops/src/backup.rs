@@ -169,6 +169,7 @@ impl OneSource<'_> {
             manifest,
             parent: parent.map(|parent| parent.id),
             release: RELEASE.to_owned(),
+            nonce: [0; 16],
         };
         let seconds = (cx.elapsed() - began).as_secs_f64();
         let report = SnapshotReport::of(&record, problems, notes, seconds);

@@ -50,14 +50,14 @@ pub fn add(repo: &Repo, key: &NewKey, label: &str) -> Result<SlotId, OpenError> 
     match key {
         NewKey::Choice(KeyChoice::Passphrase(passphrase)) => {
             let passphrase = long_enough(passphrase)?;
-            Ok(repo.add_slot(&Wrap::Passphrase(&passphrase, KdfCost::STANDARD), "passphrase", label)?)
+            Ok(repo.add_slot(&Wrap::Passphrase(&passphrase, KdfCost::STANDARD), label)?)
         }
         NewKey::Choice(KeyChoice::KeyFile(path)) => {
-            Ok(repo.add_slot(&Wrap::KeyFile(&read_key_file(path)?), "key-file", label)?)
+            Ok(repo.add_slot(&Wrap::KeyFile(&read_key_file(path)?), label)?)
         }
         NewKey::Recipient(recipient) => {
             parse_recipient(recipient).map_err(|error| RepoError::BadKey { what: error.to_string() })?;
-            Ok(repo.add_slot(&Wrap::Recipient(recipient), "recipient", label)?)
+            Ok(repo.add_slot(&Wrap::Recipient(recipient), label)?)
         }
         NewKey::Choice(KeyChoice::IdentityFile(_) | KeyChoice::Recovery(_)) => {
             Err(OpenError::NoKey { address: repo.store().address() })
@@ -135,7 +135,7 @@ pub fn add_recipient(repo: &Repo, recipient: &str) -> Result<usize, RepoError> {
         if record.recipients == state.recipients {
             continue;
         }
-        match repo.contents().rewrap(&record, &state.recipients) {
+        match repo.contents().rewrap(&record, &state.recipients, repo.signer()) {
             Ok(rewrapped) => {
                 repo.put_epoch(&rewrapped)?;
                 n_rewrapped += 1;

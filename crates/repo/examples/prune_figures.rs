@@ -123,6 +123,7 @@ fn backup(repo: &Arc<Repo>, n_files: u64, generation: u64) -> Result<SnapshotId,
         manifest: None,
         parent: None,
         release: hikae_repo::RELEASE.to_owned(),
+        nonce: [0; 16],
     };
     Ok(writer.commit(&[record])?.snapshots[0])
 }

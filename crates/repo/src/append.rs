@@ -84,12 +84,12 @@ impl Repo {
     /// # Errors
     /// [`RepoError::TooNew`] and [`RepoError::NoRight`].
     pub(crate) fn check_may(&self, state: &State, change: &Change) -> Result<(), RepoError> {
-        if let Some(feature) = state.unknown_feature() {
-            return Err(RepoError::TooNew { what: format!("the feature `{feature}`") });
+        if let Some(what) = state.beyond_us() {
+            return Err(RepoError::TooNew { what });
         }
-        match state.rights_of(self.signer().id()).allow(change.needs()) {
-            true => Ok(()),
-            false => Err(RepoError::NoRight { what: change.verb() }),
+        match state.lacks(self.signer().id(), change) {
+            None => Ok(()),
+            Some(what) => Err(RepoError::NoRight { what }),
         }
     }
 

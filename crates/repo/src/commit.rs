@@ -10,7 +10,6 @@ use crate::forget::ForgetRefused;
 use crate::frame_copy::{CopiedPack, FrameAt, FrameCopy};
 use crate::index::{IndexBuilder, Segment};
 use crate::index_set::IndexSet;
-use crate::layout;
 use crate::log::{Change, Commit, SnapshotRef};
 use crate::reach::Named;
 use crate::reader::BlobReader;
@@ -53,25 +52,26 @@ impl Writer {
         self.flush()?;
         let shared = self.shared().clone();
         let repo = &shared.repo;
-        let mut snapshots = Vec::new();
-        for record in records {
-            let (id, stored) = record.seal(repo.keys(), repo.signer());
-            repo.put_named(&layout::snapshot(id), &stored)?;
-            snapshots.push(Snapshot { id, writer: repo.signer().id(), record: record.clone() });
-        }
-        let refs: Vec<_> = snapshots.iter().map(reference).collect();
+        let mut snapshots =
+            records.iter().map(|record| Snapshot::put(repo, record)).collect::<Result<Vec<_>, _>>()?;
         let segments = std::mem::take(&mut lock(&shared.own).segments).into_iter().collect();
         let base = Some((shared.base.clone(), shared.base_index.clone()));
         let mut own = OwnIndex { segments, base, rescues: 0 };
         let n = repo.append_as(shared.run, &mut |state| {
             // While nothing was doomed or found damaged since the run began, what it found is still there.
             let must_look = repo.has_doomed_since(shared.base.n)
+                || own.segments.keys().any(|index| repo.is_doomed_index(*index))
                 || state.damaged.iter().any(|pack| !shared.base.damaged.contains(pack));
             if must_look && !sabotage::on("commit-without-looking") {
                 own.rescue(repo, state, &snapshots)?;
             }
+            // A run that was slow may find its own records taken for orphans.
+            let is_doomed = |id| repo.is_doomed_snapshot(id) && !sabotage::on("own-record-dooms-ignored");
+            for snapshot in snapshots.iter_mut().filter(|snapshot| is_doomed(snapshot.id)) {
+                *snapshot = Snapshot::put(repo, &snapshot.record)?;
+            }
             Ok(Change::Commit(Commit {
-                snapshots: refs.clone(),
+                snapshots: snapshots.iter().map(reference).collect(),
                 indexes: own.segments.keys().copied().collect(),
             }))
         })?;
@@ -300,10 +300,10 @@ fn vouches(state: &State, reader: WriterId, segment: &Segment) -> bool {
     state.indexes.get(&segment.id).is_some_and(|index| state.trusts(reader, index.writer))
 }
 
-/// True if an index object names a pack that is doomed.
+/// True if an index object is doomed, or names a pack that is.
 fn names_doomed(repo: &Repo, segment: &Segment) -> bool {
     if sabotage::on("own-dooms-ignored") {
         return false;
     }
-    segment.packs().iter().any(|pack| repo.is_doomed(pack.id))
+    repo.is_doomed_index(segment.id) || segment.packs().iter().any(|pack| repo.is_doomed(pack.id))
 }

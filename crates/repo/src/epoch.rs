@@ -13,9 +13,10 @@
 
 use crate::RepoError;
 use crate::cbor;
-use crate::keys::{Secret32, Signer, signature_holds};
+use crate::keys::{Secret32, Signer};
 use crate::recipient::{Identity, unwrap_key, wrap_key};
 use crate::seal::{self, Algorithm, Salt};
+use crate::signed::{Signable, Signed};
 use aws_lc_rs::agreement::{self, PrivateKey, UnparsedPublicKey, X25519};
 use hikae_model::{Cx, EpochId, FamilyId, SessionId, WriterId};
 use jiff::Timestamp;
@@ -24,9 +25,15 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 
 /// A key epoch, as stored in `keys/` and in the footers of packs that need it.
+pub type EpochRecord = Signed<Epoch>;
+
+/// A session, as stored in each footer and index that names its frames.
+pub type SessionRecord = Signed<Session>;
+
+/// What the record of a key epoch says.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
-pub struct EpochRecord {
+pub struct Epoch {
     /// Its name.
     #[n(0)]
     pub id: EpochId,
@@ -42,12 +49,15 @@ pub struct EpochRecord {
     /// The private half: an age file for the recipients.
     #[cbor(n(4), with = "minicbor::bytes")]
     pub wrap: Vec<u8>,
+    /// Who began it, or wrapped it again.
+    #[n(5)]
+    pub writer: WriterId,
 }
 
-/// A session, as stored in each footer and index that names its frames.
+/// What the record of a session says.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
-pub struct SessionRecord {
+pub struct Session {
     /// Its name, which is in the associated data of each of its frames.
     #[n(0)]
     pub id: SessionId,
@@ -72,25 +82,45 @@ pub struct SessionRecord {
     /// The session key, sealed.
     #[cbor(n(7), with = "minicbor::bytes")]
     pub wrapped: Vec<u8>,
-    /// The writer's signature over all of the above.
-    #[cbor(n(8), with = "minicbor::bytes")]
-    pub signature: Vec<u8>,
+}
+
+impl Signable for Epoch {
+    const PURPOSE: &'static [u8] = b"hikae 1 epoch";
+
+    fn writer(&self) -> WriterId {
+        self.writer
+    }
+}
+
+impl Signable for Session {
+    const PURPOSE: &'static [u8] = b"hikae 1 session";
+
+    fn writer(&self) -> WriterId {
+        self.writer
+    }
 }
 
 impl EpochRecord {
-    /// Begins an epoch whose contents only `recipients` will be able to open.
+    /// Begins an epoch of `writer` whose contents only `recipients` will be able to open.
     ///
     /// # Errors
     /// [`RepoError::Age`] if there is no recipient or one of them is not one.
-    pub fn begin(recipients: &[String], cx: &Cx) -> Result<Self, RepoError> {
+    pub fn begin(
+        recipients: &[String],
+        family: FamilyId,
+        writer: &Signer,
+        cx: &Cx,
+    ) -> Result<Self, RepoError> {
         let private = Secret32::new(cx.random());
-        Ok(Self {
+        let epoch = Epoch {
             id: EpochId::from_bytes(cx.random()),
             public: public_half(&private)?,
             began: cx.now(),
             recipients: recipients.to_vec(),
             wrap: wrap_key(recipients, &private)?,
-        })
+            writer: writer.id(),
+        };
+        Ok(Self::new(epoch, family, writer))
     }
 
     /// Starts a session of `writer` in this epoch: its record, and its key while the session lasts.
@@ -112,7 +142,7 @@ impl EpochRecord {
         let algorithm = Algorithm::fastest();
         let mut wrapped = key.bytes().to_vec();
         let salt = seal::seal(&kek, algorithm, &wrap_aad(family, id), &mut wrapped);
-        let mut record = SessionRecord {
+        let session = Session {
             id,
             writer: writer.id(),
             epoch: self.id,
@@ -121,23 +151,20 @@ impl EpochRecord {
             algorithm: algorithm as u8,
             salt,
             wrapped,
-            signature: Vec::new(),
         };
-        record.signature = writer.sign(&record.signed(family)).to_vec();
-        Ok((record, key))
+        Ok((SessionRecord::new(session, family, writer), key))
     }
 }
 
-impl SessionRecord {
-    /// Whether the writer that it names did sign it.
-    pub fn is_signed(&self, family: FamilyId) -> bool {
-        signature_holds(self.writer, &self.signed(family), &self.signature)
-    }
-
-    fn signed(&self, family: FamilyId) -> Vec<u8> {
-        let unsigned = Self { signature: Vec::new(), ..self.clone() };
-        [b"hikae 1 session".as_slice(), family.as_bytes(), &cbor::to_bytes(&unsigned)].concat()
-    }
+/// What is wrong with records that stand beside frames, in words.
+pub(crate) fn misfits(sessions: &[SessionRecord], epochs: &[EpochRecord], family: FamilyId) -> Vec<String> {
+    let unsigned = |what: &str, id: &dyn std::fmt::Display| {
+        format!("the record of {what} {id} is not signed by its writer")
+    };
+    let sessions = sessions.iter().filter(|session| !session.is_signed(family));
+    let epochs = epochs.iter().filter(|epoch| !epoch.is_signed(family));
+    let sessions = sessions.map(|session| unsigned("session", &session.id.short()));
+    sessions.chain(epochs.map(|epoch| unsigned("epoch", &epoch.id.short()))).collect()
 }
 
 /// Identities that open contents, and the keys that they have opened so far.
@@ -147,7 +174,7 @@ pub struct ContentKeys {
     family: FamilyId,
     identities: Vec<Identity>,
     epochs: Mutex<HashMap<EpochId, Secret32>>,
-    sessions: Mutex<HashMap<SessionId, Secret32>>,
+    sessions: Mutex<HashMap<(SessionId, WriterId), Secret32>>,
 }
 
 impl ContentKeys {
@@ -161,48 +188,64 @@ impl ContentKeys {
         !self.identities.is_empty()
     }
 
-    /// Key of a session.
+    /// Key of a session. `epoch` is what stands beside it or is named by the log: whatever its signature says,
+    /// the caller knows whose it may be.
     ///
     /// # Errors
-    /// [`RepoError::NeedsIdentity`] if none of the identities opens the epoch.
+    /// [`RepoError::NeedsIdentity`] if none of the identities opens the epoch, [`RepoError::Age`] if one of the
+    /// records is not what its writer signed.
     pub fn session_key(
         &self,
         session: &SessionRecord,
         epoch: Option<&EpochRecord>,
     ) -> Result<Secret32, RepoError> {
-        if let Some(key) = lock(&self.sessions).get(&session.id) {
+        // Nobody else can sign a session of this writer, whatever id it takes.
+        let name = (session.id, session.writer);
+        let broken = || RepoError::Age { what: "the key of a session does not open".to_owned() };
+        if let Some(key) = lock(&self.sessions).get(&name) {
             return Ok(key.clone());
         }
         let epoch = epoch.ok_or(RepoError::NeedsIdentity)?;
+        if !session.is_signed(self.family) || !epoch.is_signed(self.family) {
+            return Err(broken());
+        }
         let private = self.epoch_key(epoch)?;
         let kek = shared_key(&private, &session.ephemeral, &session.ephemeral, &epoch.public)?;
-        let broken = || RepoError::Age { what: "the key of a session does not open".to_owned() };
         let algorithm = Algorithm::from_number(session.algorithm).ok_or_else(broken)?;
         let mut wrapped = session.wrapped.clone();
         let aad = wrap_aad(self.family, session.id);
         let plain = seal::open(&kek, algorithm, &session.salt, &aad, &mut wrapped).map_err(|_| broken())?;
         let key = Secret32::new((&*plain).try_into().map_err(|_| broken())?);
-        lock(&self.sessions).insert(session.id, key.clone());
+        lock(&self.sessions).insert(name, key.clone());
         Ok(key)
     }
 
     fn epoch_key(&self, epoch: &EpochRecord) -> Result<Secret32, RepoError> {
         let mut epochs = lock(&self.epochs);
-        if let Some(key) = epochs.get(&epoch.id) {
-            return Ok(key.clone());
+        let private = match epochs.get(&epoch.id) {
+            Some(private) => private.clone(),
+            None => unwrap_key(&epoch.wrap, &self.identities)?,
+        };
+        if public_half(&private)? != epoch.public {
+            return Err(RepoError::Age { what: "an epoch holds the key of another".to_owned() });
         }
-        let private = unwrap_key(&epoch.wrap, &self.identities)?;
         epochs.insert(epoch.id, private.clone());
         Ok(private)
     }
 
-    /// Wraps the key of an old epoch to further recipients.
+    /// Wraps the key of an old epoch to further recipients, for `writer` to say so.
     ///
     /// # Errors
     /// [`RepoError::NeedsIdentity`] if we cannot open it ourselves.
-    pub fn rewrap(&self, epoch: &EpochRecord, recipients: &[String]) -> Result<EpochRecord, RepoError> {
+    pub fn rewrap(
+        &self,
+        epoch: &EpochRecord,
+        recipients: &[String],
+        writer: &Signer,
+    ) -> Result<EpochRecord, RepoError> {
         let wrap = wrap_key(recipients, &self.epoch_key(epoch)?)?;
-        Ok(EpochRecord { recipients: recipients.to_vec(), wrap, ..epoch.clone() })
+        let again = Epoch { recipients: recipients.to_vec(), wrap, writer: writer.id(), ..(**epoch).clone() };
+        Ok(EpochRecord::new(again, self.family, writer))
     }
 }
 
@@ -250,7 +293,7 @@ mod tests {
         let family = secret.metadata_keys().family();
         let owner = identity(&secret.first_identity());
         let recipients = vec![owner.to_public().to_string()];
-        let epoch = EpochRecord::begin(&recipients, &cx).unwrap();
+        let epoch = EpochRecord::begin(&recipients, family, &secret.root(), &cx).unwrap();
         let (session, key) = epoch.begin_session(family, 1, &secret.root(), &cx).unwrap();
         assert!(session.is_signed(family));
 
@@ -260,17 +303,5 @@ mod tests {
         let stranger = age::x25519::Identity::generate();
         let refused = ContentKeys::new(family, vec![Box::new(stranger)]).session_key(&session, Some(&epoch));
         assert!(matches!(refused, Err(RepoError::NeedsIdentity)));
-    }
-
-    #[test]
-    fn a_session_record_that_was_changed_is_not_signed() {
-        let cx = system_cx();
-        let secret = RepositorySecret::new([3; 32]);
-        let family = secret.metadata_keys().family();
-        let recipients = vec![identity(&secret.first_identity()).to_public().to_string()];
-        let epoch = EpochRecord::begin(&recipients, &cx).unwrap();
-        let (mut session, _) = epoch.begin_session(family, 1, &secret.root(), &cx).unwrap();
-        session.metadata_key = 2;
-        assert!(!session.is_signed(family));
     }
 }

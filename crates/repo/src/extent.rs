@@ -57,13 +57,13 @@ pub struct ExtentMap {
 
 #[derive(Encode, Decode)]
 #[cbor(map)]
-struct MapRecord {
-    #[cbor(n(0), with = "minicbor::bytes")]
-    blobs: Vec<u8>,
-    #[cbor(n(1), with = "minicbor::bytes")]
-    pieces: Vec<u8>,
-    #[cbor(n(2), with = "minicbor::bytes")]
-    extents: Vec<u8>,
+struct MapRecord<'b> {
+    #[cbor(b(0), with = "minicbor::bytes")]
+    blobs: &'b [u8],
+    #[cbor(b(1), with = "minicbor::bytes")]
+    pieces: &'b [u8],
+    #[cbor(b(2), with = "minicbor::bytes")]
+    extents: &'b [u8],
 }
 
 impl ExtentMap {
@@ -133,15 +133,12 @@ impl ExtentMap {
                 }
             }
         }
-        let pieces = match self.pieces.is_empty() {
+        let pieces: Vec<u8> = match self.pieces.is_empty() {
             true => Vec::new(),
             false => blobs.iter().flat_map(|blob| *self.pieces[blob].as_bytes()).collect(),
         };
-        cbor::to_bytes(&MapRecord {
-            blobs: blobs.iter().flat_map(|blob| *blob.as_bytes()).collect(),
-            pieces,
-            extents,
-        })
+        let blobs: Vec<u8> = blobs.iter().flat_map(|blob| *blob.as_bytes()).collect();
+        cbor::to_bytes(&MapRecord { blobs: &blobs, pieces: &pieces, extents: &extents })
     }
 
     /// Reads the stored form.
@@ -149,37 +146,64 @@ impl ExtentMap {
     /// # Errors
     /// [`BadObject`] if it is none, names a blob that it does not list, or is longer than a file can be.
     pub fn parse(bytes: &[u8]) -> Result<Self, BadObject> {
-        let record: MapRecord = cbor::from_bytes(bytes)?;
-        let bad = |what: &str| BadObject::BadBody(what.to_owned());
+        let record = MapRecord::parse(bytes)?;
         let ids = |bytes: &[u8]| bytes.chunks_exact(32).filter_map(BlobId::from_slice).collect::<Vec<_>>();
-        let (blobs, pieces) = (ids(&record.blobs), ids(&record.pieces));
-        if !record.blobs.len().is_multiple_of(32)
-            || (!record.pieces.is_empty() && record.pieces.len() != record.blobs.len())
-        {
-            return Err(bad("its lists of blobs do not add up"));
-        }
+        let (blobs, pieces) = (ids(record.blobs), ids(record.pieces));
         let mut map = Self { extents: Vec::new(), pieces: blobs.iter().copied().zip(pieces).collect() };
-        let mut rest = record.extents.as_slice();
-        let mut total = 0_u64;
-        while !rest.is_empty() {
-            let extent = take_extent(&mut rest, &blobs).ok_or_else(|| bad("an extent is none"))?;
-            total = total
-                .checked_add(extent.bytes())
-                .filter(|total| *total <= i64::MAX as u64)
-                .ok_or_else(|| bad("it is longer than a file can be"))?;
-            map.extents.push(extent);
-        }
+        record.each_extent(&mut |blob, offset, bytes| {
+            map.extents.push(match blob {
+                None => Extent::Hole { bytes },
+                Some(at) => Extent::Data { blob: blobs[at], offset, bytes },
+            });
+        })?;
         Ok(map)
+    }
+
+    /// Length of what the map with this stored form covers.
+    ///
+    /// # Errors
+    /// As for [`parse`](Self::parse).
+    pub fn length_of(bytes: &[u8]) -> Result<u64, BadObject> {
+        MapRecord::parse(bytes)?.each_extent(&mut |_, _, _| {})
     }
 }
 
-fn take_extent(rest: &mut &[u8], blobs: &[BlobId]) -> Option<Extent> {
+impl<'b> MapRecord<'b> {
+    fn parse(bytes: &'b [u8]) -> Result<Self, BadObject> {
+        let record: Self = cbor::from_bytes(bytes)?;
+        let has_pieces = record.pieces.is_empty() || record.pieces.len() == record.blobs.len();
+        match record.blobs.len().is_multiple_of(32) && has_pieces {
+            true => Ok(record),
+            false => Err(BadObject::BadBody("its lists of blobs do not add up".to_owned())),
+        }
+    }
+
+    /// Shows of each extent the number of its blob (none for a hole), where in the blob, and how long. Gives the
+    /// length of all of them, which is below 2^63.
+    fn each_extent(&self, show: &mut dyn FnMut(Option<usize>, u32, u64)) -> Result<u64, BadObject> {
+        let bad = |what: &str| BadObject::BadBody(what.to_owned());
+        let mut rest = self.extents;
+        let mut total = 0_u64;
+        while !rest.is_empty() {
+            let extent = take_extent(&mut rest, self.blobs.len() / 32);
+            let (blob, offset, bytes) = extent.ok_or_else(|| bad("an extent is none"))?;
+            total = total
+                .checked_add(bytes)
+                .filter(|total| *total <= i64::MAX as u64)
+                .ok_or_else(|| bad("it is longer than a file can be"))?;
+            show(blob, offset, bytes);
+        }
+        Ok(total)
+    }
+}
+
+fn take_extent(rest: &mut &[u8], n_blobs: usize) -> Option<(Option<usize>, u32, u64)> {
     match take_varint(rest)? {
-        0 => Some(Extent::Hole { bytes: take_varint(rest)? }),
+        0 => Some((None, 0, take_varint(rest)?)),
         place => {
-            let blob = *blobs.get(usize::try_from(place - 1).ok()?)?;
+            let blob = usize::try_from(place - 1).ok().filter(|blob| *blob < n_blobs)?;
             let offset = u32::try_from(take_varint(rest)?).ok()?;
-            Some(Extent::Data { blob, offset, bytes: take_varint(rest)? })
+            Some((Some(blob), offset, take_varint(rest)?))
         }
     }
 }

@@ -3,10 +3,14 @@
 //! It is the one object that decides whether there is a repository, put with a condition, last of all at
 //! init. Each key slot vouches for its core, and the first log entry names the hash of its bytes.
 
+use crate::cbor;
 use crate::chunk;
 use crate::object::{BadObject, FORMAT_VERSION};
 use hikae_model::{FamilyId, RepositoryId, SlotId, WriterId};
+use minicbor::Encode;
 use serde::{Deserialize, Serialize};
+
+const PRODUCT: &str = "hikae";
 
 /// What `hikae.json` says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,7 +19,17 @@ pub struct Header {
     /// The part that slots vouch for. Never changes.
     pub core: Core,
     /// The slots made at init. They name the core, so the core cannot name them.
-    pub slots: Vec<SlotId>,
+    pub slots: Vec<FirstSlot>,
+}
+
+/// A slot made at init.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FirstSlot {
+    /// Its object.
+    pub id: SlotId,
+    /// What opens it: `passphrase`, `key-file`, `recipient`.
+    pub kind: String,
 }
 
 /// Format, identity and parameters.
@@ -44,6 +58,31 @@ pub struct Core {
     pub row_pieces: [usize; 3],
 }
 
+/// The core as it is hashed.
+#[derive(Encode)]
+#[cbor(map)]
+struct CoreRecord<'a> {
+    #[n(0)]
+    format: u8,
+    #[n(1)]
+    repository: RepositoryId,
+    #[n(2)]
+    family: FamilyId,
+    #[n(3)]
+    root: WriterId,
+    #[n(4)]
+    recipients: &'a [String],
+    /// As the file has it.
+    #[n(5)]
+    created: &'a str,
+    #[n(6)]
+    release: &'a str,
+    #[n(7)]
+    file_chunks: [usize; 3],
+    #[n(8)]
+    row_pieces: [usize; 3],
+}
+
 impl Core {
     /// The core of a new repository of this release's format.
     pub fn new(
@@ -55,7 +94,7 @@ impl Core {
     ) -> Self {
         let sizes = |sizes: chunk::ChunkSizes| [sizes.min, sizes.average, sizes.max];
         Self {
-            product: "hikae".to_owned(),
+            product: PRODUCT.to_owned(),
             format: FORMAT_VERSION,
             repository,
             family,
@@ -68,9 +107,20 @@ impl Core {
         }
     }
 
-    /// What slots vouch for.
+    /// What slots vouch for: the fields, however the file writes them.
     pub fn hash(&self) -> [u8; 32] {
-        *blake3::hash(&json(self)).as_bytes()
+        let record = CoreRecord {
+            format: self.format,
+            repository: self.repository,
+            family: self.family,
+            root: self.root,
+            recipients: &self.recipients,
+            created: &self.created.to_string(),
+            release: &self.release,
+            file_chunks: self.file_chunks,
+            row_pieces: self.row_pieces,
+        };
+        *blake3::hash(&[b"hikae 1 core".as_slice(), &cbor::to_bytes(&record)].concat()).as_bytes()
     }
 }
 
@@ -100,6 +150,9 @@ impl Header {
             return Err(BadObject::Newer(version.core.format));
         }
         let header: Self = serde_json::from_slice(bytes).map_err(bad)?;
+        if header.core.product != PRODUCT {
+            return Err(BadObject::NotOurs);
+        }
         match header.to_bytes() == bytes {
             true => Ok(header),
             false => Err(BadObject::BadBody("it is not written as hikae writes it".to_owned())),

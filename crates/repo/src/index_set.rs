@@ -7,7 +7,7 @@ use crate::keys::MetadataKeys;
 use crate::layout;
 use crate::object::{BadObject, ObjectClass, open_object};
 use crate::state::State;
-use hikae_model::{BlobId, EpochId, IndexId, PackId, SessionId};
+use hikae_model::{BlobId, EpochId, FamilyId, IndexId, PackId, SessionId};
 use hikae_store::Store;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -17,8 +17,9 @@ use std::sync::Arc;
 #[derive(Clone, Default)]
 pub struct IndexSet {
     segments: BTreeMap<IndexId, Arc<Segment>>,
-    sessions: HashMap<SessionId, SessionRecord>,
-    epochs: HashMap<EpochId, EpochRecord>,
+    /// Whoever indexes can bring a record of his own under any id; it must not hide the right one.
+    sessions: HashMap<SessionId, Vec<SessionRecord>>,
+    epochs: HashMap<EpochId, Vec<EpochRecord>>,
 }
 
 impl IndexSet {
@@ -92,11 +93,8 @@ impl IndexSet {
 
     /// Adds one more segment.
     pub fn add(&mut self, segment: Arc<Segment>) {
-        self.sessions.extend(segment.sessions().iter().map(|session| (session.id, session.clone())));
-        for epoch in segment.epochs() {
-            // An epoch with a later wrap has more recipients; either opens for those who had it.
-            self.epochs.entry(epoch.id).or_insert_with(|| epoch.clone());
-        }
+        segment.sessions().iter().for_each(|session| add_once(&mut self.sessions, session.id, session));
+        segment.epochs().iter().for_each(|epoch| add_once(&mut self.epochs, epoch.id, epoch));
         self.segments.insert(segment.id, segment);
     }
 
@@ -132,14 +130,15 @@ impl IndexSet {
         Ok(places)
     }
 
-    /// The record of a session.
-    pub fn session(&self, id: SessionId) -> Option<&SessionRecord> {
-        self.sessions.get(&id)
+    /// The records of a session: one, unless somebody lies.
+    pub fn sessions(&self, id: SessionId) -> &[SessionRecord] {
+        self.sessions.get(&id).map_or(&[], Vec::as_slice)
     }
 
-    /// The record of an epoch.
-    pub fn epoch(&self, id: EpochId) -> Option<&EpochRecord> {
-        self.epochs.get(&id)
+    /// The record of a session's epoch, which its own writer has signed.
+    pub fn epoch_of(&self, session: &SessionRecord, family: FamilyId) -> Option<&EpochRecord> {
+        let mut epochs = self.epochs.get(&session.epoch)?.iter();
+        epochs.find(|epoch| epoch.writer == session.writer && epoch.is_signed(family))
     }
 
     /// Packs that any segment names.
@@ -150,6 +149,17 @@ impl IndexSet {
     /// How many blobs are named, copies counted.
     pub fn n_blobs(&self) -> u64 {
         self.segments.values().map(|segment| segment.n_blobs() as u64).sum()
+    }
+}
+
+fn add_once<K: Eq + std::hash::Hash, R: Clone + PartialEq>(
+    records: &mut HashMap<K, Vec<R>>,
+    id: K,
+    record: &R,
+) {
+    let of_id = records.entry(id).or_default();
+    if !of_id.contains(record) {
+        of_id.push(record.clone());
     }
 }
 

@@ -38,6 +38,7 @@ pub mod repair;
 mod repo;
 pub mod retention;
 pub mod seal;
+pub mod signed;
 pub mod slot;
 pub mod snapshot;
 pub mod state;

@@ -12,6 +12,7 @@
 
 use crate::RepoError;
 use crate::cbor;
+use crate::extent::ExtentMap;
 use crate::keys::BlobClass;
 use crate::object::BadObject;
 use crate::writer::Lane;
@@ -69,6 +70,14 @@ pub struct Hunk {
     pub blob: BlobId,
     /// How many entries it has.
     pub entries: u64,
+}
+
+impl Hunk {
+    /// True if these are its entries, as far as the directory can tell.
+    pub fn lists(&self, entries: &[StoredEntry]) -> bool {
+        entries.first().is_some_and(|first| first.entry.path == self.first)
+            && entries.len() as u64 == self.entries
+    }
 }
 
 #[derive(Encode, Decode)]
@@ -170,45 +179,64 @@ impl StoredEntry {
             },
             link,
             device,
-            xattrs: (!xattrs.is_empty())
-                .then(|| xattrs.iter().map(|x| XattrRecord { name: &x.name, value: &x.value }).collect()),
+            xattrs: (!xattrs.is_empty()).then(|| {
+                let mut xattrs: Vec<_> =
+                    xattrs.iter().map(|x| XattrRecord { name: &x.name, value: &x.value }).collect();
+                xattrs.sort_unstable_by_key(|x| x.name);
+                xattrs
+            }),
             hash: self.hash,
         };
         minicbor::encode(&record, hunk).expect("writing to memory does not fail");
     }
 
-    fn take(decoder: &mut minicbor::Decoder<'_>) -> Result<Self, BadObject> {
+    /// Takes an entry off the front of a hunk, if it has what its kind needs and nothing else.
+    fn take(hunk: &mut &[u8]) -> Result<Self, BadObject> {
         let bad = |error: &dyn std::fmt::Display| BadObject::BadBody(error.to_string());
-        let record: EntryRecord<'_> = decoder.decode().map_err(|error| bad(&error))?;
-        let missing = || BadObject::BadBody("an entry lacks what its kind needs".to_owned());
-        let kind = match record.kind {
-            FILE => EntryKind::File { size: record.size.ok_or_else(missing)? },
-            DIRECTORY => EntryKind::Directory,
-            SYMLINK => EntryKind::Symlink { target: record.link.ok_or_else(missing)?.to_vec() },
-            HARD_LINK => {
-                let to = TreePath::parse(record.link.ok_or_else(missing)?).map_err(|error| bad(&error))?;
-                EntryKind::HardLink { to }
+        let record: EntryRecord<'_> = cbor::take(hunk)?;
+        let path = TreePath::parse(record.path).map_err(|error| bad(&error))?;
+        let kind = match (record.kind, record.size, record.link, record.device) {
+            (FILE, Some(size), None, None) => EntryKind::File { size },
+            (DIRECTORY, None, None, None) => EntryKind::Directory,
+            (SYMLINK, None, Some(target), None) => EntryKind::Symlink { target: target.to_vec() },
+            (HARD_LINK, None, Some(to), None) => {
+                EntryKind::HardLink { to: TreePath::parse(to).map_err(|error| bad(&error))? }
             }
-            FIFO => EntryKind::Fifo,
-            SOCKET => EntryKind::Socket,
-            CHAR_DEVICE | BLOCK_DEVICE => {
-                let (major, minor) = record.device.ok_or_else(missing)?;
-                match record.kind {
-                    CHAR_DEVICE => EntryKind::CharDevice { major, minor },
-                    _ => EntryKind::BlockDevice { major, minor },
-                }
+            (FIFO, None, None, None) => EntryKind::Fifo,
+            (SOCKET, None, None, None) => EntryKind::Socket,
+            (CHAR_DEVICE, None, None, Some((major, minor))) => EntryKind::CharDevice { major, minor },
+            (BLOCK_DEVICE, None, None, Some((major, minor))) => EntryKind::BlockDevice { major, minor },
+            (FILE..=BLOCK_DEVICE, ..) => return Err(bad(&"an entry has not what its kind needs, or more")),
+            (other, ..) => return Err(bad(&format_args!("an entry is of the unknown kind {other}"))),
+        };
+        let content = match (&kind, record.inline, record.parts) {
+            (EntryKind::File { size }, Some(map), None) if ExtentMap::length_of(map)? == *size => {
+                StoredContent::Inline(map.to_vec())
             }
-            other => return Err(BadObject::BadBody(format!("an entry is of the unknown kind {other}"))),
+            (EntryKind::File { size }, None, Some(parts)) if length_of(&parts) == Some(*size) => {
+                StoredContent::Parts(parts)
+            }
+            (EntryKind::File { .. }, Some(_), None) | (EntryKind::File { .. }, None, Some(_)) => {
+                return Err(bad(&"a content is not as long as its file"));
+            }
+            (EntryKind::File { .. }, ..) => return Err(bad(&"a file has not one content")),
+            (_, None, None) if record.hash.is_none() => StoredContent::None,
+            _ => return Err(bad(&"an entry that is no file has a content")),
         };
-        let content = match (record.inline, record.parts) {
-            (Some(map), None) => StoredContent::Inline(map.to_vec()),
-            (None, Some(parts)) => StoredContent::Parts(parts),
-            _ => StoredContent::None,
-        };
+        if matches!(&kind, EntryKind::HardLink { to } if *to >= path) {
+            return Err(bad(&"a hard link is to no file before it"));
+        }
+        let is_time = |time: (i64, u32)| time.1 < 1_000_000_000;
+        if record.mode >= 1 << 12 || !is_time(record.modified) || !is_time(record.changed) {
+            return Err(bad(&"an entry has a mode or a time that there is not"));
+        }
         let xattrs = record.xattrs.unwrap_or_default();
+        if !xattrs.is_sorted_by(|a, b| a.name < b.name) {
+            return Err(bad(&"extended attributes are not in order"));
+        }
         Ok(Self {
             entry: Entry {
-                path: TreePath::parse(record.path).map_err(|error| bad(&error))?,
+                path,
                 kind,
                 attributes: Attributes {
                     mode: record.mode,
@@ -229,16 +257,21 @@ impl StoredEntry {
     }
 }
 
+/// Length of a content in parts.
+fn length_of(parts: &[MapPart]) -> Option<u64> {
+    parts.iter().try_fold(0_u64, |bytes, part| bytes.checked_add(part.bytes))
+}
+
 /// The entries of a hunk.
 ///
 /// # Errors
 /// [`BadObject`] if it is none. Entries that are not in path order are an error: a reader may then stop at
-/// the first path beyond what it looks for.
+/// the first path beyond what it looks for. So are entries that say two things about what they are.
 pub fn parse_hunk(hunk: &[u8]) -> Result<Vec<StoredEntry>, BadObject> {
-    let mut decoder = minicbor::Decoder::new(hunk);
+    let mut rest = hunk;
     let mut entries: Vec<StoredEntry> = Vec::new();
-    while decoder.position() < hunk.len() {
-        let entry = StoredEntry::take(&mut decoder)?;
+    while !rest.is_empty() {
+        let entry = StoredEntry::take(&mut rest)?;
         if entries.last().is_some_and(|last| last.entry.path >= entry.entry.path) {
             return Err(BadObject::BadBody("its entries are not in order".to_owned()));
         }
@@ -349,8 +382,15 @@ fn ends_a_hunk(path: &TreePath, key: HashKey) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::extent::Extent;
     use hikae_model::FileTime;
     use proptest::prelude::*;
+
+    fn inline(bytes: u64) -> StoredContent {
+        let mut map = ExtentMap::default();
+        map.push(Extent::Data { blob: BlobId::from_bytes([1; 32]), offset: 3, bytes });
+        StoredContent::Inline(map.to_bytes())
+    }
 
     fn entry(path: &str, kind: EntryKind) -> StoredEntry {
         let attributes = Attributes {
@@ -363,9 +403,10 @@ mod tests {
             xattrs: vec![Xattr { name: b"user.note".to_vec(), value: vec![0, 255] }],
         };
         let content = match kind {
-            EntryKind::File { size: 1 } => StoredContent::Inline(vec![1, 2, 3]),
-            EntryKind::File { .. } => {
-                StoredContent::Parts(vec![MapPart { map: BlobId::from_bytes([7; 32]), bytes: 9 }])
+            EntryKind::File { size: 1 } => inline(1),
+            EntryKind::File { size } => {
+                let part = |n, bytes| MapPart { map: BlobId::from_bytes([n; 32]), bytes };
+                StoredContent::Parts(vec![part(7, size.saturating_sub(1)), part(8, 1)])
             }
             _ => StoredContent::None,
         };
@@ -392,6 +433,92 @@ mod tests {
         let mut hunk = Vec::new();
         entries.iter().for_each(|entry| entry.put(&mut hunk));
         assert_eq!(parse_hunk(&hunk).unwrap(), entries);
+    }
+
+    #[track_caller]
+    fn refused(entry: &StoredEntry, why: &str) {
+        let mut hunk = Vec::new();
+        entry.put(&mut hunk);
+        let error = parse_hunk(&hunk).unwrap_err().to_string();
+        assert!(error.contains(why), "{error}");
+    }
+
+    #[test]
+    fn a_content_that_is_not_as_long_as_its_file_is_refused() {
+        let file = |size| entry("file", EntryKind::File { size });
+        for content in [inline(8), inline(10), StoredContent::Inline(ExtentMap::default().to_bytes())] {
+            refused(&StoredEntry { content, ..file(9) }, "not as long as its file");
+        }
+        let part = |bytes| MapPart { map: BlobId::from_bytes([7; 32]), bytes };
+        for parts in [vec![], vec![part(8)], vec![part(9), part(1)], vec![part(u64::MAX), part(10)]] {
+            refused(
+                &StoredEntry { content: StoredContent::Parts(parts), ..file(9) },
+                "not as long as its file",
+            );
+        }
+        refused(&StoredEntry { content: StoredContent::None, ..file(0) }, "a file has not one content");
+    }
+
+    #[test]
+    fn only_a_file_has_a_content_and_a_hash() {
+        let directory = || entry("directory", EntryKind::Directory);
+        refused(&StoredEntry { content: inline(1), ..directory() }, "no file has a content");
+        refused(&StoredEntry { hash: Some([0; 32]), ..directory() }, "no file has a content");
+    }
+
+    /// The bytes of an entry as one sees them whose program is not ours: with `field` set to `value` as well.
+    fn with_field(stored: &StoredEntry, field: u8, value: &[u8]) -> Vec<u8> {
+        let mut hunk = Vec::new();
+        stored.put(&mut hunk);
+        let before: Vec<_> = (0..field).flat_map(|n| field_of(&hunk, n)).collect();
+        let after: Vec<_> = (field + 1..16).flat_map(|n| field_of(&hunk, n)).collect();
+        let n_fields = (0..16).filter(|n| *n == field || !field_of(&hunk, *n).is_empty()).count();
+        [&[0xa0 + n_fields as u8][..], &before, &[field], value, &after].concat()
+    }
+
+    fn field_of(record: &[u8], wanted: u8) -> Vec<u8> {
+        let mut decoder = minicbor::Decoder::new(record);
+        for _ in 0..decoder.map().unwrap().unwrap() {
+            let start = decoder.position();
+            let field = decoder.u8().unwrap();
+            decoder.skip().unwrap();
+            if field == wanted {
+                return record[start..decoder.position()].to_vec();
+            }
+        }
+        Vec::new()
+    }
+
+    #[test]
+    fn an_entry_with_a_field_of_another_kind_is_refused() {
+        let file = entry("file", EntryKind::File { size: 1 });
+        let fifo = entry("fifo", EntryKind::Fifo);
+        let link = entry("link", EntryKind::Symlink { target: b"x".to_vec() });
+        assert!(parse_hunk(&with_field(&file, 2, &[0x01])).is_ok(), "another mode is one");
+        let part = [&[0x81, 0x82, 0x58, 32][..], &[7; 32], &[1]].concat();
+        for (what, entry, field, value) in [
+            ("two contents", &file, 10, part.as_slice()),
+            ("a file with a target", &file, 11, &[0x41, b'x']),
+            ("a file with a device", &file, 12, &[0x82, 1, 1]),
+            ("a fifo with a size", &fifo, 8, &[0]),
+            ("a fifo with a content", &fifo, 9, &[0x40]),
+            ("a link with a device", &link, 12, &[0x82, 1, 1]),
+            ("no kind", &fifo, 1, &[0]),
+            ("an unknown kind", &fifo, 1, &[9]),
+            ("a mode with a type", &fifo, 2, &[0x19, 0x10, 0]),
+            ("a second of too many nanoseconds", &fifo, 5, &[0x82, 0, 0x1a, 0x3b, 0x9a, 0xca, 0]),
+            ("attributes twice", &fifo, 13, &[0x82, 0x82, 0x41, b'a', 0x40, 0x82, 0x41, b'a', 0x40]),
+        ] {
+            assert!(parse_hunk(&with_field(entry, field, value)).is_err(), "{what}");
+        }
+    }
+
+    #[test]
+    fn a_hard_link_to_what_comes_later_or_to_itself_is_refused() {
+        for to in ["b", "c"] {
+            let to = TreePath::parse(to).unwrap();
+            refused(&entry("b", EntryKind::HardLink { to }), "to no file before it");
+        }
     }
 
     #[test]

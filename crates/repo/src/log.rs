@@ -13,6 +13,8 @@ use hikae_model::{
     EpochId, EvidenceId, IndexId, PackId, RepositoryId, RunId, SessionId, SlotId, SnapshotId, WriterId,
 };
 use jiff::Timestamp;
+use minicbor::decode::{self, Decoder};
+use minicbor::encode::{self, Encoder, Write};
 use minicbor::{Decode, Encode};
 
 /// BLAKE3 of the stored bytes of an entry. Before the first entry stands `hikae.json`.
@@ -39,48 +41,92 @@ pub struct LogEntry {
     pub change: Change,
 }
 
-/// What an entry changes.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+/// What an entry changes: `[kind, payload]`, where the kind is the place in this list.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     /// Snapshots become real, and with them the index objects that they need.
-    #[n(0)]
-    Commit(#[n(0)] Commit),
+    Commit(Commit),
     /// Snapshots are dropped from the list. What they alone needed goes with the next prune.
-    #[n(1)]
-    Forget(#[n(0)] Forget),
+    Forget(Forget),
     /// Packs are doomed, index objects come and go.
-    #[n(2)]
-    Prune(#[n(0)] Prune),
+    Prune(Prune),
     /// Objects that were doomed are gone from the store.
-    #[n(3)]
-    Removed(#[n(0)] Removed),
+    Removed(Removed),
     /// A writer may take part.
-    #[n(4)]
-    Enrol(#[n(0)] Enrol),
+    Enrol(Enrol),
     /// What a writer wrote is no longer reused, and it may not write any more.
-    #[n(5)]
-    Distrust(#[n(0)] WriterId),
+    Distrust(WriterId),
     /// Who can open contents from now on.
-    #[n(6)]
-    Recipients(#[n(0)] Vec<String>),
+    Recipients(Vec<String>),
     /// A key slot comes.
-    #[n(7)]
-    SlotAdded(#[n(0)] SlotRef),
+    SlotAdded(SlotRef),
     /// A key slot goes.
-    #[n(8)]
-    SlotRemoved(#[n(0)] SlotId),
+    SlotRemoved(SlotId),
     /// A key epoch begins, or gets a new wrap.
-    #[n(9)]
-    Epoch(#[n(0)] EpochRef),
+    Epoch(EpochRef),
     /// A snapshot was restored and compared.
-    #[n(10)]
-    Evidence(#[n(0)] EvidenceRef),
+    Evidence(EvidenceRef),
     /// From here on, writers that do not know this feature must not write.
-    #[n(11)]
-    Feature(#[n(0)] String),
+    Feature(String),
     /// Packs or snapshots were found damaged, or well again.
-    #[n(12)]
-    Damaged(#[n(0)] Damaged),
+    Damaged(Damaged),
+    /// What a later release knows. It holds its number; who reads goes on, who would write does not.
+    Unknown {
+        /// Its kind.
+        kind: u32,
+    },
+}
+
+impl<C> Encode<C> for Change {
+    fn encode<W: Write>(&self, e: &mut Encoder<W>, cx: &mut C) -> Result<(), encode::Error<W::Error>> {
+        e.array(2)?;
+        match self {
+            Self::Commit(payload) => e.u32(0)?.encode_with(payload, cx)?,
+            Self::Forget(payload) => e.u32(1)?.encode_with(payload, cx)?,
+            Self::Prune(payload) => e.u32(2)?.encode_with(payload, cx)?,
+            Self::Removed(payload) => e.u32(3)?.encode_with(payload, cx)?,
+            Self::Enrol(payload) => e.u32(4)?.encode_with(payload, cx)?,
+            Self::Distrust(payload) => e.u32(5)?.encode_with(payload, cx)?,
+            Self::Recipients(payload) => e.u32(6)?.encode_with(payload, cx)?,
+            Self::SlotAdded(payload) => e.u32(7)?.encode_with(payload, cx)?,
+            Self::SlotRemoved(payload) => e.u32(8)?.encode_with(payload, cx)?,
+            Self::Epoch(payload) => e.u32(9)?.encode_with(payload, cx)?,
+            Self::Evidence(payload) => e.u32(10)?.encode_with(payload, cx)?,
+            Self::Feature(payload) => e.u32(11)?.encode_with(payload, cx)?,
+            Self::Damaged(payload) => e.u32(12)?.encode_with(payload, cx)?,
+            Self::Unknown { .. } => {
+                return Err(encode::Error::message("an entry of an unknown kind is read only"));
+            }
+        };
+        Ok(())
+    }
+}
+
+impl<'b, C> Decode<'b, C> for Change {
+    fn decode(d: &mut Decoder<'b>, cx: &mut C) -> Result<Self, decode::Error> {
+        if d.array()? != Some(2) {
+            return Err(decode::Error::message("a change has a kind and a payload"));
+        }
+        Ok(match d.u32()? {
+            0 => Self::Commit(d.decode_with(cx)?),
+            1 => Self::Forget(d.decode_with(cx)?),
+            2 => Self::Prune(d.decode_with(cx)?),
+            3 => Self::Removed(d.decode_with(cx)?),
+            4 => Self::Enrol(d.decode_with(cx)?),
+            5 => Self::Distrust(d.decode_with(cx)?),
+            6 => Self::Recipients(d.decode_with(cx)?),
+            7 => Self::SlotAdded(d.decode_with(cx)?),
+            8 => Self::SlotRemoved(d.decode_with(cx)?),
+            9 => Self::Epoch(d.decode_with(cx)?),
+            10 => Self::Evidence(d.decode_with(cx)?),
+            11 => Self::Feature(d.decode_with(cx)?),
+            12 => Self::Damaged(d.decode_with(cx)?),
+            kind => {
+                d.skip()?;
+                Self::Unknown { kind }
+            }
+        })
+    }
 }
 
 /// A commit.
@@ -134,21 +180,33 @@ pub struct Prune {
     pub doomed: Vec<PackId>,
     /// Index objects that come.
     #[n(1)]
-    pub indexes_added: Vec<IndexId>,
-    /// Index objects that go.
+    pub indexes_added: Vec<IndexAdded>,
+    /// Index objects that go, and such as no entry has named: nothing may name them from here on.
     #[n(2)]
     pub indexes_removed: Vec<IndexId>,
     /// All frames less than half alive: writers take their blobs as unknown.
     #[n(3)]
     pub sparse: Vec<FrameName>,
-    /// How long doomed packs stay, in seconds.
+    /// How long what goes stays stored, in seconds.
     #[n(4)]
     pub soft_seconds: u64,
-    /// Who vouches for each of `indexes_added`, in that order: the writer whose index objects it takes the
-    /// place of. The pruner itself, where the list has ended. Without it a prune would make everybody's
-    /// blobs the pruner's, and trust groups would trust what they must not (decision 6).
-    #[cbor(n(5), default)]
-    pub vouchers: Vec<WriterId>,
+    /// Snapshot records that go: of a forgotten snapshot the soft period begins, and one that no entry has named
+    /// none may name from here on.
+    #[n(5)]
+    pub snapshots: Vec<SnapshotId>,
+}
+
+/// An index object that comes with a prune.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(array)]
+pub struct IndexAdded {
+    /// Its name.
+    #[n(0)]
+    pub id: IndexId,
+    /// Who vouches for it: the writer whose index objects it takes the place of. Without it a prune would make
+    /// everybody's blobs the pruner's, and trust groups would trust what they must not (decision 6).
+    #[n(1)]
+    pub voucher: WriterId,
 }
 
 /// A frame: its session and its number there.
@@ -186,6 +244,10 @@ pub struct Removed {
     /// Index objects that were removed.
     #[n(1)]
     pub indexes: Vec<IndexId>,
+    /// Snapshots that cannot come back any more: their records are removed after this entry, unlike the others,
+    /// because until then a forgotten snapshot could be brought back under its name.
+    #[n(2)]
+    pub snapshots: Vec<SnapshotId>,
 }
 
 /// Packs and snapshots that were read and found to be no more what they were, and those that are well again.
@@ -203,10 +265,10 @@ pub struct Damaged {
     #[n(1)]
     pub well: Vec<PackId>,
     /// Snapshots whose record was found damaged or missing.
-    #[cbor(n(2), default)]
+    #[n(2)]
     pub snapshots: Vec<SnapshotId>,
     /// Snapshots whose record is well again.
-    #[cbor(n(3), default)]
+    #[n(3)]
     pub snapshots_well: Vec<SnapshotId>,
 }
 
@@ -226,6 +288,9 @@ pub struct Enrol {
     /// For people: a host, a person.
     #[n(3)]
     pub label: String,
+    /// The only sources of which it may commit snapshots; nothing if it may of any.
+    #[n(4)]
+    pub sources: Option<Vec<String>>,
 }
 
 /// A key slot.
@@ -293,7 +358,8 @@ impl Rights {
 }
 
 impl Change {
-    /// What its writer must be allowed to do.
+    /// What its writer must be allowed to do, whatever it is about. An unknown kind takes an administrator: else
+    /// anyone could end all writing by releases that do not know it.
     pub fn needs(&self) -> Rights {
         match self {
             Self::Commit(_) | Self::Epoch(_) | Self::Evidence(_) => Rights::WRITE,
@@ -304,7 +370,8 @@ impl Change {
             | Self::Recipients(_)
             | Self::SlotAdded(_)
             | Self::SlotRemoved(_)
-            | Self::Feature(_) => Rights::ADMIN,
+            | Self::Feature(_)
+            | Self::Unknown { .. } => Rights::ADMIN,
         }
     }
 
@@ -324,6 +391,7 @@ impl Change {
             Self::Evidence(_) => "evidence",
             Self::Feature(_) => "feature",
             Self::Damaged(_) => "damaged",
+            Self::Unknown { .. } => "unknown",
         }
     }
 }

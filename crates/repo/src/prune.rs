@@ -19,7 +19,7 @@ pub use plan::{
 };
 pub use removal::{RemovalReport, remove_doomed};
 pub use survey::{
-    BlobCopy, BlobPrefix, Orphan, Presence, Survey, SurveyedFrame, SurveyedIndex, SurveyedPack,
+    BlobCopy, BlobPrefix, NamedOrphan, Orphan, Presence, Survey, SurveyedFrame, SurveyedIndex, SurveyedPack,
 };
 
 use crate::RepoError;
@@ -28,7 +28,7 @@ use crate::index::{IndexBuilder, Segment};
 use crate::index_set::IndexSet;
 use crate::keys::BlobClass;
 use crate::lease::Lease;
-use crate::log::{Change, Prune};
+use crate::log::{Change, IndexAdded, Prune};
 use crate::repo::Repo;
 use crate::state::State;
 use crate::writer::put_index;
@@ -151,7 +151,8 @@ impl Moved {
         let goes: BTreeSet<IndexId> = plan.indexes.iter().map(|index| index.id).collect();
         let mut change = Prune {
             doomed: doomed.iter().copied().collect(),
-            indexes_removed: goes.iter().copied().collect(),
+            indexes_removed: goes.iter().chain(&plan.index_orphans).copied().collect(),
+            snapshots: plan.snapshots.clone(),
             sparse: plan.sparse.iter().copied().collect(),
             soft_seconds: options.soft.as_secs(),
             ..Prune::default()
@@ -257,8 +258,7 @@ impl NewIndexes<'_> {
             return Ok(());
         }
         let segment = put_index(self.repo, &std::mem::take(&mut self.builder))?;
-        self.change.indexes_added.push(segment.id);
-        self.change.vouchers.push(self.voucher);
+        self.change.indexes_added.push(IndexAdded { id: segment.id, voucher: self.voucher });
         Ok(())
     }
 }

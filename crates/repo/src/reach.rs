@@ -46,7 +46,13 @@ impl BlobReader<'_> {
     /// Any failure to read it.
     pub fn hunk(&mut self, snapshot: Named<'_>, hunk: &Hunk) -> Result<Vec<StoredEntry>, RepoError> {
         let bytes = self.read(BlobClass::Metadata, hunk.blob)?;
-        parse_hunk(&bytes).map_err(|why| snapshot.damaged(why))
+        let entries = parse_hunk(&bytes).map_err(|why| snapshot.damaged(why))?;
+        match hunk.lists(&entries) {
+            true => Ok(entries),
+            false => {
+                Err(snapshot.damaged(BadObject::BadBody("a hunk is not the one that it lists".to_owned())))
+            }
+        }
     }
 
     /// The entry at `path`, if there is one.
@@ -139,6 +145,8 @@ pub struct Entries<'a, 'r> {
     snapshot: Named<'a>,
     hunks: std::vec::IntoIter<Hunk>,
     entries: std::vec::IntoIter<StoredEntry>,
+    /// The last path of the hunk that was read last.
+    last: Option<TreePath>,
 }
 
 impl<'a, 'r> Entries<'a, 'r> {
@@ -156,7 +164,7 @@ impl<'a, 'r> Entries<'a, 'r> {
             let after = hunks.partition_point(|hunk| hunk.first <= *from);
             hunks.drain(..after.saturating_sub(1));
         }
-        Ok(Self { reader, snapshot, hunks: hunks.into_iter(), entries: Vec::new().into_iter() })
+        Ok(Self { reader, snapshot, hunks: hunks.into_iter(), entries: Vec::new().into_iter(), last: None })
     }
 
     /// The next entry; `None` after the last.
@@ -169,7 +177,13 @@ impl<'a, 'r> Entries<'a, 'r> {
                 return Ok(Some(entry));
             }
             let Some(hunk) = self.hunks.next() else { return Ok(None) };
-            self.entries = self.reader.hunk(self.snapshot, &hunk)?.into_iter();
+            let entries = self.reader.hunk(self.snapshot, &hunk)?;
+            let last = entries.last().map(|entry| entry.entry.path.clone());
+            if self.last >= entries.first().map(|entry| entry.entry.path.clone()) {
+                let why = "a hunk begins before the one before it ends".to_owned();
+                return Err(self.snapshot.damaged(BadObject::BadBody(why)));
+            }
+            (self.last, self.entries) = (last, entries.into_iter());
         }
     }
 

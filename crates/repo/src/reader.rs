@@ -4,6 +4,7 @@
 //! loss while another is good.
 
 use crate::RepoError;
+use crate::epoch::SessionRecord;
 use crate::frame::FrameCoder;
 use crate::index::Location;
 use crate::index_set::IndexSet;
@@ -12,7 +13,7 @@ use crate::layout;
 use crate::pack::PackedFrame;
 use crate::repo::Repo;
 use hikae_model::{BlobId, PackId};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -194,33 +195,50 @@ impl<'r> BlobReader<'r> {
     /// # Errors
     /// [`RepoError::FrameDamaged`] if they are not what was sealed.
     pub fn open(&mut self, pack: PackId, frame: &PackedFrame, stored: Vec<u8>) -> Result<Vec<u8>, RepoError> {
-        let key = frame_key(self.repo, &self.index, frame)?;
+        let keys = frame_keys(self.repo, &self.index, frame)?;
         let damaged = |why| RepoError::FrameDamaged { pack, offset: u64::from(frame.offset), why };
-        self.coder.open(&frame.head, &key, stored).map_err(damaged)
+        let (last, others) = keys.split_last().ok_or(damaged("the record of its session is missing"))?;
+        for key in others {
+            if let Ok(plain) = self.coder.open(&frame.head, key, stored.clone()) {
+                return Ok(plain);
+            }
+        }
+        self.coder.open(&frame.head, last, stored).map_err(damaged)
     }
 }
 
-/// The key that seals the frames of this frame's session and class.
-fn frame_key(repo: &Repo, index: &IndexSet, frame: &PackedFrame) -> Result<Secret32, RepoError> {
-    let session = index.session(frame.head.session);
-    let missing = || RepoError::Age { what: "the record of a session is missing".to_owned() };
-    match frame.head.class {
-        BlobClass::Metadata => {
-            let session = session.ok_or_else(missing)?;
-            repo.keys().seal(session.metadata_key).cloned().ok_or_else(missing)
+/// The keys that may seal this frame: one, unless somebody else indexed a session of the same id.
+fn frame_keys(repo: &Repo, index: &IndexSet, frame: &PackedFrame) -> Result<Vec<Secret32>, RepoError> {
+    let sessions = index.sessions(frame.head.session);
+    let mut keys = Vec::new();
+    if frame.head.class == BlobClass::Metadata {
+        let numbers: BTreeSet<u32> = sessions.iter().map(|session| session.metadata_key).collect();
+        keys.extend(numbers.into_iter().filter_map(|number| repo.keys().seal(number).cloned()));
+        return Ok(keys);
+    }
+    let mut failed = None;
+    for session in sessions {
+        match content_key(repo, index, session) {
+            Ok(key) => keys.push(key),
+            Err(error) => failed = Some(error),
         }
-        BlobClass::Content => {
-            let session = session.ok_or_else(missing)?;
-            match repo.contents().session_key(session, index.epoch(session.epoch)) {
-                // Recipients that came later are in the epoch's newest wrap only.
-                Err(RepoError::NeedsIdentity) => {
-                    let state = repo.state();
-                    let newest = state.epochs.iter().find(|state| state.epoch.id == session.epoch);
-                    let newest = newest.ok_or(RepoError::NeedsIdentity)?;
-                    repo.contents().session_key(session, Some(&repo.read_epoch(&newest.epoch)?))
-                }
-                opened => opened,
-            }
+    }
+    match failed {
+        Some(error) if keys.is_empty() => Err(error),
+        _ => Ok(keys),
+    }
+}
+
+/// The key of a session's contents.
+fn content_key(repo: &Repo, index: &IndexSet, session: &SessionRecord) -> Result<Secret32, RepoError> {
+    match repo.contents().session_key(session, index.epoch_of(session, repo.keys().family())) {
+        // Recipients that came later are in the epoch's newest wrap only.
+        Err(RepoError::NeedsIdentity) => {
+            let state = repo.state();
+            let newest = state.epochs.iter().find(|state| state.epoch.id == session.epoch);
+            let newest = newest.ok_or(RepoError::NeedsIdentity)?;
+            repo.contents().session_key(session, Some(&repo.read_epoch(&newest.epoch)?))
         }
+        opened => opened,
     }
 }

@@ -16,7 +16,7 @@ use crate::RepoError;
 use crate::index::{IndexBuilder, IndexedPack, Segment};
 use crate::index_set::IndexSet;
 use crate::layout;
-use crate::log::{Change, Damaged, Prune};
+use crate::log::{Change, Damaged, IndexAdded, Prune};
 use crate::pack::{Footer, OpenPack, PackedFrame};
 use crate::reader::BlobReader;
 use crate::repo::Repo;
@@ -208,10 +208,9 @@ fn name(
     packs: &BTreeSet<PackId>,
     lost: &BTreeSet<IndexId>,
 ) -> Result<(), RepoError> {
-    let (mut indexes, mut vouchers) = (Vec::new(), Vec::new());
-    for (writer, builder) in builders.into_iter().filter(|(_, builder)| !builder.is_empty()) {
-        indexes.push(put_index(repo, &builder)?.id);
-        vouchers.push(writer);
+    let mut indexes = Vec::new();
+    for (voucher, builder) in builders.into_iter().filter(|(_, builder)| !builder.is_empty()) {
+        indexes.push(IndexAdded { id: put_index(repo, &builder)?.id, voucher });
     }
     if indexes.is_empty() && lost.is_empty() {
         return Ok(());
@@ -222,11 +221,10 @@ fn name(
         }
         Ok(Change::Prune(Prune {
             indexes_added: indexes.clone(),
-            vouchers: vouchers.clone(),
             indexes_removed: lost.iter().copied().collect(),
             sparse: state.sparse.iter().copied().collect(),
             soft_seconds: SOFT_SECONDS,
-            doomed: Vec::new(),
+            ..Prune::default()
         }))
     })?;
     Ok(())

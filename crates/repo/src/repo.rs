@@ -2,7 +2,7 @@
 
 use crate::RepoError;
 use crate::epoch::{ContentKeys, EpochRecord};
-use crate::header::{Core, Header};
+use crate::header::{Core, FirstSlot, Header};
 use crate::index_set::IndexSet;
 use crate::keys::{MetadataKeys, RepositorySecret, Secret32, Signer};
 use crate::layout;
@@ -13,10 +13,10 @@ use crate::slot::{self, OpenedSlot, Payload, Unlock, Wrap};
 use crate::snapshot::Snapshot;
 use crate::state::State;
 use crate::{cbor, log};
-use hikae_model::{Cx, HashKey, PackId, RepositoryId, SlotId, SnapshotId, WriterId, sabotage};
+use hikae_model::{Cx, HashKey, IndexId, PackId, RepositoryId, SlotId, SnapshotId, WriterId, sabotage};
 use hikae_store::{Store, StoreError};
 use jiff::{SignedDuration, Timestamp};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 
@@ -34,10 +34,36 @@ pub struct Repo {
     cache: PathBuf,
     cx: Cx,
     followed: RwLock<Followed>,
-    /// Every pack whose doom we have read, also those that are gone since: none of them lives again.
-    /// With the entry that doomed each.
-    dooms: Mutex<HashMap<PackId, u64>>,
+    dooms: Mutex<Dooms>,
     following: Mutex<()>,
+}
+
+/// Everything whose doom we have read, also what is gone since: none of it lives again (rule R12).
+struct Dooms {
+    /// With the entry that doomed each.
+    packs: HashMap<PackId, u64>,
+    indexes: HashSet<IndexId>,
+    snapshots: HashSet<SnapshotId>,
+}
+
+impl Dooms {
+    fn of(state: &State) -> Self {
+        Self {
+            packs: state.doomed.iter().map(|(pack, doom)| (*pack, doom.n)).collect(),
+            indexes: state.stale_indexes.keys().copied().collect(),
+            snapshots: state.stale_snapshots.keys().copied().collect(),
+        }
+    }
+
+    /// Takes in what entry `n` has doomed, which a void entry has not: `state` is what holds after it.
+    fn read(&mut self, n: u64, prune: &log::Prune, state: &State) {
+        let packs = prune.doomed.iter().filter(|pack| state.doomed.contains_key(pack));
+        self.packs.extend(packs.map(|pack| (*pack, n)));
+        let indexes = prune.indexes_removed.iter().filter(|index| state.stale_indexes.contains_key(index));
+        self.indexes.extend(indexes);
+        let snapshots = prune.snapshots.iter().filter(|id| state.stale_snapshots.contains_key(id));
+        self.snapshots.extend(snapshots);
+    }
 }
 
 #[derive(Clone)]
@@ -94,7 +120,7 @@ impl Repo {
             recipients.insert(0, identity(&secret.first_identity()).to_public().to_string());
         }
         // Fails here, before anything is written, if a recipient is none.
-        EpochRecord::begin(&recipients, cx)?;
+        EpochRecord::begin(&recipients, keys.family(), &root, cx)?;
         let repository = RepositoryId::from_bytes(cx.random());
         let core = Core::new(repository, keys.family(), root.id(), recipients, cx.now());
         let signer = match options.write_only {
@@ -109,7 +135,8 @@ impl Repo {
         };
         let (slot, stored) = slot::make(&payload, core.hash(), &options.wrap, cx)?;
         store.put(&layout::slot(slot), &stored)?;
-        let header = Header { core, slots: vec![slot] };
+        let kind = options.wrap.kind().to_owned();
+        let header = Header { core, slots: vec![FirstSlot { id: slot, kind }] };
         match store.put(&layout::header(), &header.to_bytes()) {
             Ok(()) => {}
             Err(StoreError::Exists { .. }) => {
@@ -125,6 +152,7 @@ impl Repo {
                 rights: Rights::WRITE.0,
                 group: "owner".to_owned(),
                 label: "made at init".to_owned(),
+                sources: None,
             };
             repo.append(&mut |_| Ok(log::Change::Enrol(enrol.clone())))?;
             repo.signer = signer;
@@ -202,7 +230,7 @@ impl Repo {
             secret,
             cache,
             cx: cx.clone(),
-            dooms: Mutex::new(state.doomed.iter().map(|(pack, doom)| (*pack, doom.n)).collect()),
+            dooms: Mutex::new(Dooms::of(&state)),
             followed: RwLock::new(Followed { state, index: Arc::default() }),
             following: Mutex::new(()),
         };
@@ -224,9 +252,7 @@ impl Repo {
             let n = entry.n;
             state.apply(&entry, writer, hash).map_err(|why| RepoError::BadLog { n, why: why.to_string() })?;
             if let log::Change::Prune(prune) = &entry.change {
-                // Void entries doom nothing; those that count are in the state now.
-                let doomed = prune.doomed.iter().filter(|pack| state.doomed.contains_key(pack));
-                lock(&self.dooms).extend(doomed.map(|pack| (*pack, n)));
+                lock(&self.dooms).read(n, prune, &state);
             }
             if let log::Change::Removed(removed) = &entry.change {
                 // Names that are gone never come back, so neither do their files in the cache. One that stays
@@ -268,7 +294,17 @@ impl Repo {
 
     /// True if nothing may rely on this pack any more.
     pub fn is_doomed(&self, pack: PackId) -> bool {
-        lock(&self.dooms).contains_key(&pack)
+        lock(&self.dooms).packs.contains_key(&pack)
+    }
+
+    /// True if nothing may name this index object any more.
+    pub(crate) fn is_doomed_index(&self, index: IndexId) -> bool {
+        lock(&self.dooms).indexes.contains(&index)
+    }
+
+    /// True if nothing may name this snapshot record any more.
+    pub(crate) fn is_doomed_snapshot(&self, snapshot: SnapshotId) -> bool {
+        lock(&self.dooms).snapshots.contains(&snapshot)
     }
 
     /// Asks the store whether it has a pack.
@@ -280,9 +316,9 @@ impl Repo {
         }
     }
 
-    /// True if an entry after `n` has doomed anything, as far as we have read.
+    /// True if an entry after `n` has doomed a pack, as far as we have read.
     pub(crate) fn has_doomed_since(&self, n: u64) -> bool {
-        lock(&self.dooms).values().any(|doomed| *doomed > n)
+        lock(&self.dooms).packs.values().any(|doomed| *doomed > n)
     }
 
     /// Reads entry `n`, if it is there.
@@ -336,12 +372,12 @@ impl Repo {
     ///
     /// # Errors
     /// [`RepoError::NoRight`] for who is no owner.
-    pub fn add_slot(&self, wrap: &Wrap<'_>, kind: &str, label: &str) -> Result<SlotId, RepoError> {
+    pub fn add_slot(&self, wrap: &Wrap<'_>, label: &str) -> Result<SlotId, RepoError> {
         let Some(secret) = &self.secret else { return Err(RepoError::NoRight { what: "add a key" }) };
         let payload = Payload::Owner(secret.clone());
         let (id, stored) = slot::make(&payload, self.header.core.hash(), wrap, &self.cx)?;
         self.put_named(&layout::slot(id), &stored)?;
-        let slot = log::SlotRef { id, kind: kind.to_owned(), label: label.to_owned() };
+        let slot = log::SlotRef { id, kind: wrap.kind().to_owned(), label: label.to_owned() };
         self.append(&mut |_| Ok(log::Change::SlotAdded(slot.clone())))?;
         Ok(id)
     }
@@ -404,7 +440,7 @@ impl Repo {
                 return Ok(epoch);
             }
         }
-        let epoch = EpochRecord::begin(&state.recipients, &self.cx)?;
+        let epoch = EpochRecord::begin(&state.recipients, self.keys.family(), &self.signer, &self.cx)?;
         self.put_epoch(&epoch)?;
         Ok(epoch)
     }

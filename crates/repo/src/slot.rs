@@ -83,6 +83,17 @@ pub enum Wrap<'a> {
     Recipient(&'a str),
 }
 
+impl Wrap<'_> {
+    /// What the log calls it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Passphrase(..) => "passphrase",
+            Self::KeyFile(_) => "key-file",
+            Self::Recipient(_) => "recipient",
+        }
+    }
+}
+
 #[derive(Encode, Decode)]
 #[cbor(map)]
 struct SlotRecord {

@@ -4,9 +4,10 @@
 
 use crate::RepoError;
 use crate::cbor;
-use crate::keys::{MetadataKeys, Signer};
+use crate::keys::MetadataKeys;
 use crate::layout;
 use crate::object::{BadObject, ObjectClass, open_object, seal_object};
+use crate::repo::Repo;
 use hikae_model::{BlobId, RunId, SnapshotId, WriterId};
 use hikae_store::Store;
 use jiff::Timestamp;
@@ -76,6 +77,10 @@ pub struct SnapshotRecord {
     /// The release that wrote it.
     #[n(19)]
     pub release: String,
+    /// Drawn when it is stored, so that a record never gets the name of an earlier one: prune may have doomed
+    /// that.
+    #[cbor(n(20), with = "minicbor::bytes")]
+    pub nonce: [u8; 16],
 }
 
 /// A snapshot record as it stands in the repository.
@@ -89,15 +94,20 @@ pub struct Snapshot {
     pub record: SnapshotRecord,
 }
 
-impl SnapshotRecord {
-    /// Signs and seals the record: its name and its stored bytes.
-    pub fn seal(&self, keys: &MetadataKeys, writer: &Signer) -> (SnapshotId, Vec<u8>) {
-        let stored = seal_object(ObjectClass::Snapshot, b"", cbor::to_bytes(self), keys, writer);
-        (SnapshotId::from_bytes(*blake3::hash(&stored).as_bytes()), stored)
-    }
-}
-
 impl Snapshot {
+    /// Stores a record under a name that was never there.
+    ///
+    /// # Errors
+    /// Any failure of the store.
+    pub(crate) fn put(repo: &Repo, record: &SnapshotRecord) -> Result<Self, RepoError> {
+        let record = SnapshotRecord { nonce: repo.cx().random(), ..record.clone() };
+        let stored =
+            seal_object(ObjectClass::Snapshot, b"", cbor::to_bytes(&record), repo.keys(), repo.signer());
+        let id = SnapshotId::from_bytes(*blake3::hash(&stored).as_bytes());
+        repo.put_named(&layout::snapshot(id), &stored)?;
+        Ok(Self { id, writer: repo.signer().id(), record })
+    }
+
     /// Reads a snapshot record.
     ///
     /// # Errors

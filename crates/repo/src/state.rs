@@ -7,9 +7,10 @@
 //! This module is pure: it knows entries, and no store.
 
 use crate::cbor;
-use crate::header::Header;
+use crate::header::{FirstSlot, Header};
 use crate::log::{
-    Change, EntryHash, EpochRef, EvidenceRef, FrameName, LogEntry, Rights, SlotRef, SnapshotRef, hash_of,
+    Change, EntryHash, EpochRef, EvidenceRef, FrameName, IndexAdded, LogEntry, Rights, SlotRef, SnapshotRef,
+    hash_of,
 };
 use hikae_model::{IndexId, PackId, RepositoryId, RunId, SlotId, SnapshotId, WriterId};
 use jiff::Timestamp;
@@ -22,6 +23,9 @@ const KNOWN_FEATURES: [&str; 0] = [];
 /// How many runs are remembered, so that a second commit of one of them is void. The second can only come
 /// from a put that was under way when the first was read, which is a matter of the last few entries.
 const REMEMBERED_RUNS: usize = 256;
+
+/// How many numbers of void entries are remembered.
+const REMEMBERED_VOID: usize = 256;
 
 /// What holds after an entry of the log.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -77,15 +81,33 @@ pub struct State {
     pub features: BTreeSet<String>,
     /// Numbers of the last void entries, for display.
     #[n(16)]
-    pub void: Vec<u64>,
+    pub void: VecDeque<u64>,
     /// Packs that were found damaged or missing. Nothing new relies on them, and they count as no copy; who
     /// reads may try them.
     #[n(17)]
     pub damaged: BTreeSet<PackId>,
     /// Snapshots that are set aside: their record was found damaged or missing. They stand where they stood, and
     /// count for nothing.
-    #[cbor(n(18), default)]
+    #[n(18)]
     pub set_aside: BTreeSet<SnapshotId>,
+    /// Snapshot records that no entry has named and none may name any more.
+    #[n(19)]
+    pub stale_snapshots: BTreeMap<SnapshotId, DoomState>,
+    /// Entries of kinds that this release does not know. While there is one it writes nothing.
+    #[n(20)]
+    pub unknown: Vec<UnknownEntry>,
+}
+
+/// An entry of a kind that this release does not know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(array)]
+pub struct UnknownEntry {
+    /// Its number.
+    #[n(0)]
+    pub n: u64,
+    /// Its kind.
+    #[n(1)]
+    pub kind: u32,
 }
 
 /// An enrolled writer.
@@ -104,6 +126,9 @@ pub struct WriterState {
     /// False once it was distrusted.
     #[n(3)]
     pub trusted: bool,
+    /// The only sources of which it may commit snapshots; nothing if it may of any.
+    #[n(4)]
+    pub sources: Option<Vec<String>>,
 }
 
 /// A key epoch.
@@ -117,7 +142,7 @@ pub struct EpochState {
     #[n(1)]
     pub writer: WriterId,
     /// True once it got a new wrap: then nothing new is written in it.
-    #[cbor(n(2), default)]
+    #[n(2)]
     pub wrapped_again: bool,
 }
 
@@ -149,6 +174,9 @@ pub struct ForgottenState {
     /// Why.
     #[n(2)]
     pub reason: String,
+    /// The prune that began its soft period, after which it cannot be brought back.
+    #[n(3)]
+    pub doom: Option<DoomState>,
 }
 
 /// An index object that counts.
@@ -203,8 +231,10 @@ pub enum BadEntry {
 impl State {
     /// The state of a new repository, before the first entry.
     pub fn begin(header: &Header) -> Self {
-        let slot =
-            |id: &SlotId| (*id, SlotRef { id: *id, kind: String::new(), label: "made at init".to_owned() });
+        let slot = |slot: &FirstSlot| {
+            let (id, label) = (slot.id, "made at init".to_owned());
+            (id, SlotRef { id, kind: slot.kind.clone(), label })
+        };
         Self {
             n: 0,
             head: hash_of(&header.to_bytes()),
@@ -222,9 +252,11 @@ impl State {
             sparse: BTreeSet::new(),
             runs: VecDeque::new(),
             features: BTreeSet::new(),
-            void: Vec::new(),
+            void: VecDeque::new(),
             damaged: BTreeSet::new(),
             set_aside: BTreeSet::new(),
+            stale_snapshots: BTreeMap::new(),
+            unknown: Vec::new(),
         }
     }
 
@@ -240,10 +272,12 @@ impl State {
             return Err(BadEntry::WrongPrevious);
         }
         (self.n, self.head) = (entry.n, hash);
-        let allowed = self.rights_of(writer).allow(entry.change.needs());
         let repeated = matches!(entry.change, Change::Commit(_)) && self.runs.contains(&entry.run);
-        if !allowed || repeated {
-            self.void.push(entry.n);
+        if repeated || self.lacks(writer, &entry.change).is_some() {
+            self.void.push_back(entry.n);
+            while self.void.len() > REMEMBERED_VOID {
+                self.void.pop_front();
+            }
             return Ok(());
         }
         self.change(entry, writer);
@@ -272,8 +306,8 @@ impl State {
             Change::Forget(forget) => {
                 for id in &forget.snapshots {
                     if let Some(snapshot) = self.snapshots.remove(id) {
-                        let reason = forget.reason.clone();
-                        self.forgotten.insert(*id, ForgottenState { snapshot, at: entry.at, reason });
+                        let (at, reason) = (entry.at, forget.reason.clone());
+                        self.forgotten.insert(*id, ForgottenState { snapshot, at, reason, doom: None });
                     }
                 }
             }
@@ -281,13 +315,18 @@ impl State {
                 let doom = DoomState { n, at: entry.at, soft_seconds: prune.soft_seconds };
                 self.doomed.extend(prune.doomed.iter().map(|pack| (*pack, doom)));
                 self.damaged.retain(|pack| !prune.doomed.contains(pack));
-                for (at, index) in prune.indexes_added.iter().enumerate() {
-                    let writer = prune.vouchers.get(at).copied().unwrap_or(writer);
-                    self.indexes.insert(*index, IndexState { writer, n });
+                for IndexAdded { id, voucher } in &prune.indexes_added {
+                    self.indexes.insert(*id, IndexState { writer: *voucher, n });
                 }
                 for index in &prune.indexes_removed {
-                    if self.indexes.remove(index).is_some() {
-                        self.stale_indexes.insert(*index, doom);
+                    self.indexes.remove(index);
+                    self.stale_indexes.insert(*index, doom);
+                }
+                for snapshot in &prune.snapshots {
+                    match self.forgotten.get_mut(snapshot) {
+                        Some(forgotten) => drop(forgotten.doom.get_or_insert(doom)),
+                        None if self.snapshots.contains_key(snapshot) => {}
+                        None => drop(self.stale_snapshots.entry(*snapshot).or_insert(doom)),
                     }
                 }
                 self.sparse = prune.sparse.iter().copied().collect();
@@ -295,6 +334,13 @@ impl State {
             Change::Removed(removed) => {
                 self.doomed.retain(|pack, _| !removed.packs.contains(pack));
                 self.stale_indexes.retain(|index, _| !removed.indexes.contains(index));
+                for snapshot in &removed.snapshots {
+                    self.stale_snapshots.remove(snapshot);
+                    if self.forgotten.get(snapshot).is_some_and(|forgotten| forgotten.doom.is_some()) {
+                        self.forgotten.remove(snapshot);
+                        self.set_aside.remove(snapshot);
+                    }
+                }
             }
             Change::Enrol(enrol) => {
                 let state = WriterState {
@@ -302,6 +348,7 @@ impl State {
                     group: enrol.group.clone(),
                     label: enrol.label.clone(),
                     trusted: true,
+                    sources: enrol.sources.clone(),
                 };
                 self.writers.insert(enrol.writer, state);
             }
@@ -333,6 +380,7 @@ impl State {
                 self.set_aside.extend(known);
                 self.set_aside.retain(|id| !found.snapshots_well.contains(id));
             }
+            Change::Unknown { kind } => self.unknown.push(UnknownEntry { n, kind: *kind }),
         }
     }
 
@@ -345,6 +393,31 @@ impl State {
             Some(state) if state.trusted => Rights(state.rights),
             _ => Rights::default(),
         }
+    }
+
+    /// What `writer` may not do of what this change does, in words; nothing if it may do all of it.
+    pub fn lacks(&self, writer: WriterId, change: &Change) -> Option<&'static str> {
+        let rights = self.rights_of(writer);
+        if !rights.allow(change.needs()) {
+            return Some(change.verb());
+        }
+        let Change::Commit(commit) = change else { return None };
+        let brings_back = commit.snapshots.iter().any(|snapshot| self.forgotten.contains_key(&snapshot.id));
+        if brings_back && !rights.allow(Rights::FORGET) {
+            return Some("bring forgotten snapshots back");
+        }
+        let sources = self.writers.get(&writer).and_then(|state| state.sources.as_ref());
+        let is_its_own = |name: &String| sources.is_none_or(|sources| sources.contains(name));
+        match commit.snapshots.iter().all(|snapshot| is_its_own(&snapshot.source)) {
+            true => None,
+            false => Some("commit snapshots of this source"),
+        }
+    }
+
+    /// The doom of a snapshot record that goes.
+    pub fn doom_of(&self, snapshot: SnapshotId) -> Option<DoomState> {
+        let forgotten = self.forgotten.get(&snapshot).and_then(|forgotten| forgotten.doom);
+        forgotten.or_else(|| self.stale_snapshots.get(&snapshot).copied())
     }
 
     /// True if this writer is enrolled or once was.
@@ -377,9 +450,12 @@ impl State {
         self.snapshots.contains_key(&id) || self.forgotten.contains_key(&id)
     }
 
-    /// A feature that this release does not know, if there is one.
-    pub fn unknown_feature(&self) -> Option<&str> {
-        self.features.iter().map(String::as_str).find(|feature| !KNOWN_FEATURES.contains(feature))
+    /// What in the log this release does not know, so that it must not write: a feature, or an entry.
+    pub fn beyond_us(&self) -> Option<String> {
+        let feature = self.features.iter().find(|feature| !KNOWN_FEATURES.contains(&feature.as_str()));
+        let entry = self.unknown.first();
+        let entry = entry.map(|UnknownEntry { n, kind }| format!("log entry {n} of kind {kind}"));
+        feature.map(|feature| format!("the feature `{feature}`")).or(entry)
     }
 
     /// The snapshots of a source, or of all, newest moment first, without those that are set aside.

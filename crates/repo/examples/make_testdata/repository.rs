@@ -10,8 +10,8 @@ use hikae_repo::keys::{BlobClass, Secret32, Signer};
 use hikae_repo::layout;
 use hikae_repo::listing::{ListingWriter, StoredEntry};
 use hikae_repo::log::{
-    Change, Commit, Damaged, Enrol, EpochRef, Forget, FrameName, LogEntry, Prune, Removed, Rights, SlotRef,
-    hash_of,
+    Change, Commit, Damaged, Enrol, EpochRef, Forget, FrameName, IndexAdded, LogEntry, Prune, Removed,
+    Rights, SlotRef, hash_of,
 };
 use hikae_repo::object::{ObjectClass, seal_object};
 use hikae_repo::reach::Named;
@@ -101,10 +101,10 @@ impl World {
     /// A key file's slot, a recipient's, and a writer's own that opens no content.
     fn add_keys(&self, recipient: &str) {
         let repo = &self.repo;
-        repo.add_slot(&Wrap::KeyFile(&Secret32::new(KEY_FILE)), "key-file", "of the host").expect("a slot");
-        repo.add_slot(&Wrap::Recipient(recipient), "recipient", "of the owner").expect("a slot");
+        repo.add_slot(&Wrap::KeyFile(&Secret32::new(KEY_FILE)), "of the host").expect("a slot");
+        repo.add_slot(&Wrap::Recipient(recipient), "of the owner").expect("a slot");
         let signer = Signer::from_seed(&Secret32::new(self.cx.random()));
-        self.enrol(signer.id(), "web-1");
+        self.enrol(signer.id(), "web-1", None);
         let payload = Payload::Writer { keys: Box::new(repo.keys().clone()), signer };
         let wrap = Secret32::new(WRITER_KEY_FILE);
         let (id, stored) =
@@ -114,13 +114,14 @@ impl World {
         self.append(&Change::SlotAdded(slot));
         // One that was removed again: its object is gone, the entries stay.
         let gone = Wrap::KeyFile(&Secret32::new([1; 32]));
-        let gone = repo.add_slot(&gone, "key-file", "lost").expect("a slot");
+        let gone = repo.add_slot(&gone, "lost").expect("a slot");
         repo.remove_slot(gone).expect("removed");
     }
 
-    fn enrol(&self, writer: WriterId, label: &str) {
+    fn enrol(&self, writer: WriterId, label: &str, sources: Option<Vec<String>>) {
         let (group, label) = ("hosts".to_owned(), label.to_owned());
-        self.append(&Change::Enrol(Enrol { writer, rights: Rights::WRITE.0, group, label }));
+        let rights = Rights::WRITE.0;
+        self.append(&Change::Enrol(Enrol { writer, rights, group, label, sources }));
     }
 
     fn append(&self, change: &Change) -> u64 {
@@ -140,7 +141,7 @@ impl World {
         let recipients = repo.state().recipients.clone();
         let old = repo.state().epochs[0].epoch.clone();
         let old = repo.read_epoch(&old).expect("the first epoch");
-        let rewrapped = repo.contents().rewrap(&old, &recipients).expect("a new wrap");
+        let rewrapped = repo.contents().rewrap(&old, &recipients, repo.signer()).expect("a new wrap");
         let body = minicbor::to_vec(&rewrapped).expect("encoded");
         let stored = seal_object(ObjectClass::Epoch, b"", body, repo.keys(), repo.signer());
         let object = hikae_model::SlotId::from_bytes(hash_of(&stored));
@@ -229,6 +230,7 @@ impl World {
             manifest: Some(manifest),
             parent,
             release: hikae_repo::RELEASE.to_owned(),
+            nonce: [0; 16],
         }
     }
 
@@ -269,14 +271,20 @@ impl World {
         );
         let id = IndexId::from_bytes(hash_of(&stored));
         repo.store().put(&layout::index(id), &stored).expect("stored");
-        prune.indexes_added.push(id);
-        prune.vouchers.push(repo.signer().id());
+        prune.indexes_added.push(IndexAdded { id, voucher: repo.signer().id() });
+        // As if a run had died after it stored its record.
+        let orphan = SnapshotId::from_bytes([8; 32]);
+        prune.snapshots = [forgotten, &[orphan]].concat();
         prune.soft_seconds = 7 * 86_400;
         let gone = prune.doomed[0];
         self.append(&Change::Prune(prune));
         self.cx.clock.advance(8 * DAY);
         repo.store().remove(&layout::pack(gone)).expect("removed");
-        self.append(&Change::Removed(Removed { packs: vec![gone], indexes: Vec::new() }));
+        self.append(&Change::Removed(Removed {
+            packs: vec![gone],
+            indexes: Vec::new(),
+            snapshots: vec![orphan],
+        }));
     }
 
     /// Evidence of a drill of this snapshot.
@@ -346,7 +354,7 @@ impl World {
         while self.repo.state().n < 33 {
             n += 1;
             let writer = Signer::from_seed(&Secret32::new(self.cx.random())).id();
-            self.enrol(writer, &format!("host-{n}"));
+            self.enrol(writer, &format!("host-{n}"), Some(vec!["files".to_owned()]));
             if self.repo.state().n == 33 {
                 self.append(&Change::Distrust(writer));
             }

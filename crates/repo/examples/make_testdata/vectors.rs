@@ -128,7 +128,7 @@ fn slots(secret: &RepositorySecret, cx: &TestCx) -> Value {
 
 fn session(secret: &RepositorySecret, family: FamilyId, cx: &TestCx) -> Value {
     let recipients = vec![identity(&secret.first_identity()).to_public().to_string()];
-    let epoch = EpochRecord::begin(&recipients, cx).expect("an epoch");
+    let epoch = EpochRecord::begin(&recipients, family, &secret.root(), cx).expect("an epoch");
     let (session, key) = epoch.begin_session(family, 1, &secret.root(), cx).expect("a session");
     let epoch = minicbor::to_vec(&epoch).expect("encoded");
     let session = minicbor::to_vec(&session).expect("encoded");

@@ -22,7 +22,7 @@ use std::time::Duration;
 pub struct PruneOptions {
     /// How long doomed packs stay, for undelete and for restores that are under way.
     pub soft: Duration,
-    /// Packs that nothing names are doomed once they are so old. Longer than the longest backup, or that
+    /// What nothing names is doomed once it is so old. Longer than the longest backup, or that
     /// has to rescue what it wrote.
     pub orphan_grace: Duration,
     /// How much of what lives may stay as dead space, in percent.
@@ -139,6 +139,10 @@ pub struct PrunePlan {
     pub copies: Vec<PlannedCopy>,
     /// Index objects that go; those that come hold what of them still counts.
     pub indexes: Vec<PlannedIndex>,
+    /// Index objects that go because no entry has ever named them.
+    pub index_orphans: Vec<IndexId>,
+    /// Snapshot records that go: forgotten, or never named by an entry.
+    pub snapshots: Vec<SnapshotId>,
     /// Frames less than half alive: writers store their blobs again from the source, and the frame dies with
     /// the older snapshots.
     pub sparse: BTreeSet<FrameName>,
@@ -225,7 +229,8 @@ pub struct PruneTotals {
 impl PrunePlan {
     /// True if there is nothing to do.
     pub fn is_empty(&self) -> bool {
-        self.doomed.is_empty() && self.indexes.is_empty() && !self.sparse_changed
+        let nothing_named = self.index_orphans.is_empty() && self.snapshots.is_empty();
+        self.doomed.is_empty() && self.indexes.is_empty() && nothing_named && !self.sparse_changed
     }
 }
 
@@ -270,6 +275,10 @@ pub fn plan_prune(survey: &Survey, options: &PruneOptions) -> Result<PrunePlan, 
     let doom =
         |orphan: &&Orphan| PlannedDoom { pack: orphan.id, bytes: orphan.bytes, reason: DoomReason::Orphan };
     plan.doomed.extend(old.iter().map(doom));
+    let old_indexes = survey.index_orphans.iter().filter(|orphan| is_old(orphan.stored));
+    plan.index_orphans = old_indexes.map(|orphan| orphan.id).collect();
+    let old_records = survey.snapshot_orphans.iter().filter(|orphan| is_old(orphan.stored));
+    plan.snapshots = survey.forgotten.iter().copied().chain(old_records.map(|orphan| orphan.id)).collect();
     plan.copies = frames_to_copy(survey, &frames, &emptied);
     plan.indexes = indexes_to_rewrite(survey, &gone, options);
     let mut sparse_bytes = 0;
@@ -517,6 +526,14 @@ impl fmt::Display for PrunePlan {
         }
         if !self.indexes.is_empty() {
             writeln!(f, "write {} index objects again", self.indexes.len())?;
+        }
+        let n_orphans = self.index_orphans.len();
+        if n_orphans > 0 {
+            writeln!(f, "drop {n_orphans} index objects of runs that died")?;
+        }
+        if !self.snapshots.is_empty() {
+            let n = self.snapshots.len();
+            writeln!(f, "drop {n} snapshot records that are forgotten or of runs that died")?;
         }
         writeln!(f, "free {} after the soft period", Bytes(totals.freed_bytes))?;
         if totals.n_waiting > 0 {

@@ -1,7 +1,8 @@
 //! Removal: what the log has doomed goes from the store, once its soft period is over.
 //!
 //! Only doomed names are removed, and a doomed name never lives again. So anyone may do this at any time, on
-//! any state of the log that it has read, also long after somebody else did.
+//! any state of the log that it has read, also long after somebody else did. A forgotten snapshot could still be
+//! brought back under its name; so its record is removed after the entry which says that it is gone, not before.
 
 use crate::RepoError;
 use crate::layout;
@@ -10,7 +11,7 @@ use crate::log::{Change, Removed};
 use crate::prune::PruneStop;
 use crate::repo::Repo;
 use crate::state::State;
-use hikae_model::{Cx, RunId};
+use hikae_model::{Cx, RunId, SnapshotId, sabotage};
 use jiff::Timestamp;
 use std::collections::BTreeSet;
 
@@ -21,6 +22,8 @@ pub struct RemovalReport {
     pub n_packs: usize,
     /// Index objects.
     pub n_indexes: usize,
+    /// Snapshot records.
+    pub n_snapshots: usize,
     /// Packs whose soft period is not over.
     pub n_waiting: usize,
     /// When the next of them may go.
@@ -30,14 +33,17 @@ pub struct RemovalReport {
 }
 
 /// Removes what was doomed and whose soft period is over: index objects, then packs, then the entry that says
-/// so. Dying anywhere is harmless; the next removal does it again.
+/// so, then snapshot records. Dying anywhere is harmless: the next removal does it again, and the next prune finds
+/// the records that no entry names.
 ///
 /// # Errors
 /// Any failure of the store. What was removed until then was due.
 pub fn remove_doomed(repo: &Repo, cx: &Cx) -> Result<RemovalReport, RepoError> {
     let state = repo.follow()?;
     repo.check_may(&state, &Change::Removed(Removed::default()))?;
-    if state.doomed.is_empty() && state.stale_indexes.is_empty() {
+    let forgotten = state.forgotten.values().any(|forgotten| forgotten.doom.is_some());
+    let is_empty = state.doomed.is_empty() && state.stale_indexes.is_empty();
+    if is_empty && state.stale_snapshots.is_empty() && !forgotten {
         return Ok(RemovalReport::default());
     }
     let lease = Lease::take(repo, "remove")?;
@@ -47,6 +53,7 @@ pub fn remove_doomed(repo: &Repo, cx: &Cx) -> Result<RemovalReport, RepoError> {
     let mut report = RemovalReport {
         n_packs: due.packs.len(),
         n_indexes: due.indexes.len(),
+        n_snapshots: due.snapshots.len(),
         n_waiting: state.doomed.len() - due.packs.len(),
         next: next(&state, now),
         n: None,
@@ -63,7 +70,15 @@ pub fn remove_doomed(repo: &Repo, cx: &Cx) -> Result<RemovalReport, RepoError> {
         cx.check()?;
         repo.store().remove(&layout::pack(*pack))?;
     }
-    report.n = record(repo, &due)?;
+    if sabotage::on("record-before-entry") {
+        due.snapshots.iter().try_for_each(|id| repo.store().remove(&layout::snapshot(*id)))?;
+    }
+    let (n, gone) = record(repo, &due, now)?;
+    (report.n, report.n_snapshots) = (n, gone.len());
+    for snapshot in &gone {
+        cx.check()?;
+        repo.store().remove(&layout::snapshot(*snapshot))?;
+    }
     Ok(report)
 }
 
@@ -71,7 +86,9 @@ pub fn remove_doomed(repo: &Repo, cx: &Cx) -> Result<RemovalReport, RepoError> {
 fn due(state: &State, now: Timestamp) -> Removed {
     let packs = state.doomed.iter().filter(|(_, doom)| doom.is_over(now)).map(|(pack, _)| *pack);
     let indexes = state.stale_indexes.iter().filter(|(_, doom)| doom.is_over(now)).map(|(index, _)| *index);
-    Removed { packs: packs.collect(), indexes: indexes.collect() }
+    let going = state.forgotten.keys().chain(state.stale_snapshots.keys());
+    let snapshots = going.filter(|id| state.doom_of(**id).is_some_and(|doom| doom.is_over(now)));
+    Removed { packs: packs.collect(), indexes: indexes.collect(), snapshots: snapshots.copied().collect() }
 }
 
 /// When something that waits may go.
@@ -92,19 +109,22 @@ fn check_names_nothing_due(repo: &Repo, due: &Removed) -> Result<(), RepoError> 
     }
 }
 
-/// Puts the entry, without what another one says already.
-fn record(repo: &Repo, due: &Removed) -> Result<Option<u64>, RepoError> {
+/// Puts the entry, without what another one says already. Gives the snapshots that are gone by it: one may have
+/// been brought back since, and none can be from here on.
+fn record(repo: &Repo, due: &Removed, now: Timestamp) -> Result<(Option<u64>, Vec<SnapshotId>), RepoError> {
     let run = RunId::from_bytes(repo.cx().random());
     loop {
         let state = repo.follow()?;
         let mut left = due.clone();
         left.packs.retain(|pack| state.doomed.contains_key(pack));
         left.indexes.retain(|index| state.stale_indexes.contains_key(index));
+        left.snapshots.retain(|id| state.doom_of(*id).is_some_and(|doom| doom.is_over(now)));
         if left == Removed::default() {
-            return Ok(None);
+            return Ok((None, Vec::new()));
         }
+        let gone = left.snapshots.clone();
         if let Some(n) = repo.append_after(&state, run, Change::Removed(left))? {
-            return Ok(Some(n));
+            return Ok((Some(n), gone));
         }
     }
 }

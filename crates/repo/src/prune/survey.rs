@@ -18,9 +18,11 @@ use crate::reach::Named;
 use crate::reader::BlobReader;
 use crate::repo::Repo;
 use crate::state::State;
-use hikae_model::{BlobId, Cx, IndexId, PackId, WriterId, sabotage};
+use hikae_model::{BlobId, Cx, IndexId, PackId, SnapshotId, WriterId, sabotage};
+use hikae_store::ObjectKey;
 use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::str::FromStr;
 use std::sync::Arc;
 
 /// The first half of a blob's name. Names are keyed hashes, so no two blobs of one repository share it; a
@@ -49,6 +51,12 @@ pub struct Survey {
     pub indexes: Vec<SurveyedIndex>,
     /// Packs that are stored, named by no living index and not doomed.
     pub orphans: Vec<Orphan>,
+    /// Index objects that are stored, and that no entry has named or doomed.
+    pub index_orphans: Vec<NamedOrphan<IndexId>>,
+    /// Snapshot records that are stored, and that no entry has named or doomed, or that were removed by one.
+    pub snapshot_orphans: Vec<NamedOrphan<SnapshotId>>,
+    /// Forgotten snapshots whose soft period has not begun.
+    pub forgotten: BTreeSet<SnapshotId>,
     /// How many packs of those that a living index names the list did not show.
     pub n_unlisted: usize,
     /// How many packs were doomed before and wait for their soft period.
@@ -142,6 +150,15 @@ pub struct Orphan {
     pub stored: Timestamp,
 }
 
+/// An object of metadata that nothing names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NamedOrphan<Id> {
+    /// Its name.
+    pub id: Id,
+    /// When it was stored, by the store's clock.
+    pub stored: Timestamp,
+}
+
 /// What is read of the list of packs.
 struct Listed {
     bytes: u64,
@@ -178,6 +195,12 @@ impl Survey {
             }
         }
         survey.orphans.sort_by_key(|orphan| orphan.id);
+        let is_known = |id: &IndexId| state.indexes.contains_key(id) || state.stale_indexes.contains_key(id);
+        survey.index_orphans = unnamed(repo, layout::INDEX, &layout::index, &is_known)?;
+        let is_known = |id: &SnapshotId| state.knows(*id) || state.stale_snapshots.contains_key(id);
+        survey.snapshot_orphans = unnamed(repo, layout::SNAPSHOTS, &layout::snapshot, &is_known)?;
+        let forgotten = state.forgotten.iter().filter(|(_, forgotten)| forgotten.doom.is_none());
+        survey.forgotten = forgotten.map(|(id, _)| *id).collect();
         Ok(survey)
     }
 
@@ -303,6 +326,22 @@ impl Survey {
         }
         Ok(())
     }
+}
+
+/// The objects of a directory that are none of those that are known. An error is one: an orphan that does not show
+/// stays, and only orphans follow from a list.
+fn unnamed<Id: Copy + FromStr>(
+    repo: &Repo,
+    directory: &str,
+    key_of: &dyn Fn(Id) -> ObjectKey,
+    is_known: &dyn Fn(&Id) -> bool,
+) -> Result<Vec<NamedOrphan<Id>>, RepoError> {
+    let mut orphans = Vec::new();
+    repo.store().list(directory, &mut |object| {
+        let id = layout::name_of::<Id>(&object.key).filter(|id| key_of(*id) == object.key);
+        orphans.extend(id.filter(|id| !is_known(id)).map(|id| NamedOrphan { id, stored: object.stored }));
+    })?;
+    Ok(orphans)
 }
 
 fn list_packs(repo: &Repo) -> Result<HashMap<PackId, Listed>, RepoError> {

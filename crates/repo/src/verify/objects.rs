@@ -3,7 +3,7 @@
 use super::Found;
 use crate::RepoError;
 use crate::cbor;
-use crate::epoch::EpochRecord;
+use crate::epoch::{EpochRecord, misfits};
 use crate::evidence::EvidenceRecord;
 use crate::header::Header;
 use crate::index::{BadSegment, Segment};
@@ -119,7 +119,9 @@ impl History {
             Change::SlotRemoved(slot) => drop(self.removed_slots.insert(*slot)),
             Change::Evidence(evidence) => self.evidence.push(evidence.clone()),
             Change::Commit(commit) => self.indexers.extend(commit.indexes.iter().map(|id| (*id, writer))),
-            Change::Prune(prune) => self.indexers.extend(prune.indexes_added.iter().map(|id| (*id, writer))),
+            Change::Prune(prune) => {
+                self.indexers.extend(prune.indexes_added.iter().map(|added| (added.id, writer)))
+            }
             _ => {}
         }
     }
@@ -149,7 +151,8 @@ pub(super) fn check_keys(
             let opened = open_object(ObjectClass::Epoch, b"", stored, repo.keys());
             let right = opened.and_then(|opened| {
                 let record: EpochRecord = cbor::from_bytes(&opened.body)?;
-                match record.id == *epoch && opened.writer == *writer {
+                let is_its = opened.writer == *writer && record.writer == *writer;
+                match record.id == *epoch && is_its && record.is_signed(repo.keys().family()) {
                     true => Ok(()),
                     false => Err(BadObject::BadBody("it is not the epoch that the log names".to_owned())),
                 }
@@ -226,8 +229,7 @@ pub(super) fn check_indexes(
         }
         let Some(segment) = segment else { continue };
         let family = repo.keys().family();
-        for session in segment.sessions().iter().filter(|session| !session.is_signed(family)) {
-            let what = format!("the record of session {} is not signed by its writer", session.id.short());
+        for what in misfits(segment.sessions(), segment.epochs(), family) {
             found.damaged("damaged-index", &key, what);
         }
         index.add(Arc::new(segment));

@@ -5,6 +5,7 @@
 
 use super::{Damage, Found, PackDamage};
 use crate::RepoError;
+use crate::epoch::misfits;
 use crate::index::IndexedPack;
 use crate::index_set::IndexSet;
 use crate::layout;
@@ -278,8 +279,7 @@ impl Checker<'_> {
             let what = format!("does not say of {key} what its footer says");
             self.found.damaged("damaged-index", layout::index(*index), what);
             lock(&self.damage).indexes.insert(*index);
-        } else if let Some(session) = footer.sessions.iter().find(|session| !session.is_signed(family)) {
-            let what = format!("the record of session {} is not signed by its writer", session.id.short());
+        } else if let Some(what) = misfits(&footer.sessions, &footer.epochs, family).pop() {
             self.found.damaged("damaged-pack", &key, &what);
             self.note(task.pack.id, what, false, BTreeMap::new());
         }

@@ -14,7 +14,7 @@ use crate::reader::BlobReader;
 use crate::repo::Repo;
 use crate::snapshot::Snapshot;
 use crate::state::{SnapshotState, State};
-use hikae_model::{BlobId, Count, PackId, Problem, SnapshotId};
+use hikae_model::{BlobId, Count, EntryKind, PackId, Problem, SnapshotId, TreePath};
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -118,10 +118,10 @@ pub(super) fn walk(
                     walk.damage.snapshots.insert(known.snapshot.id);
                 }
                 found.error("damaged-snapshot", layout::snapshot(known.snapshot.id), error)?;
-                Some(HunkHits { n_entries: 0, paths: vec!["all of it".to_owned()] })
+                Some(HunkHits { paths: vec!["all of it".to_owned()], ..HunkHits::default() })
             }
         };
-        if let Some(HunkHits { n_entries, paths }) = hit {
+        if let Some(HunkHits { n_entries, paths, .. }) = hit {
             let source = known.snapshot.source.clone();
             let id = known.snapshot.id;
             let more = if n_entries > paths.len() as u64 { ", …" } else { "" };
@@ -200,6 +200,10 @@ fn read_record(
 struct HunkHits {
     n_entries: u64,
     paths: Vec<String>,
+    /// The last path of the hunk.
+    last: Option<TreePath>,
+    /// Its hard links: each one's file, and its own path.
+    links: Vec<(TreePath, TreePath)>,
 }
 
 impl HunkHits {
@@ -243,33 +247,65 @@ impl Walk<'_> {
             hits.add(record.entries, "the list of its entries".to_owned());
             return Ok(hits.some());
         };
-        let mut n_entries = 0;
-        for hunk in hunks {
+        let (mut n_entries, mut last, mut links) = (0, None, Vec::new());
+        for hunk in &hunks {
             found.cx.check()?;
             n_entries += hunk.entries;
             let hit = match self.hunks.get(&hunk.blob) {
                 Some(hit) => hit.clone(),
                 None => {
-                    let hit = Rc::new(self.hunk(&hunk)?);
+                    let hit = Rc::new(self.hunk(hunk)?);
                     self.hunks.insert(hunk.blob, hit.clone());
                     hit
                 }
             };
             hits.n_entries += hit.n_entries;
             hits.paths.extend(hit.paths.iter().take(MAX_FILES - hits.paths.len().min(MAX_FILES)).cloned());
+            if last.as_ref() >= Some(&hunk.first) {
+                hits.add(hunk.entries, format!("{} and what follows", hunk.first));
+            }
+            last = hit.last.clone().or(last);
+            links.extend(hit.links.iter().cloned());
         }
+        self.links(&hunks, links, &mut hits)?;
         if n_entries != record.entries {
             hits.add(0, format!("its list has {} entries", Count(n_entries)));
         }
         Ok(hits.some())
     }
 
+    /// Sees that each hard link is to a file of the same listing. Reads each hunk once at most.
+    fn links(
+        &mut self,
+        hunks: &[Hunk],
+        mut links: Vec<(TreePath, TreePath)>,
+        hits: &mut HunkHits,
+    ) -> Result<(), RepoError> {
+        links.sort_unstable();
+        let hunk_of = |path: &TreePath| hunks.partition_point(|hunk| hunk.first <= *path).checked_sub(1);
+        for of_hunk in links.chunk_by(|(a, _), (b, _)| hunk_of(a) == hunk_of(b)) {
+            let hunk = of_hunk.first().and_then(|(to, _)| hunk_of(to));
+            let bytes = hunk.map(|at| self.metadata(hunks[at].blob)).transpose()?.flatten();
+            let entries = bytes.and_then(|bytes| parse_hunk(&bytes).ok()).unwrap_or_default();
+            let files = entries.iter().filter(|entry| matches!(entry.entry.kind, EntryKind::File { .. }));
+            let files: HashSet<_> = files.map(|entry| &entry.entry.path).collect();
+            for (to, path) in of_hunk.iter().filter(|(to, _)| !files.contains(to)) {
+                hits.add(1, format!("{path}, a link to {to}, which is no file of the snapshot"));
+            }
+        }
+        Ok(())
+    }
+
     fn hunk(&mut self, hunk: &Hunk) -> Result<HunkHits, RepoError> {
         let mut hits = HunkHits::default();
         let entries = self.metadata(hunk.blob)?.map(|bytes| parse_hunk(&bytes));
         match entries {
-            Some(Ok(entries)) if entries.len() as u64 == hunk.entries => {
+            Some(Ok(entries)) if hunk.lists(&entries) => {
+                hits.last = entries.last().map(|entry| entry.entry.path.clone());
                 for entry in &entries {
+                    if let EntryKind::HardLink { to } = &entry.entry.kind {
+                        hits.links.push((to.clone(), entry.entry.path.clone()));
+                    }
                     if !self.entry(entry)? {
                         hits.add(1, entry.entry.path.to_string());
                     }

@@ -3,9 +3,10 @@
 use crate::lab::{Lab, Process, SOFT, eager, greedy, tree};
 use crate::world::{Tree, restore};
 use hikae_model::SnapshotId;
-use hikae_repo::RepoError;
+use hikae_repo::log::Change;
 use hikae_repo::prune::PruneOptions;
-use hikae_store::StoreError;
+use hikae_repo::{RepoError, layout};
+use hikae_store::{Store, StoreError};
 use hikae_testkit::{Seed, TestRandom, Verb};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -49,6 +50,20 @@ fn lab_with_forgotten() -> Lab {
     process.backup(&tree(3, 2)).unwrap();
     process.forget(first).unwrap();
     lab
+}
+
+/// Forgotten snapshots that are gone for good.
+fn dropped(lab: &Lab) -> BTreeSet<SnapshotId> {
+    let (repo, mut committed, mut dropped) = (lab.open().repo, BTreeSet::new(), BTreeSet::new());
+    for n in 1..=repo.state().n {
+        match repo.read_entry(n).unwrap().unwrap().0.change {
+            Change::Commit(commit) => committed.extend(commit.snapshots.iter().map(|snapshot| snapshot.id)),
+            Change::Removed(removed) => dropped.extend(removed.snapshots),
+            _ => {}
+        }
+    }
+    dropped.retain(|id| committed.contains(id));
+    dropped
 }
 
 fn prune_and_remove(options: PruneOptions) -> impl Fn(&Lab) + Send + Sync + Clone + 'static {
@@ -158,9 +173,9 @@ fn a_pruner_that_slept_through_commits_and_prunes_dooms_nothing_that_is_needed()
     };
     let undelete = |lab: &Lab| {
         let process = lab.open();
-        let id = *process.repo.state().forgotten.keys().next().unwrap();
         // After the removal it is too late.
-        drop(process.repo.undelete(&[id]));
+        let forgotten = process.repo.state().forgotten.keys().next().copied();
+        drop(forgotten.map(|id| process.repo.undelete(&[id])));
     };
     let all = {
         let commit = commit.clone();
@@ -188,7 +203,8 @@ fn a_pruner_that_slept_through_commits_and_prunes_dooms_nothing_that_is_needed()
                 |lab, result, what| {
                     let what = format!("{name}, {what}: {result:?}");
                     let listed = lab.check().len();
-                    assert_eq!(listed + lab.open().repo.state().forgotten.len(), n_made, "{what}");
+                    let there = listed + lab.open().repo.state().forgotten.len();
+                    assert_eq!(there + dropped(lab).len(), n_made, "{what}");
                     lab.cx.clock.advance(SOFT);
                     lab.open().remove().unwrap();
                     assert_eq!(lab.check().len(), listed, "{what}");
@@ -196,6 +212,33 @@ fn a_pruner_that_slept_through_commits_and_prunes_dooms_nothing_that_is_needed()
             );
         }
     }
+}
+
+/// The record of a forgotten snapshot goes after the entry that says so, and an undelete that comes between the
+/// two keeps it.
+#[test]
+fn a_remover_that_slept_through_an_undelete_leaves_it_whole() {
+    let lab = lab_with_forgotten();
+    let forgotten = *lab.open().repo.state().forgotten.keys().next().unwrap();
+    lab.open().prune(&eager()).unwrap();
+    lab.cx.clock.advance(SOFT);
+    let back = Arc::new(AtomicUsize::new(0));
+    let came_back = back.clone();
+    sleep_at_every_call(
+        &lab,
+        |process| process.remove(),
+        move |lab| drop(lab.open().repo.undelete(&[forgotten]).map(|_| back.fetch_add(1, Ordering::Relaxed))),
+        |lab, result, what| {
+            let listed = lab.check();
+            let gone = dropped(lab).contains(&forgotten);
+            assert_eq!(listed.contains_key(&forgotten), !gone, "{what}: {result:?}");
+            let stored = lab.memory.stat(&layout::snapshot(forgotten)).is_ok();
+            assert!(stored || gone, "{what}: {result:?}");
+            lab.open().remove().unwrap();
+            assert_eq!(lab.check().len(), listed.len(), "{what}");
+        },
+    );
+    assert!(came_back.load(Ordering::Relaxed) > 0, "no undelete was in time: the test tests nothing");
 }
 
 #[test]

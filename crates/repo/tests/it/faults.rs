@@ -252,7 +252,7 @@ fn an_entry_by_a_stranger_holds_its_number_and_does_nothing() {
     let stored = entry.seal(process.repo.header().core.repository, process.repo.keys(), &stranger);
     lab.memory.put(&layout::log_entry(entry.n), &stored).unwrap();
     let after = process.repo.follow().unwrap();
-    assert_eq!((after.n, after.void.last().copied()), (entry.n, Some(entry.n)));
+    assert_eq!((after.n, after.void.back().copied()), (entry.n, Some(entry.n)));
     assert!(after.doomed.is_empty());
     process.backup(&tree(9, 9)).unwrap();
     process.prune(&greedy()).unwrap();

@@ -45,7 +45,7 @@ fn write_only(store: &MemoryStore, recipients: Vec<String>, cache: &Path) -> (Ar
 fn only_the_right_passphrase_opens_and_a_removed_key_opens_no_more() {
     let store = MemoryStore::new();
     let world = World::over(Arc::new(store.clone()));
-    let id = world.repo.add_slot(&Wrap::Passphrase("right", KdfCost::FLOOR), "passphrase", "").unwrap();
+    let id = world.repo.add_slot(&Wrap::Passphrase("right", KdfCost::FLOOR), "").unwrap();
     let cache = tempfile::tempdir().unwrap();
     assert!(with(&store, passphrase("right"), cache.path()).is_ok());
     for wrong in ["", "Right", "right "] {
@@ -74,7 +74,7 @@ fn the_last_key_cannot_be_removed() {
 fn a_slot_that_asks_for_senseless_costs_is_refused_before_any_memory_is_taken() {
     let store = MemoryStore::new();
     let world = World::over(Arc::new(store.clone()));
-    let id = world.repo.add_slot(&Wrap::Passphrase("right", KdfCost::FLOOR), "passphrase", "").unwrap();
+    let id = world.repo.add_slot(&Wrap::Passphrase("right", KdfCost::FLOOR), "").unwrap();
     let stored = store.get(&layout::slot(id)).unwrap();
     let KdfCost { memory_kib, passes, lanes } = KdfCost::FLOOR;
     let costs = |cost: [u32; 3]| minicbor::to_vec(cost).unwrap();
@@ -171,7 +171,7 @@ fn a_writer_may_only_what_it_was_enrolled_for_and_nothing_once_it_is_distrusted(
     let forget = Change::Forget(Forget { snapshots: vec![id], reason: String::new() });
     assert!(matches!(writer.append(&mut |_| Ok(forget.clone())), Err(RepoError::NoRight { .. })));
     assert!(matches!(
-        writer.add_slot(&Wrap::Passphrase("mine", KdfCost::FLOOR), "", ""),
+        writer.add_slot(&Wrap::Passphrase("mine", KdfCost::FLOOR), ""),
         Err(RepoError::NoRight { .. })
     ));
     backup(&writer, &tree(), Cut::Files, None).unwrap();
@@ -191,6 +191,6 @@ fn a_writer_may_only_what_it_was_enrolled_for_and_nothing_once_it_is_distrusted(
     let stored = forged.seal(state.repository, world.repo.keys(), writer.signer());
     store.put(&layout::log_entry(forged.n), &stored).unwrap();
     let after = world.repo.follow().unwrap();
-    assert_eq!((after.n, after.void.as_slice()), (forged.n, [forged.n].as_slice()));
+    assert_eq!((after.n, &after.void), (forged.n, &[forged.n].into()));
     assert!(after.snapshots.contains_key(&id));
 }

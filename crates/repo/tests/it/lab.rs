@@ -136,6 +136,7 @@ pub fn tree(number: u64, shared: u64) -> Tree {
 /// - every blob that a listed snapshot needs is named by a living index in a pack that is stored and not
 ///   doomed (PO1, PO2, PO10);
 /// - no living index names a pack that is doomed or missing (PO3, PO5);
+/// - the record of every snapshot that is listed or forgotten is stored, and none of the former is doomed;
 /// - the log from its first entry gives the same state as from a checkpoint, and commits each snapshot once,
 ///   and once more after each forget (PO4).
 #[track_caller]
@@ -159,6 +160,11 @@ pub fn check_repository(repo: &Repo, store: &dyn Store) {
         };
         reader.each_blob(named, &mut show).unwrap();
     }
+    for id in state.forgotten.keys().filter(|id| !state.set_aside.contains(id)) {
+        repo.snapshot(*id).unwrap_or_else(|error| panic!("the record of forgotten {}: {error}", id.short()));
+    }
+    assert!(state.indexes.keys().all(|id| !state.stale_indexes.contains_key(id)), "a doomed index counts");
+    assert!(state.snapshots.keys().all(|id| state.doom_of(*id).is_none()), "a doomed record is listed");
     check_log(repo, &state);
 }
 

@@ -238,7 +238,7 @@ fn targets<'a>(repo: &'a Repo, small: &'a Small, scratch: &'a std::path::Path) -
                 let family = repo.keys().family();
                 minicbor::decode::<SessionRecord>(body).is_ok_and(|session| {
                     let index = repo.index().unwrap();
-                    let _ = repo.contents().session_key(&session, index.epoch(session.epoch));
+                    let _ = repo.contents().session_key(&session, index.epoch_of(&session, family));
                     session.is_signed(family)
                 })
             }),

@@ -36,7 +36,7 @@ impl Small {
         let forget = Forget { snapshots: vec![forgotten], reason: "a test".to_owned() };
         repo.append(&mut |_| Ok(Change::Forget(forget.clone()))).unwrap();
         put_evidence(repo, &evidence(repo, *trees.keys().next().unwrap())).unwrap();
-        repo.add_slot(&Wrap::Passphrase("a passphrase", KdfCost::FLOOR), "passphrase", "").unwrap();
+        repo.add_slot(&Wrap::Passphrase("a passphrase", KdfCost::FLOOR), "").unwrap();
         add_writer(repo, &WRITER_KEY, Rights::WRITE);
         let prune = Prune { doomed: vec![PackId::from_bytes([1; 32])], soft_seconds: 9, ..Prune::default() };
         repo.append(&mut |_| Ok(Change::Prune(prune.clone()))).unwrap();
@@ -57,8 +57,13 @@ impl Small {
 /// Names a writer with its own key file in the log.
 pub fn add_writer(repo: &Repo, key: &[u8; 32], rights: Rights) {
     let signer = Signer::from_seed(&Secret32::new(repo.cx().random()));
-    let enrol =
-        Enrol { writer: signer.id(), rights: rights.0, group: "owner".to_owned(), label: String::new() };
+    let enrol = Enrol {
+        writer: signer.id(),
+        rights: rights.0,
+        group: "owner".to_owned(),
+        label: String::new(),
+        sources: None,
+    };
     let payload = Payload::Writer { keys: Box::new(repo.keys().clone()), signer };
     let key = Secret32::new(*key);
     let (id, stored) =

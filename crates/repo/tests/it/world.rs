@@ -140,6 +140,7 @@ pub fn write(
         manifest: None,
         parent,
         release: "test".to_owned(),
+        nonce: [0; 16],
     })
 }
 
