@@ -21,7 +21,7 @@ pub enum ErrorCode {
     Failure,
     /// The command line or the configuration asks for something that cannot be.
     Usage,
-    /// Something was kept, but a part of the source could not be read.
+    /// Something was kept or put back, but not all of it.
     WithProblems,
     /// What is kept is not what was backed up.
     VerificationFailed,

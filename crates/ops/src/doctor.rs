@@ -339,19 +339,25 @@ fn look_at_newest(name: &str, snapshots: &[&ListedSnapshot], now: Timestamp) -> 
 fn look_at_drills(name: &str, snapshots: &[&ListedSnapshot], now: Timestamp) -> Option<Condition> {
     let title = format!("drill of {name}");
     snapshots.first()?;
-    let drilled =
-        snapshots.iter().find(|snapshot| snapshot.damaged.is_none() && snapshot.drill_passed.is_some());
-    Some(match drilled {
-        None => Condition::warn(title, "it was never restored", "run `hikae drill`"),
-        Some(snapshot) if snapshot.drill_passed == Some(false) => Condition {
+    let mut whole = snapshots.iter().filter(|snapshot| snapshot.damaged.is_none());
+    let drilled = whole.clone().find(|snapshot| snapshot.drill_passed.is_some());
+    let proved = whole.find(|snapshot| snapshot.complete && snapshot.drill_passed == Some(true));
+    Some(match (drilled, proved) {
+        (None, _) => Condition::warn(title, "it was never restored", "run `hikae drill`"),
+        (Some(newest), _) if newest.drill_passed == Some(false) => Condition {
             name: title,
             health: Health::Fail,
-            found: format!("the restore of {} was not right", snapshot.id.short()),
+            found: format!("the restore of {} was not right", newest.id.short()),
             advice: Some("run `hikae drill` again, then `hikae verify --read-data`".to_owned()),
         },
-        Some(snapshot) => {
-            let hours = (now.as_second() - snapshot.moment.as_second()) / 3600;
-            let what = format!("the newest proved snapshot is {} old ({})", age(hours), snapshot.id.short());
+        (Some(partial), None) => Condition::warn(
+            title,
+            format!("only a partial snapshot was restored ({})", partial.id.short()),
+            "run `hikae drill` once a backup is complete",
+        ),
+        (Some(_), Some(proved)) => {
+            let hours = (now.as_second() - proved.moment.as_second()) / 3600;
+            let what = format!("the newest proved snapshot is {} old ({})", age(hours), proved.id.short());
             match hours > STALE_DRILL_DAYS * 24 {
                 true => Condition::warn(title, what, "run `hikae drill`"),
                 false => Condition::ok(title, what),

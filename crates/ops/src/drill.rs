@@ -2,17 +2,21 @@
 //!
 //! Files are restored and read again; a SQLite database is put back and every row compared with the
 //! manifest; a PostgreSQL database comes up in a server of its own that nothing else can reach. The scratch
-//! place is gone afterwards. A drill that compared nothing has not passed.
+//! place is gone afterwards. A drill that compared nothing has not passed, and one that met damage has failed: it
+//! leaves evidence of that too, or the snapshot would go on to be shown as proved by an older one. Only what says
+//! nothing of the snapshot (no room, no server programs, no rights) is a drill that was not done.
 
 use crate::OpsError;
 use crate::compare::{Exactness, compare};
+use crate::report::with_causes;
 use crate::restore::restore_files;
 use crate::scratch::Scratch;
 use crate::stored::StoredSnapshot;
 use crate::surroundings::Surroundings;
-use hikae_model::{Cx, ErrorCode, EvidenceId, Outcome, SnapshotId};
+use hikae_model::{Advise as _, Cx, ErrorCode, EvidenceId, Outcome, Problem, SnapshotId};
 use hikae_repo::evidence::{CheckRecord, EvidenceRecord, PhaseRecord, put_evidence};
 use hikae_repo::snapshot::SnapshotRecord;
+use hikae_repo::state::SnapshotState;
 use hikae_repo::{RELEASE, Repo};
 use hikae_source::check::Check;
 use hikae_source::files::Target;
@@ -40,8 +44,12 @@ pub struct DrillReport {
     pub source: String,
     /// Its kind.
     pub kind: String,
-    /// Complete if everything held.
+    /// Complete if everything held, with problems if it did and something of the drill itself was wrong.
     pub outcome: Outcome,
+    /// True if nothing of the source was missing when it was backed up.
+    pub complete: bool,
+    /// How many problems its backup had.
+    pub n_problems_at_backup: u64,
     /// The evidence that was stored.
     pub evidence: EvidenceId,
     /// Time to recover: from the decision until the source could have served again.
@@ -62,6 +70,8 @@ pub struct DrillReport {
     pub tools: Vec<(String, String)>,
     /// What was left out or done differently.
     pub notes: Vec<String>,
+    /// What was wrong with the drill itself: restored content that could not be removed again.
+    pub problems: Vec<Problem>,
 }
 
 /// One part of a drill.
@@ -86,11 +96,26 @@ struct Found {
     notes: Vec<String>,
 }
 
+impl Found {
+    /// What a restore found that met damage before there was anything to compare.
+    fn damage(error: &OpsError, took: Duration) -> Self {
+        let check = Check {
+            name: "restore".to_owned(),
+            expected: "as in the snapshot".to_owned(),
+            actual: with_causes(error),
+            passed: false,
+        };
+        let phase = Phase { name: "restore".to_owned(), seconds: took.as_secs_f64() };
+        let notes = error.advice().map(|advice| format!("hint: {advice}")).into_iter().collect();
+        Self { checks: vec![check], phases: vec![phase], recovery: took, notes, ..Self::default() }
+    }
+}
+
 /// Restores a snapshot into a scratch place, compares it, and stores the evidence.
 ///
 /// # Errors
 /// Faults that kept the drill from being done: they say nothing about the snapshot. A restore that was done
-/// and does not hold is a report with `Failed`.
+/// and does not hold, or that met damage, is a report with `Failed`.
 pub fn drill(
     repo: &Repo,
     snapshot: SnapshotId,
@@ -100,36 +125,38 @@ pub fn drill(
 ) -> Result<DrillReport, OpsError> {
     let (began, started) = (cx.elapsed(), cx.now());
     let state = repo.follow()?;
-    let record = repo.snapshot(snapshot)?.record;
+    let Some(SnapshotState { snapshot: in_log, .. }) = state.snapshots.get(&snapshot) else {
+        let what = format!("there is no snapshot {}", snapshot.short());
+        return Err(OpsError::refused(
+            ErrorCode::Usage,
+            what,
+            Some("`hikae list` shows what there is".into()),
+        ));
+    };
     let failed = |source| SourceError::Io { verb: "use", path: around.scratch.clone(), source };
     let scratch = Scratch::make(&around.scratch, snapshot, cx).map_err(failed);
     let scratch = scratch.map_err(OpsError::of_source("drill"))?;
-    let one = OneDrill { repo, snapshot, record: &record, scratch: scratch.path(), options, around, cx };
-    let mut found = match record.kind.as_str() {
-        "files" => one.files()?,
-        "sqlite" => one.sqlite()?,
-        "postgresql" => one.postgresql()?,
-        kind => {
-            let what = format!("this release cannot drill a source of kind `{kind}`");
-            return Err(OpsError::refused(
-                ErrorCode::Usage,
-                what,
-                Some("use a newer release of hikae".into()),
-            ));
-        }
+    // If the record is damaged, the log still says whose snapshot it is.
+    let (mut kind, mut n_problems) = ("unknown".to_owned(), 0);
+    let found = repo.snapshot(snapshot).map_err(OpsError::from).and_then(|read| {
+        let record = &read.record;
+        (kind, n_problems) = (record.kind.clone(), record.n_problems);
+        OneDrill { repo, snapshot, record, scratch: scratch.path(), options, around, cx }
+            .restore_and_compare()
+    });
+    let found = match found {
+        Err(error) if error.is_damage() => Found::damage(&error, cx.elapsed() - began),
+        found => found?,
     };
-    let mut watch = Stopwatch::start(cx);
-    cx.progress().begin("removing", "what was restored", 0);
-    drop(scratch);
-    watch.lap("remove", &mut found.phases);
+    let problems = scratch.remove();
     let evidence = EvidenceRecord {
         snapshot,
-        source: record.source.clone(),
+        source: in_log.source.clone(),
         kind: "restore".to_owned(),
         checks: found.checks.iter().map(check_record).collect(),
         phases: found.phases.iter().map(phase_record).collect(),
         recovery_microseconds: u64::try_from(found.recovery.as_micros()).unwrap_or(u64::MAX),
-        recovered_moment: record.moment,
+        recovered_moment: in_log.moment,
         restored_bytes: found.bytes,
         tools: found.tools.clone(),
         release: RELEASE.to_owned(),
@@ -139,23 +166,30 @@ pub fn drill(
         started,
         finished: cx.now(),
     };
-    let passed = evidence.passed();
+    let outcome = match (evidence.passed(), problems.is_empty()) {
+        (false, _) => Outcome::Failed,
+        (true, false) => Outcome::WithProblems,
+        (true, true) => Outcome::Complete,
+    };
     let evidence = put_evidence(repo, &evidence)?;
     Ok(DrillReport {
         snapshot,
-        source: record.source.clone(),
-        kind: record.kind.clone(),
-        outcome: if passed { Outcome::Complete } else { Outcome::Failed },
+        source: in_log.source.clone(),
+        kind,
+        outcome,
+        complete: in_log.complete,
+        n_problems_at_backup: n_problems,
         evidence,
         recovery_seconds: found.recovery.as_secs_f64(),
         seconds: (cx.elapsed() - began).as_secs_f64(),
-        recovered_moment: record.moment,
+        recovered_moment: in_log.moment,
         entries: found.entries,
         bytes: found.bytes,
         checks: found.checks,
         phases: found.phases,
         tools: found.tools,
         notes: found.notes,
+        problems,
     })
 }
 
@@ -170,6 +204,19 @@ struct OneDrill<'a> {
 }
 
 impl OneDrill<'_> {
+    fn restore_and_compare(&self) -> Result<Found, OpsError> {
+        match self.record.kind.as_str() {
+            "files" => self.files(),
+            "sqlite" => self.sqlite(),
+            "postgresql" => self.postgresql(),
+            kind => Err(OpsError::refused(
+                ErrorCode::Usage,
+                format!("this release cannot drill a source of kind `{kind}`"),
+                Some("use a newer release of hikae".into()),
+            )),
+        }
+    }
+
     fn files(&self) -> Result<Found, OpsError> {
         let of_source = OpsError::of_source(&self.record.source);
         let target = self.scratch.join("restored");

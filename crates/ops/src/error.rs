@@ -56,6 +56,12 @@ impl OpsError {
         }
     }
 
+    /// True if what is kept is not what was backed up, or not there: no restore of it can succeed, wherever it is
+    /// tried.
+    pub fn is_damage(&self) -> bool {
+        self.code() == ErrorCode::VerificationFailed
+    }
+
     /// A refusal.
     pub fn refused(code: ErrorCode, what: impl Into<String>, advice: Option<Hint>) -> Self {
         Self::Refused { code, what: what.into(), advice }
@@ -71,6 +77,8 @@ impl From<StoreError> for OpsError {
 impl Advise for OpsError {
     fn code(&self) -> ErrorCode {
         match self {
+            // A pack that is not there is for the store only a name that nobody has.
+            Self::Repo(error) if error.is_damage() => ErrorCode::VerificationFailed,
             Self::Repo(error) => error.code(),
             Self::Source { source, .. } => source.code(),
             Self::Hook { .. } => ErrorCode::Failure,
@@ -81,7 +89,11 @@ impl Advise for OpsError {
 
     fn advice(&self) -> Option<Hint> {
         match self {
-            Self::Repo(error) => error.advice(),
+            Self::Repo(error) => error.advice().or_else(|| {
+                error
+                    .is_damage()
+                    .then(|| "run `hikae verify` for the extent, then `hikae repo repair`".into())
+            }),
             Self::Source { source, .. } => source.advice(),
             Self::Hook { .. } => Some("run the program by hand and see what it says".into()),
             Self::Refused { advice, .. } => advice.clone(),

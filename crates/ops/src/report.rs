@@ -96,8 +96,8 @@ impl SnapshotReport {
     }
 }
 
-/// An error as a problem of a report: its kind, the chain of causes, its advice.
-pub(crate) fn problem_of(on: &str, error: &OpsError) -> Problem {
+/// An error with its causes, each that its effect does not repeat already.
+pub(crate) fn with_causes(error: &OpsError) -> String {
     let mut what = error.to_string();
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {
@@ -107,6 +107,12 @@ pub(crate) fn problem_of(on: &str, error: &OpsError) -> Problem {
         }
         cause = error.source();
     }
+    what
+}
+
+/// An error as a problem of a report: its kind, the chain of causes, its advice.
+pub(crate) fn problem_of(on: &str, error: &OpsError) -> Problem {
+    let what = with_causes(error);
     let what = what.strip_prefix(&format!("{on}: ")).map_or(what.clone(), str::to_owned);
     let problem = Problem::new(error.code().name(), on, what);
     match error.advice() {
@@ -128,6 +134,8 @@ pub struct RestoreReport {
     pub kept: u64,
     /// Bytes of content written.
     pub bytes: u64,
+    /// Files that could not be restored because what is kept of them is damaged or missing.
+    pub n_damaged: u64,
     /// How long it took.
     pub seconds: f64,
     /// Entries that belong to whoever restored them, because only root may give files away.

@@ -77,6 +77,7 @@ pub fn restore_files(
         entries: written.entries.into_inner(),
         kept: written.kept.into_inner(),
         bytes: written.bytes.into_inner(),
+        n_damaged: written.damaged.into_inner(),
         seconds: (cx.elapsed() - began).as_secs_f64(),
         n_owners_not_set: ended.n_owners_not_set,
         problems,
@@ -97,6 +98,7 @@ struct Tally {
     entries: AtomicU64,
     kept: AtomicU64,
     bytes: AtomicU64,
+    damaged: AtomicU64,
     problems: Mutex<Vec<Problem>>,
 }
 
@@ -220,7 +222,10 @@ impl<'a> Work<'a> {
         }
         let maps = match reader.extents(&stored.content) {
             Ok(maps) => maps,
-            Err(error) => return self.damaged(&stored.entry, &error),
+            Err(error) => {
+                self.not_read(&stored.entry, &error);
+                return Ok(());
+            }
         };
         let file = Arc::new(PendingFile {
             entry: stored.entry,
@@ -233,7 +238,8 @@ impl<'a> Work<'a> {
             if let Extent::Data { blob, offset, bytes } = *extent {
                 let places = reader.places(blob)?;
                 let Some(place) = places.into_iter().next() else {
-                    return self.damaged(&file.entry, &RepoError::BlobMissing { id: blob });
+                    self.not_read(&file.entry, &RepoError::BlobMissing { id: blob });
+                    return Ok(());
                 };
                 let range = Range {
                     file: file.clone(),
@@ -250,7 +256,7 @@ impl<'a> Work<'a> {
         }
         if at != file.entry.size() {
             let what = format!("its content has {at} bytes and should have {}", file.entry.size());
-            self.problem(Problem::new("damaged", &file.entry.path, what));
+            self.damaged(&file.entry, what);
             return Ok(());
         }
         if ranges.is_empty() {
@@ -314,7 +320,7 @@ impl<'a> Work<'a> {
                     }
                     Err(error) => {
                         if self.drop_file(&range.file) {
-                            self.damaged(&range.file.entry, &error)?;
+                            self.not_read(&range.file.entry, &error);
                         }
                         continue;
                     }
@@ -324,9 +330,8 @@ impl<'a> Work<'a> {
             match blob.get(part) {
                 Some(bytes) => self.write(range, bytes)?,
                 None => {
-                    let what = "its extents go beyond a blob";
                     if self.drop_file(&range.file) {
-                        self.problem(Problem::new("damaged", &range.file.entry.path, what));
+                        self.damaged(&range.file.entry, "its extents go beyond a blob");
                     }
                 }
             }
@@ -412,10 +417,14 @@ impl<'a> Work<'a> {
         }
     }
 
-    fn damaged(&self, entry: &Entry, error: &RepoError) -> Result<(), OpsError> {
-        let problem = Problem::new("damaged", &entry.path, format!("cannot be restored: {error}"));
+    fn not_read(&self, entry: &Entry, error: &RepoError) {
+        self.damaged(entry, format!("cannot be restored: {error}"));
+    }
+
+    fn damaged(&self, entry: &Entry, what: impl std::fmt::Display) {
+        self.written.damaged.fetch_add(1, Ordering::Relaxed);
+        let problem = Problem::new("damaged", &entry.path, what);
         self.problem(problem.advise("take it from another snapshot or another copy of the repository"));
-        Ok(())
     }
 
     fn problem(&self, problem: Problem) {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! latest              the newest that is complete; the newest of all if none is
-//! latest-verified     the newest whose drill found everything right
+//! latest-verified     the newest that is complete and whose drill found everything right
 //! 3f02                the one whose id begins so
 //! documents           the latest of the source of this name
 //! 2026-11-20 14:30 +09:00, 2026-11-20T05:30:00Z, 2026-11-20 14:30
@@ -26,7 +26,7 @@ use std::collections::BTreeSet;
 pub enum SnapshotSelector {
     /// The newest that is complete.
     Latest,
-    /// The newest that a drill found right.
+    /// The newest that is complete and that a drill found right.
     LatestVerified,
     /// The newest at this moment.
     At(Timestamp),
@@ -103,8 +103,11 @@ impl SnapshotSelector {
             Self::Latest => latest(state, one_source()?),
             Self::LatestVerified => {
                 let of = one_source()?;
-                let verified = state.newest_first(of).into_iter().find(|snapshot| snapshot.is_verified());
-                verified.ok_or_else(|| none("that was verified", "run `hikae drill`"))
+                // What was missing at the backup, no drill can miss: a partial one is never the last good one.
+                let is_good =
+                    |snapshot: &&SnapshotState| snapshot.snapshot.complete && snapshot.is_verified();
+                let verified = state.newest_first(of).into_iter().find(is_good);
+                verified.ok_or_else(|| none("that is complete and was verified", "run `hikae drill`"))
             }
             Self::At(moment) => at(state, one_source()?, *moment, zone),
             Self::AtLocal(time) => at(state, one_source()?, local(*time, zone)?, zone),
@@ -119,6 +122,18 @@ impl SnapshotSelector {
             Self::Named(name) if sources.contains(name.as_str()) => latest(state, Some(name)),
             Self::Named(name) => by_prefix(state, source, name, &sources),
         }
+    }
+
+    /// A newer snapshot of the same source that was passed over because it is partial.
+    pub fn passed_over<'s>(&self, state: &'s State, found: &SnapshotState) -> Option<&'s SnapshotState> {
+        let source = found.snapshot.source.as_str();
+        let takes_newest = match self {
+            Self::Latest => true,
+            Self::Named(name) => name == source,
+            Self::LatestVerified | Self::At(_) | Self::AtLocal(_) | Self::On(_) => false,
+        };
+        let newest = state.newest_first(Some(source)).into_iter().next();
+        newest.filter(|newest| takes_newest && newest.snapshot.id != found.snapshot.id)
     }
 }
 
@@ -245,7 +260,7 @@ mod tests {
         let state = state(&[
             (0x11, "docs", "2026-11-18T22:00:00Z", true, true),
             (0x12, "docs", "2026-11-19T22:00:00Z", true, false),
-            (0x23, "docs", "2026-11-20T22:00:00Z", false, false),
+            (0x23, "docs", "2026-11-20T22:00:00Z", false, true),
             (0x24, "app", "2026-11-20T22:00:00Z", true, false),
         ]);
         let zone = TimeZone::fixed(tz::offset(9));
@@ -262,8 +277,8 @@ mod tests {
         let docs = Some("docs");
         check("latest", docs, Ok(0x12)); // the newest is partial
         check("latest", None, Err("there are snapshots of app, docs"));
-        check("latest-verified", docs, Ok(0x11));
-        check("latest-verified", Some("app"), Err("that was verified"));
+        check("latest-verified", docs, Ok(0x11)); // so is the newest verified
+        check("latest-verified", Some("app"), Err("complete and was verified"));
         check("docs", None, Ok(0x12));
         check("app", None, Ok(0x24));
         check("11", None, Ok(0x11));

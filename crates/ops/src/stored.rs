@@ -1,7 +1,8 @@
 //! A snapshot as a database restore sees it: entries, a manifest, and contents to be read from start to end.
 
 use crate::OpsError;
-use hikae_model::{Entry, SnapshotId};
+use crate::report::with_causes;
+use hikae_model::{Advise as _, Entry, ErrorCode, SnapshotId};
 use hikae_repo::content::WholeHash;
 use hikae_repo::extent::Extent;
 use hikae_repo::keys::BlobClass;
@@ -10,7 +11,7 @@ use hikae_repo::reach::{Entries, Named};
 use hikae_repo::reader::{Blob, BlobReader};
 use hikae_repo::snapshot::SnapshotRecord;
 use hikae_repo::{Repo, RepoError};
-use hikae_source::Stored;
+use hikae_source::{NotReadBack, Stored};
 use std::io::{self, Read};
 
 /// Opened frames that a content keeps: a map of pieces goes back and forth between the super-blocks of
@@ -63,9 +64,7 @@ impl Stored for StoredSnapshot<'_> {
 
     fn open(&self, entry: &Entry) -> io::Result<Box<dyn Read + Send + '_>> {
         let at = self.stored.binary_search_by(|stored| stored.entry.path.cmp(&entry.path));
-        let at = at.map_err(|_| {
-            io::Error::new(io::ErrorKind::NotFound, format!("{} is not in the snapshot", entry.path))
-        })?;
+        let at = at.map_err(|_| damaged("it is not in the listing"))?;
         Ok(Box::new(ContentReader::open(self.repo, &self.stored[at]).map_err(io_error)?))
     }
 }
@@ -108,7 +107,7 @@ impl<'r> ContentReader<'r> {
                 let blob = self.reader.read(BlobClass::Content, blob).map_err(io_error)?;
                 let end = offset as usize + bytes as usize;
                 if end > blob.len() {
-                    return Err(io::Error::new(io::ErrorKind::InvalidData, "an extent goes beyond its blob"));
+                    return Err(damaged("an extent goes beyond its blob"));
                 }
                 self.left = offset as usize..end;
                 self.blob = Some(blob);
@@ -120,10 +119,7 @@ impl<'r> ContentReader<'r> {
     fn finish(&mut self) -> io::Result<usize> {
         let whole = self.whole.take().map(|(hasher, expected)| hasher.finish() == expected);
         match whole {
-            Some(false) => Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "the content is not the one that was backed up",
-            )),
+            Some(false) => Err(damaged("the content is not the one that was backed up")),
             Some(true) | None => Ok(0),
         }
     }
@@ -161,5 +157,12 @@ impl Read for ContentReader<'_> {
 }
 
 fn io_error(error: RepoError) -> io::Error {
-    io::Error::other(error)
+    let error = OpsError::Repo(error);
+    NotReadBack { code: error.code(), what: with_causes(&error), advice: error.advice() }.into()
+}
+
+fn damaged(what: &str) -> io::Error {
+    let advice = "run `hikae verify` on this snapshot, and restore another one";
+    NotReadBack { code: ErrorCode::VerificationFailed, what: what.to_owned(), advice: Some(advice.into()) }
+        .into()
 }

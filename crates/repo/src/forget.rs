@@ -218,9 +218,12 @@ fn protected(snapshots: &[&SnapshotState], now: Timestamp) -> Vec<(usize, KeptBy
         let past = snapshots.iter().position(|state| is_so(state) && state.snapshot.moment <= now);
         past.or_else(|| snapshots.iter().position(|state| is_so(state)))
     };
-    let verified = newest(&|state| state.is_verified()).map(|at| (at, KeptBy::NewestVerified));
+    // The newest verified one may be partial, and then the newest that is whole and proved stays too.
+    let verified = newest(&|state| state.is_verified());
+    let good = newest(&|state| state.snapshot.complete && state.is_verified());
+    let verified = verified.into_iter().chain(good).map(|at| (at, KeptBy::NewestVerified));
     let complete = newest(&|state| state.snapshot.complete).map(|at| (at, KeptBy::NewestComplete));
-    verified.into_iter().chain(complete).collect()
+    verified.chain(complete).collect()
 }
 
 /// Forgets snapshots, with one entry. `reason` is for people: the rule, or what the user said.

@@ -155,6 +155,49 @@ impl Advise for SourceError {
     }
 }
 
+/// Why a content of a snapshot could not be read back. It travels inside the [`io::Error`] of [`Stored::open`] and of
+/// what that gives, so that damage can be told from a store that does not answer.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{what}")]
+pub struct NotReadBack {
+    /// The kind of failure, for the exit code.
+    pub code: ErrorCode,
+    /// What failed, in one sentence.
+    pub what: String,
+    /// What to do.
+    pub advice: Option<Hint>,
+}
+
+impl From<NotReadBack> for io::Error {
+    fn from(why: NotReadBack) -> Self {
+        Self::other(why)
+    }
+}
+
+impl NotReadBack {
+    /// What an error carries, if it is one of reading back.
+    pub(crate) fn of(error: &io::Error) -> Option<&Self> {
+        error.get_ref()?.downcast_ref()
+    }
+}
+
+impl SourceError {
+    /// For the content called `name` of a snapshot, which could not be read back. An error that does not say why is
+    /// taken for damage.
+    pub(crate) fn not_read_back(name: impl std::fmt::Display, error: &io::Error) -> Self {
+        let what = format!("cannot read {name} of the snapshot: {error}");
+        match NotReadBack::of(error) {
+            Some(NotReadBack { code: ErrorCode::Interrupted, .. }) => Self::Cancelled(hikae_model::Cancelled),
+            Some(why) => Self::Failed { code: why.code, what, advice: why.advice.clone() },
+            None => Self::Failed {
+                code: ErrorCode::VerificationFailed,
+                what,
+                advice: Some("run `hikae verify`, and restore another snapshot".into()),
+            },
+        }
+    }
+}
+
 /// The files of one snapshot, for a restore that must read them in an order of its own. `hikae-ops`
 /// implements it over a repository, tests over a map.
 pub trait Stored: Sync {
@@ -167,6 +210,6 @@ pub trait Stored: Sync {
     /// Reads one file from start to end. May be called from several threads.
     ///
     /// # Errors
-    /// An error that says which file; what was kept is damaged or missing.
+    /// A [`NotReadBack`] inside says whether what was kept is damaged or missing, or cannot be had now.
     fn open(&self, entry: &Entry) -> io::Result<Box<dyn io::Read + Send + '_>>;
 }

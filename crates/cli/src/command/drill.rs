@@ -88,13 +88,13 @@ impl Drilled {
         Ok(drilled)
     }
 
-    /// Verification failed if one drill did; else what kept one from being done.
+    /// Verification failed if one drill did; else what kept one from being done, or was wrong with one.
     pub fn ended(&self) -> Ended {
-        let failed = self.drills.iter().any(|report| report.outcome != Outcome::Complete);
-        match (failed, self.not_done.first()) {
-            (true, _) => Ended::With(ErrorCode::VerificationFailed),
-            (false, Some(not_done)) => Ended::With(not_done.error),
-            (false, None) => Ended::Well,
+        let worst = self.drills.iter().map(|report| report.outcome).max().unwrap_or(Outcome::Complete);
+        match (worst, self.not_done.first()) {
+            (Outcome::Failed, _) => Ended::With(ErrorCode::VerificationFailed),
+            (_, Some(not_done)) => Ended::With(not_done.error),
+            (worst, None) => worst.into(),
         }
     }
 

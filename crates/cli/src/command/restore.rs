@@ -203,7 +203,10 @@ fn files(args: &RestoreArgs, repo: &Repo, snapshot: &ListedSnapshot, app: &App) 
         let _progress = app.progress();
         restore_files(repo, snapshot.id, &paths, into, &app.cx)?
     };
-    let ended = report.outcome.into();
+    let ended = match report.n_damaged {
+        0 => report.outcome.into(),
+        _ => Ended::With(ErrorCode::VerificationFailed),
+    };
     app.output.result(ended, &json!({ "target": target, "restored": report }), &text(&report, &target));
     Ok(ended)
 }
@@ -217,6 +220,10 @@ fn text(report: &RestoreReport, target: &Path) -> String {
         duration(report.seconds),
         target.display(),
     );
+    if report.n_damaged > 0 {
+        let files = count(report.n_damaged, "file is", "files are");
+        text.push_str(&format!("  {files} damaged in the repository and did not come back\n"));
+    }
     if report.kept > 0 {
         text.push_str(&format!("  {} left as they stood\n", count(report.kept, "entry", "entries")));
     }

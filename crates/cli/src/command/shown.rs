@@ -97,10 +97,17 @@ pub fn backup(report: &BackupReport) -> String {
 pub fn drill(report: &DrillReport, app: &App) -> String {
     let n_checks = report.checks.len() as u64;
     let failed: Vec<_> = report.checks.iter().filter(|check| !check.passed).collect();
-    let passed = report.outcome == Outcome::Complete;
+    let passed = report.outcome != Outcome::Failed;
     let (mark, verdict) = if passed { (Mark::Good, "restored") } else { (Mark::Bad, "NOT PROVED") };
+    let partial = match report.complete {
+        true => String::new(),
+        false => {
+            let n = count(report.n_problems_at_backup, "problem", "problems");
+            format!("{}, ", marked(Mark::Doubtful, format!("partial: {n} at backup")))
+        }
+    };
     let mut text = format!(
-        "{}  {}  {}, {}, recovered in {}, state of {}\n",
+        "{}  {}  {partial}{}, {}, recovered in {}, state of {}\n",
         marked(mark, verdict),
         marked(Mark::Strong, &report.source),
         what_was_compared(report),
@@ -128,6 +135,7 @@ pub fn drill(report: &DrillReport, app: &App) -> String {
     for note in &report.notes {
         text.push_str(&format!("  {note}\n"));
     }
+    text.push_str(&problems(&report.problems, report.problems.len() as u64, ""));
     text
 }
 

@@ -2,6 +2,7 @@
 
 mod configuration;
 mod damage;
+mod drills;
 mod dry_run;
 mod exit_codes;
 mod faults;

@@ -1,12 +1,14 @@
 //! Drills: green when all is well, red when it is not.
 
-use crate::files::{flip_a_byte_of, noise};
+use crate::files::{flip_a_byte_of, noise, pack_of};
 use crate::world::{World, named};
-use hikae_model::Outcome;
+use hikae_model::{Advise as _, ErrorCode, Outcome, SnapshotId};
 use hikae_ops::drill::{DrillOptions, drill};
+use hikae_ops::restore_database::restore_sqlite;
 use hikae_repo::evidence::read_evidence;
 use hikae_source::sqlite::{SqliteSettings, SqliteSource};
 use std::fs;
+use std::path::{Path, PathBuf};
 
 #[test]
 fn a_drill_of_files_proves_every_byte_and_leaves_evidence_and_nothing_else() {
@@ -41,6 +43,52 @@ fn a_drill_goes_red_when_a_byte_of_the_repository_has_changed() {
     assert_eq!(report.outcome, Outcome::Failed);
     assert!(report.checks.iter().any(|check| !check.passed && check.name.ends_with("large")));
     assert!(!world.repo.follow().unwrap().snapshots[&snapshot].is_verified());
+}
+
+/// A SQLite database of random rows, backed up.
+fn backed_up_database(world: &World) -> (SnapshotId, PathBuf) {
+    let path = world.path("app.db");
+    let database = rusqlite::Connection::open(&path).unwrap();
+    database.execute_batch("CREATE TABLE t (a INTEGER PRIMARY KEY, b BLOB)").unwrap();
+    for n in 0..200_u32 {
+        database.execute("INSERT INTO t VALUES (?1, ?2)", (n, noise(n.into(), 1000))).unwrap();
+    }
+    let settings = SqliteSettings { path: path.clone(), scratch: None };
+    let source = named("app", SqliteSource::new(settings, world.path("scratch")));
+    (world.backup(&[source]).unwrap().snapshots[0].id.unwrap(), "/app.db".into())
+}
+
+#[test]
+fn a_drill_that_meets_damage_takes_back_what_an_earlier_one_proved() {
+    check_taken_back("a byte changed", flip_a_byte_of);
+    check_taken_back("a pack is gone", |world, snapshot, file| {
+        fs::remove_file(pack_of(world, snapshot, file).0).unwrap();
+    });
+}
+
+#[track_caller]
+fn check_taken_back(name: &str, damage: impl Fn(&World, SnapshotId, &Path)) {
+    let world = World::new();
+    let (snapshot, file) = backed_up_database(&world);
+    let drill = |repo| drill(repo, snapshot, &DrillOptions::default(), &world.around(), &world.cx);
+    assert_eq!(drill(&world.repo).unwrap().outcome, Outcome::Complete);
+    assert!(world.repo.follow().unwrap().snapshots[&snapshot].is_verified());
+
+    damage(&world, snapshot, &file);
+    let repo = world.open_afresh();
+    let report = drill(&repo).unwrap();
+    assert_eq!(report.outcome, Outcome::Failed, "{name}");
+    let reference = repo.follow().unwrap().snapshots[&snapshot].evidence.clone().unwrap();
+    assert!(!reference.passed, "{name}: the older evidence still counts");
+    let evidence = read_evidence(&repo, &reference).unwrap();
+    assert!(!evidence.record.checks.is_empty(), "{name}: it says what did not hold");
+
+    // A restore of it says so too.
+    let restored = restore_sqlite(&repo, snapshot, &world.path("back.db"), false, &world.cx);
+    let error = restored.unwrap_err();
+    assert_eq!(error.code(), ErrorCode::VerificationFailed, "{name}: {error}");
+    assert!(error.advice().is_some_and(|hint| hint.contains("hikae verify")), "{name}");
+    assert!(!world.path("back.db").exists());
 }
 
 #[test]

@@ -218,7 +218,7 @@ fn a_damaged_pack_costs_the_files_in_it_and_no_others() {
     let target = Target::into_new(&world.path("out"), &world.cx).unwrap();
     let report = restore_files(&world.repo, second, &[], target, &world.cx).unwrap();
     assert_eq!(report.outcome, Outcome::WithProblems);
-    assert_eq!(report.problems.len(), 1, "{:?}", report.problems);
+    assert_eq!((report.problems.len(), report.n_damaged), (1, 1), "{:?}", report.problems);
     assert!(report.problems[0].on.ends_with("first"));
     let out = below(&world.path("out"), &source);
     assert!(!out.join("first").exists());
@@ -237,8 +237,8 @@ pub fn noise(number: u64, bytes: usize) -> Vec<u8> {
     (0..bytes.div_ceil(8)).flat_map(|_| next()).take(bytes).collect()
 }
 
-/// Damages the stored bytes of the frame that holds a file's first blob.
-pub fn flip_a_byte_of(world: &World, snapshot: hikae_model::SnapshotId, file: &Path) {
+/// The pack that holds a file's first blob, and where its frame begins in it.
+pub fn pack_of(world: &World, snapshot: hikae_model::SnapshotId, file: &Path) -> (PathBuf, usize) {
     let record = world.repo.snapshot(snapshot).unwrap().record;
     let named = Named { id: snapshot, record: &record };
     let path = TreePath::parse(file.strip_prefix("/").unwrap().as_os_str().as_encoded_bytes()).unwrap();
@@ -248,9 +248,14 @@ pub fn flip_a_byte_of(world: &World, snapshot: hikae_model::SnapshotId, file: &P
     let maps = entries.reader().extents(&stored.unwrap().content).unwrap();
     let place = entries.reader().places(maps[0].blobs()[0]).unwrap().remove(0);
     let name = place.pack.to_string();
-    let pack = world.path("repo").join("packs").join(&name[..2]).join(&name);
+    (world.path("repo").join("packs").join(&name[..2]).join(&name), place.frame.offset as usize)
+}
+
+/// Damages the stored bytes of the frame that holds a file's first blob.
+pub fn flip_a_byte_of(world: &World, snapshot: hikae_model::SnapshotId, file: &Path) {
+    let (pack, offset) = pack_of(world, snapshot, file);
     let mut bytes = fs::read(&pack).unwrap();
-    bytes[place.frame.offset as usize + 10] ^= 1;
+    bytes[offset + 10] ^= 1;
     fs::remove_file(&pack).unwrap();
     fs::write(&pack, bytes).unwrap();
 }

@@ -85,7 +85,7 @@ pub fn drill(
     let cluster = Cluster::start(&cluster_options, scratch, environment, cx)?;
     watch.lap("server");
     let mut notes = Vec::new();
-    let checks = load_globals(&cluster, &Files::of(stored), &mut notes, cx)?;
+    let checks = load_globals(&cluster, &Files::of(stored), &mut notes, cx).map_err(unrestorable)?;
     watch.lap("globals");
 
     let place = Place {
@@ -101,7 +101,7 @@ pub fn drill(
         jobs: options.jobs,
         program_directory: options.program_directory.clone(),
     };
-    let restored = restore_at(stored, &place, &restore_options, environment, cx)?;
+    let restored = restore_at(stored, &place, &restore_options, environment, cx).map_err(unrestorable)?;
     let mut timings = watch.times;
     timings.extend(restored.timings);
     notes.extend(restored.notes);
@@ -115,6 +115,17 @@ pub fn drill(
     })
 }
 
+/// A server of ours, of the right version, with nothing else in it, did not take what is kept: then that is at fault,
+/// unless the failure has a kind of its own, as a full disk.
+fn unrestorable(error: SourceError) -> SourceError {
+    match error {
+        SourceError::Failed { code: ErrorCode::Failure, what, advice } => {
+            SourceError::Failed { code: ErrorCode::VerificationFailed, what, advice }
+        }
+        error => error,
+    }
+}
+
 /// Runs `globals.sql` statement by statement. Each must succeed, so a file that was cut short or altered is found.
 fn load_globals(
     cluster: &Cluster,
@@ -126,7 +137,7 @@ fn load_globals(
     let mut client = connect(cluster.connection(), cx)?;
     let mut text = Vec::new();
     let read = files.open("globals.sql")?.read_to_end(&mut text);
-    read.map_err(|error| broken(format!("it cannot be read: {error}")))?;
+    read.map_err(|error| SourceError::not_read_back("globals.sql", &error))?;
     if !text.windows(TRAILER.len()).any(|window| window == TRAILER) {
         return Err(broken("it is cut short".into()));
     }

@@ -21,7 +21,7 @@ use super::verify::verify;
 use super::wire::{Client, CopyInError, WireError};
 use super::{connect, failed, wire_failed};
 use crate::check::Check;
-use crate::{SourceError, Stored};
+use crate::{NotReadBack, SourceError, Stored};
 use hikae_model::{Cx, Entry, ErrorCode, HashKey};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -199,7 +199,7 @@ impl<'a> Files<'a> {
     pub(super) fn open(&self, name: &str) -> Result<Box<dyn std::io::Read + Send + '_>, SourceError> {
         let entry = self.by_name.get(name.as_bytes());
         let entry = entry.ok_or_else(|| incomplete(&format!("{name} is not in it")))?;
-        self.stored.open(entry).map_err(|error| unreadable(name, &error))
+        self.stored.open(entry).map_err(|error| SourceError::not_read_back(name, &error))
     }
 
     pub(super) fn has(&self, name: &str) -> bool {
@@ -212,7 +212,7 @@ impl<'a> Files<'a> {
 
     fn json<T: serde::de::DeserializeOwned>(&self, name: &str) -> Result<T, SourceError> {
         let mut bytes = Vec::new();
-        self.open(name)?.read_to_end(&mut bytes).map_err(|error| unreadable(name, &error))?;
+        self.open(name)?.read_to_end(&mut bytes).map_err(|error| SourceError::not_read_back(name, &error))?;
         serde_json::from_slice(&bytes)
             .map_err(|error| incomplete(&format!("{name} is not understood: {error}")))
     }
@@ -220,14 +220,6 @@ impl<'a> Files<'a> {
 
 fn incomplete(what: &str) -> SourceError {
     failed(ErrorCode::VerificationFailed, format!("the snapshot cannot be restored: {what}"), None)
-}
-
-fn unreadable(name: &str, error: &std::io::Error) -> SourceError {
-    failed(
-        ErrorCode::VerificationFailed,
-        format!("cannot read {name} of the snapshot: {error}"),
-        Some("run `hikae verify`, and restore another snapshot".into()),
-    )
 }
 
 fn see_files_are_there(files: &Files<'_>, manifest: &Manifest) -> Result<(), SourceError> {
@@ -425,7 +417,10 @@ impl Work<'_> {
         let mut from = self.files.open(name)?;
         let mut file =
             std::fs::OpenOptions::new().write(true).create_new(true).open(&path).map_err(io_failed)?;
-        std::io::copy(&mut from, &mut file).map_err(io_failed)?;
+        std::io::copy(&mut from, &mut file).map_err(|error| match NotReadBack::of(&error) {
+            Some(_) => SourceError::not_read_back(name, &error),
+            None => io_failed(error),
+        })?;
         if let Some(user) = self.place.user {
             std::os::unix::fs::fchown(&file, Some(user.uid), Some(user.gid)).map_err(io_failed)?;
         }
@@ -465,7 +460,7 @@ impl Work<'_> {
             if let Err(error) = copied
                 && error.kind() != std::io::ErrorKind::BrokenPipe
             {
-                return Err(unreadable(name, &error));
+                return Err(SourceError::not_read_back(name, &error));
             }
         }
         running.wait(self.cx)
@@ -532,7 +527,7 @@ impl Work<'_> {
         let copied = session.copy_in(&copy.fill(alone), &mut from);
         let n_rows = copied.map_err(|error| match error {
             CopyInError::Wire(error) => wire_failed(&what(), &error),
-            CopyInError::Source(error) => unreadable(&name, &error),
+            CopyInError::Source(error) => SourceError::not_read_back(&name, &error),
         })?;
         if alone {
             session.execute("COMMIT").map_err(|error| wire_failed(&what(), &error))?;

@@ -262,8 +262,7 @@ impl Temporary {
     }
 
     fn fill(&self, stored: &dyn Stored, entry: &Entry, cx: &Cx) -> Result<u64, SourceError> {
-        let from = PathBuf::from(OsStr::from_bytes(entry.path.as_bytes()));
-        let unreadable = |source| SourceError::Io { verb: "read back", path: from.clone(), source };
+        let unreadable = |error: io::Error| SourceError::not_read_back(&entry.path, &error);
         let mut content = stored.open(entry).map_err(unreadable)?;
         let (mut buffer, mut bytes) = (vec![0; 1 << 20], 0);
         loop {
