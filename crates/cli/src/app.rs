@@ -6,7 +6,7 @@ use crate::failure::Failure;
 use crate::output::{Form, Output};
 use crate::progress::Display;
 use crate::signals;
-use hikae_model::{Cx, ErrorCode};
+use hikae_model::{Advise as _, Cx, ErrorCode};
 use hikae_ops::config::{Config, ConfigError, StoreConfig};
 use hikae_ops::open::{KeyChoice, Place, passphrase_of_command};
 use hikae_ops::surroundings::Surroundings;
@@ -178,6 +178,9 @@ impl App {
         let opened = self.place_of(of_job)?.open(&self.around, &self.cx)?;
         for problem in &opened.repaired {
             self.output.warning(&problem.to_string(), problem.advice.as_deref());
+        }
+        for doubt in opened.repo.doubts() {
+            self.output.warning(&doubt.to_string(), doubt.advice().as_deref());
         }
         Ok(opened.repo)
     }

@@ -119,6 +119,10 @@ pub fn repair(
     cx: &Cx,
 ) -> Result<(VerifyReport, RepairReport), OpsError> {
     let found = repo_verify::verify(repo, options, cx)?;
+    if !repo.doubts().is_empty() {
+        // Nothing may be written; the report says what to do about the log.
+        return Ok((report(found), RepairReport::default()));
+    }
     let plan = repo_repair::plan_repair(repo, &found, cx)?;
     let mut done = RepairReport {
         packs_named_again: plan.reindex.len() as u64,

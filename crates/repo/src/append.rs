@@ -82,8 +82,9 @@ impl Repo {
     /// Whether we may make this change at all, so that nobody begins long work in vain.
     ///
     /// # Errors
-    /// [`RepoError::TooNew`] and [`RepoError::NoRight`].
+    /// [`RepoError::LogInDoubt`], [`RepoError::TooNew`] and [`RepoError::NoRight`].
     pub(crate) fn check_may(&self, state: &State, change: &Change) -> Result<(), RepoError> {
+        self.check_no_doubt()?;
         if let Some(what) = state.beyond_us() {
             return Err(RepoError::TooNew { what });
         }

@@ -1,5 +1,6 @@
 //! What can go wrong with a repository. Never a fault of a source.
 
+use crate::doubt::Doubt;
 use crate::forget::ForgetRefused;
 use crate::object::BadObject;
 use crate::prune::PruneStop;
@@ -94,6 +95,9 @@ pub enum RepoError {
         /// What is wrong with it.
         why: String,
     },
+    /// The log is damaged, or is not the one that this machine has seen.
+    #[error(transparent)]
+    LogInDoubt(#[from] Doubt),
     /// A run relied on a pack that prune removed meanwhile.
     #[error("pack {} was pruned while this run relied on it", .pack.short())]
     PackGone {
@@ -205,6 +209,7 @@ impl Advise for RepoError {
             Self::Prune(PruneStop::NamesDoomed { .. }) | Self::ClocksDiffer { .. } => ErrorCode::Failure,
             Self::RescuedInVain | Self::Prune(PruneStop::Overtaken { .. }) => ErrorCode::Busy,
             Self::Cache { source, .. } => ErrorCode::of_io(source),
+            Self::LogInDoubt(doubt) => doubt.code(),
             Self::Cancelled(_) => ErrorCode::Interrupted,
         }
     }
@@ -233,6 +238,7 @@ impl Advise for RepoError {
             Self::PackGone { .. } | Self::PackDamaged { .. } => "run the backup again",
             Self::Prune(stop) => stop.advice(),
             Self::Forget(refused) => refused.advice(),
+            Self::LogInDoubt(doubt) => return doubt.advice(),
             Self::ClocksDiffer { .. } => {
                 "set the clock of this machine, or that of the store's, and run it again"
             }

@@ -26,6 +26,7 @@ impl<'r> Lease<'r> {
     /// # Errors
     /// [`RepoError::ClocksDiffer`] if our clock and the store's cannot both be right.
     pub(crate) fn take(repo: &'r Repo, verb: &'static str) -> Result<Self, RepoError> {
+        repo.check_no_doubt()?;
         let run = RunId::from_bytes(repo.cx().random());
         let key = layout::lease(run);
         match repo.store().put(&key, verb.as_bytes()) {

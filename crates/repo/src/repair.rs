@@ -133,6 +133,7 @@ pub fn plan_repair(repo: &Repo, report: &VerifyReport, cx: &Cx) -> Result<Repair
 /// [`RepoError::PackGone`] if a pack of the plan was doomed meanwhile, [`RepoError::NoRight`], and any failure
 /// of the store.
 pub fn repair(repo: &Repo, plan: &RepairPlan, cx: &Cx) -> Result<RepairReport, RepoError> {
+    repo.check_no_doubt()?;
     let mut done = RepairReport::default();
     if !plan.reindex.is_empty() || !plan.replace_indexes.is_empty() {
         done.n_reindexed = reindex(repo, plan, cx)?;

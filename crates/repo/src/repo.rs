@@ -1,6 +1,7 @@
 //! An open repository: its store, its keys, what its log says, and where its blobs are.
 
 use crate::RepoError;
+use crate::doubt::Doubt;
 use crate::epoch::{ContentKeys, EpochRecord};
 use crate::header::{Core, FirstSlot, Header};
 use crate::index_set::IndexSet;
@@ -9,6 +10,7 @@ use crate::layout;
 use crate::log::{EpochRef, LogEntry, Rights, hash_of};
 use crate::object::{BadObject, ObjectClass, open_object, seal_object};
 use crate::recipient::{Identity, identity};
+use crate::salvage::salvage;
 use crate::slot::{self, OpenedSlot, Payload, Unlock, Wrap};
 use crate::snapshot::Snapshot;
 use crate::state::State;
@@ -36,6 +38,10 @@ pub struct Repo {
     followed: RwLock<Followed>,
     dooms: Mutex<Dooms>,
     following: Mutex<()>,
+    /// What was wrong with the log when it was opened: see `doubt`.
+    pub(crate) doubts: Vec<Doubt>,
+    /// True if the state is made of what could be read of a damaged log: see `salvage`.
+    is_salvaged: bool,
 }
 
 /// Everything whose doom we have read, also what is gone since: none of it lives again (rule R12).
@@ -162,7 +168,8 @@ impl Repo {
         Ok(NewRepository { repo, secret })
     }
 
-    /// Opens the repository in `store` and reads its log.
+    /// Opens the repository in `store` and reads its log. If that is damaged or older than this machine has seen it,
+    /// [`doubts`](Self::doubts) says so: what is kept can be read, and nothing be written.
     ///
     /// `identities` open contents in addition to what `unlock` gives.
     ///
@@ -221,7 +228,7 @@ impl Repo {
             sweep_cache(directory, cx);
         }
         let state = Arc::new(newest_checkpoint(&*store, &header, &keys, signer.id())?);
-        let repo = Self {
+        let mut repo = Self {
             store,
             contents: ContentKeys::new(keys.family(), identities),
             header,
@@ -233,11 +240,29 @@ impl Repo {
             dooms: Mutex::new(Dooms::of(&state)),
             followed: RwLock::new(Followed { state, index: Arc::default() }),
             following: Mutex::new(()),
+            doubts: Vec::new(),
+            is_salvaged: false,
         };
-        repo.check_not_rolled_back()?;
-        let state = repo.follow()?;
-        repo.check_log_ends_at(state.n)?;
+        repo.doubts.extend(repo.compare_with_memory()?);
+        match repo.follow().and_then(|state| repo.check_log_ends_at(state.n)) {
+            Ok(()) => {}
+            // Only who reads goes on from here: see `check_no_doubt`.
+            Err(RepoError::Damaged { .. } | RepoError::BadLog { .. }) => repo.read_past_damage()?,
+            Err(error) => return Err(error),
+        }
         Ok(repo)
+    }
+
+    /// Reads the log past what cannot be read, and stays with what came of it.
+    fn read_past_damage(&mut self) -> Result<(), RepoError> {
+        let mut state = (*self.state()).clone();
+        let doubts = salvage(self, &mut state)?;
+        self.is_salvaged = !doubts.is_empty();
+        self.doubts.extend(doubts);
+        *lock(&self.dooms) = Dooms::of(&state);
+        let followed = Followed { state: Arc::new(state), index: Arc::default() };
+        *self.followed.write().unwrap_or_else(|broken| broken.into_inner()) = followed;
+        Ok(())
     }
 
     /// Reads the entries that came since, and gives the newest state.
@@ -245,6 +270,9 @@ impl Repo {
     /// # Errors
     /// [`RepoError::BadLog`] if the log does not continue as it was.
     pub fn follow(&self) -> Result<Arc<State>, RepoError> {
+        if self.is_salvaged {
+            return Ok(self.state());
+        }
         let _one_at_a_time = lock(&self.following);
         let mut followed = self.followed().clone();
         let mut state = (*followed.state).clone();
@@ -410,6 +438,7 @@ impl Repo {
     /// # Errors
     /// [`RepoError::BadKey`] if there is no such slot or it is the last.
     pub fn remove_slot(&self, id: SlotId) -> Result<(), RepoError> {
+        self.check_no_doubt()?;
         if self.stray_slots()?.contains(&id) {
             return Ok(self.store.remove(&layout::slot(id))?);
         }
@@ -474,6 +503,7 @@ impl Repo {
 
     /// Stores an object whose name is its hash. One that is there already is the same one.
     pub(crate) fn put_named(&self, key: &hikae_store::ObjectKey, bytes: &[u8]) -> Result<(), RepoError> {
+        self.check_no_doubt()?;
         match self.store.put(key, bytes) {
             Ok(()) | Err(StoreError::Exists { .. }) => Ok(()),
             Err(error) => Err(error.into()),
@@ -535,6 +565,11 @@ impl Repo {
         self.cache.join("index")
     }
 
+    /// Where this machine remembers the last entry that it has seen.
+    pub(crate) fn head_memory(&self) -> PathBuf {
+        self.cache.join("head")
+    }
+
     fn followed(&self) -> Followed {
         self.followed.read().unwrap_or_else(|broken| broken.into_inner()).clone()
     }
@@ -555,42 +590,10 @@ impl Repo {
         }
         Ok(())
     }
-
-    /// A log that is shorter than what this machine has seen, or another one, was rolled back or replaced.
-    fn check_not_rolled_back(&self) -> Result<(), RepoError> {
-        let path = self.cache.join("head");
-        let text = match std::fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-            Err(source) => return Err(RepoError::Cache { path, source }),
-        };
-        let Some((n, hash)) = text.trim().split_once(' ') else { return Ok(()) };
-        let Ok(n) = n.parse::<u64>() else { return Ok(()) };
-        let seen = match n {
-            0 => Some(hash_of(&self.header.to_bytes())),
-            n => self.read_entry(n)?.map(|(_, _, hash)| hash),
-        };
-        match seen {
-            Some(seen) if hex(&seen) == hash => Ok(()),
-            Some(_) => {
-                Err(RepoError::BadLog { n, why: "is not the one that this machine has seen".to_owned() })
-            }
-            None => Err(RepoError::BadLog {
-                n,
-                why: "was there once and is missing: the log was rolled back".to_owned(),
-            }),
-        }
-    }
-
-    fn remember_head(&self, state: &State) -> Result<(), RepoError> {
-        let path = self.cache.join("head");
-        let text = format!("{} {}\n", state.n, hex(&state.head));
-        let temporary = self.cache.join(format!("head.{}.tmp", std::process::id()));
-        std::fs::write(&temporary, text)
-            .and_then(|()| std::fs::rename(&temporary, &path))
-            .map_err(|source| RepoError::Cache { path, source })
-    }
 }
+
+/// How long a file of the cache may take to be written.
+const HALF_WRITTEN_STAYS: SignedDuration = SignedDuration::from_hours(1);
 
 /// Removes what processes that were killed left half written in the cache: temporary files of a process that is not
 /// there and that are old, for the cache may be shared with machines whose processes we do not see. What cannot
@@ -609,9 +612,6 @@ fn sweep_cache(directory: &Path, cx: &Cx) {
         }
     }
 }
-
-/// How long a file of the cache may take to be written.
-const HALF_WRITTEN_STAYS: SignedDuration = SignedDuration::from_hours(1);
 
 /// The slot that our key opens and that vouches for the header.
 ///
@@ -665,10 +665,6 @@ fn newest_checkpoint(
         }
     }
     Ok(State::begin(header))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -271,6 +271,12 @@ impl State {
         if entry.previous != self.head {
             return Err(BadEntry::WrongPrevious);
         }
+        self.apply_after_gap(entry, writer, hash);
+        Ok(())
+    }
+
+    /// Applies an entry whatever came before it: for who reads on past one that cannot be read.
+    pub(crate) fn apply_after_gap(&mut self, entry: &LogEntry, writer: WriterId, hash: EntryHash) {
         (self.n, self.head) = (entry.n, hash);
         let repeated = matches!(entry.change, Change::Commit(_)) && self.runs.contains(&entry.run);
         if repeated || self.lacks(writer, &entry.change).is_some() {
@@ -278,10 +284,9 @@ impl State {
             while self.void.len() > REMEMBERED_VOID {
                 self.void.pop_front();
             }
-            return Ok(());
+            return;
         }
         self.change(entry, writer);
-        Ok(())
     }
 
     fn change(&mut self, entry: &LogEntry, writer: WriterId) {

@@ -114,8 +114,9 @@ impl Writer {
     /// Starts a run of writing on the newest state.
     ///
     /// # Errors
-    /// Any failure to read the log or to begin a session.
+    /// [`RepoError::LogInDoubt`], and any failure to read the log or to begin a session.
     pub fn begin(repo: &Arc<Repo>, run: RunId, epoch_days: i64) -> Result<Self, RepoError> {
+        repo.check_no_doubt()?;
         let epoch = repo.current_epoch(epoch_days)?;
         let base = repo.follow()?;
         let base_index = repo.index()?;

@@ -142,6 +142,8 @@ fn mend(args: &RepairArgs, app: &App) -> Result<Ended, Failure> {
             count(done.called_damaged, "pack", "packs"),
             count(done.called_well, "pack", "packs"),
         ));
+    } else if !repo.doubts().is_empty() {
+        text.push_str("\nNothing is written while the log is in doubt, so nothing is repaired.\n");
     } else {
         text.push_str("\nThere is nothing to repair.\n");
     }
@@ -165,7 +167,7 @@ fn mend(args: &RepairArgs, app: &App) -> Result<Ended, Failure> {
         text.push_str(&format!("{blobs} nowhere; only a backup of the source brings them back.\n"));
     }
     // What was damaged and is mended now is no failure any more; what is lost, or only planned, is.
-    let mended = !args.dry_run && done.lost_blobs == 0 && found.hits.is_empty();
+    let mended = !args.dry_run && repo.doubts().is_empty() && done.lost_blobs == 0 && found.hits.is_empty();
     let ended = match found.outcome == Outcome::Complete || mended {
         true => Ended::Well,
         false => Ended::With(ErrorCode::VerificationFailed),

@@ -70,3 +70,49 @@ fn one_lost_record_keeps_nobody_from_the_other_snapshots() {
         home.expect(0, &["verify", "--read-data"]);
     }
 }
+
+#[test]
+fn an_older_copy_serves_the_machine_that_lost_the_newer_one() {
+    let home = two_snapshots();
+    let copy = home.path("copy");
+    let copied = std::process::Command::new("cp").arg("-a").args([&home.store(), &copy]).status();
+    assert!(copied.unwrap().success());
+    home.expect(0, &["backup"]);
+    let key = home.key_file().display().to_string();
+    let of_copy = ["--store", copy.to_str().unwrap(), "--key-file", &key];
+    let with = |arguments: &[&'static str]| [arguments, &of_copy[..]].concat();
+    let list = home.expect(0, &with(&["list"]));
+    assert!(list.stderr.contains("this copy is older"), "{}", list.stderr);
+    home.expect(0, &with(&["restore", "docs", "--target", "back"]));
+    assert_eq!(
+        fs::read(home.path("back").join(home.path("docs/a.txt").strip_prefix("/").unwrap())).unwrap(),
+        b"two, and longer"
+    );
+    let verified = home.expect(0, &with(&["verify", "--read-data"]));
+    assert!(verified.stdout.contains("this copy is older"), "{}", verified.stdout);
+    let refused = home.expect(4, &with(&["forget", "latest", "--even-last"]));
+    assert!(refused.stderr.contains("nothing is written to it"), "{}", refused.stderr);
+    home.expect(0, &["backup"]);
+}
+
+#[test]
+fn a_damaged_entry_of_the_log_keeps_nobody_from_a_restore() {
+    let home = two_snapshots();
+    let mut entries: Vec<_> =
+        fs::read_dir(home.store().join("log")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    entries.sort();
+    for entry in &entries {
+        let well = fs::read(entry).unwrap();
+        change(entry, |bytes| bytes[70] ^= 1);
+        fs::remove_dir_all(home.path("back")).ok();
+        let ran = home.expect(0, &["restore", "docs", "--target", "back"]);
+        assert!(ran.stderr.contains("from a copy"), "{}", ran.stderr);
+        home.expect(0, &["list"]);
+        home.expect(4, &["verify"]);
+        home.expect(4, &["repo", "repair"]);
+        let refused = home.expect(4, &["backup"]);
+        assert!(refused.stderr.contains("until then nothing is written"), "{}", refused.stderr);
+        change(entry, |bytes| *bytes = well);
+        home.expect(0, &["verify"]);
+    }
+}

@@ -3,6 +3,7 @@
 use super::Found;
 use crate::RepoError;
 use crate::cbor;
+use crate::doubt::Doubt;
 use crate::epoch::{EpochRecord, misfits};
 use crate::evidence::EvidenceRecord;
 use crate::header::Header;
@@ -13,7 +14,7 @@ use crate::log::{self, Change, EvidenceRef, hash_of};
 use crate::object::{BadObject, ObjectClass, open_object};
 use crate::repo::Repo;
 use crate::state::State;
-use hikae_model::{EpochId, EvidenceId, IndexId, Problem, SlotId, WriterId};
+use hikae_model::{Advise as _, EpochId, EvidenceId, IndexId, Problem, SlotId, WriterId};
 use hikae_store::ObjectKey;
 use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
@@ -38,6 +39,19 @@ pub(super) fn check_log(repo: &Repo, found: &Found<'_>) -> Result<History, RepoE
     if let Err(error) = repo.follow() {
         found.error("damaged-log", layout::LOG, error)?;
     }
+    for doubt in repo.doubts() {
+        let problem = |what: &Doubt| {
+            let problem = Problem::new("rolled-back", "the log", what);
+            problem.advise(what.advice().unwrap_or_default())
+        };
+        match doubt {
+            // Met again below.
+            Doubt::Entry { .. } => {}
+            // A copy of yesterday is as it should be.
+            Doubt::Older { .. } => found.note(problem(doubt)),
+            Doubt::RolledBack { .. } | Doubt::Another { .. } => found.add(problem(doubt)),
+        }
+    }
     check_header(repo, found)?;
     let state = repo.state();
     let end = state.n.max(last);
@@ -56,6 +70,11 @@ pub(super) fn check_log(repo: &Repo, found: &Found<'_>) -> Result<History, RepoE
             }
             Ok(None) => {
                 found.add(replaced(n, &"is missing, and later ones are there"));
+                fold = None;
+            }
+            Err(RepoError::Damaged { key, why }) => {
+                let advice = Doubt::Entry { n, why: why.to_string() }.advice().unwrap_or_default();
+                found.add(Problem::new("damaged-log", key, format_args!("is damaged: {why}")).advise(advice));
                 fold = None;
             }
             Err(error) => {

@@ -3,6 +3,7 @@
 mod canary;
 mod concurrency;
 mod damage;
+mod damaged_log;
 mod decoder;
 mod errors;
 mod evidence;

@@ -1,0 +1,156 @@
+//! Doubts about the log: an entry is damaged or gone, or this is not the copy of the repository that this machine
+//! has seen. Who reads is told and goes on; who writes is refused, for what is put after such an end would continue
+//! another log than the true one.
+
+use crate::RepoError;
+use crate::log::{EntryHash, hash_of};
+use crate::repo::Repo;
+use crate::state::State;
+use hikae_model::{Advise, ErrorCode, Hint, sabotage};
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Why the log cannot be trusted to be whole.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Doubt {
+    /// An entry cannot be read, is not there, or does not continue the one before.
+    #[error("log entry {n} {why}")]
+    Entry {
+        /// Its number.
+        n: u64,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The log is shorter than this machine has seen it, in this place.
+    #[error("log entry {seen} was here once and is gone: this repository was put back to an older state")]
+    RolledBack {
+        /// The last entry that was seen.
+        seen: u64,
+        /// Where that is remembered.
+        memory: PathBuf,
+    },
+    /// The log is shorter than this machine has seen it in another place.
+    #[error("this copy is older: this machine has seen log entry {seen} in {place}, and it is not here")]
+    Older {
+        /// The last entry that was seen.
+        seen: u64,
+        /// Where it was seen.
+        place: String,
+        /// Where that is remembered.
+        memory: PathBuf,
+    },
+    /// An entry is another one than this machine has seen.
+    #[error(
+        "log entry {seen} is not the one that this machine has seen in {place}: one of the two was replaced"
+    )]
+    Another {
+        /// The entry.
+        seen: u64,
+        /// Where it was seen.
+        place: String,
+        /// Where that is remembered.
+        memory: PathBuf,
+    },
+}
+
+impl Advise for Doubt {
+    fn code(&self) -> ErrorCode {
+        ErrorCode::VerificationFailed
+    }
+
+    fn advice(&self) -> Option<Hint> {
+        let text = match self {
+            Self::Entry { .. } => {
+                "put it back from a copy of the repository (the same path below it); until then nothing is written, and \
+                 lists and restores go by the snapshot records"
+                    .to_owned()
+            }
+            Self::RolledBack { memory, .. } | Self::Older { memory, .. } | Self::Another { memory, .. } => {
+                let memory = memory.display();
+                format!(
+                    "restore from it as you need; nothing is written to it. If the newer one is lost for good and \
+                         this one is to go on, remove {memory}"
+                )
+            }
+        };
+        Some(text.into())
+    }
+}
+
+/// The last entry that this machine has seen, and in which copy of the repository.
+struct Head {
+    n: u64,
+    hash: String,
+    place: String,
+}
+
+impl Repo {
+    /// What who reads has to know of the log; nothing if it is whole as far as one can tell.
+    pub fn doubts(&self) -> &[Doubt] {
+        &self.doubts
+    }
+
+    /// Refuses to write while the log is in doubt.
+    ///
+    /// # Errors
+    /// [`RepoError::LogInDoubt`].
+    pub(crate) fn check_no_doubt(&self) -> Result<(), RepoError> {
+        if sabotage::on("write-in-doubt") {
+            return Ok(());
+        }
+        self.doubts().first().map_or(Ok(()), |doubt| Err(doubt.clone().into()))
+    }
+
+    /// Compares the log with what this machine has seen of it.
+    pub(crate) fn compare_with_memory(&self) -> Result<Option<Doubt>, RepoError> {
+        let memory = self.head_memory();
+        let Some(Head { n: seen, hash, place }) = read(&memory)? else { return Ok(None) };
+        let here = match seen {
+            0 => Some(hash_of(&self.header().to_bytes())),
+            n => match self.read_entry(n) {
+                Ok(entry) => entry.map(|(_, _, hash)| hash),
+                // That it is damaged is found when the log is read.
+                Err(RepoError::Damaged { .. }) => return Ok(None),
+                Err(error) => return Err(error),
+            },
+        };
+        Ok(match here {
+            Some(here) if hex(&here) == hash => None,
+            Some(_) => Some(Doubt::Another { seen, place, memory }),
+            None if place == self.store().address() => Some(Doubt::RolledBack { seen, memory }),
+            None => Some(Doubt::Older { seen, place, memory }),
+        })
+    }
+
+    /// Remembers the last entry of `state`, unless a later one is remembered already.
+    pub(crate) fn remember_head(&self, state: &State) -> Result<(), RepoError> {
+        let path = self.head_memory();
+        if !self.doubts().is_empty() || read(&path)?.is_some_and(|head| head.n >= state.n) {
+            return Ok(());
+        }
+        let text = format!("{} {} {}\n", state.n, hex(&state.head), self.store().address());
+        let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
+        std::fs::write(&temporary, text)
+            .and_then(|()| std::fs::rename(&temporary, &path))
+            .map_err(|source| RepoError::Cache { path, source })
+    }
+}
+
+/// What is remembered at `path`. What is no memory of ours is none: a cache may be deleted at any time.
+fn read(path: &Path) -> Result<Option<Head>, RepoError> {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(RepoError::Cache { path: path.to_owned(), source }),
+    };
+    let mut words = text.trim_end().splitn(3, ' ');
+    let head = || {
+        let n = words.next()?.parse().ok()?;
+        Some(Head { n, hash: words.next()?.to_owned(), place: words.next().unwrap_or_default().to_owned() })
+    };
+    Ok({ head }())
+}
+
+fn hex(hash: &EntryHash) -> String {
+    hash.iter().map(|byte| format!("{byte:02x}")).collect()
+}
