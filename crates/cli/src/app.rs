@@ -137,6 +137,7 @@ impl App {
         match &self.global.store {
             Some(store) => Ok(Place {
                 store: StoreConfig::Directory(absolute(store)?),
+                id: None,
                 reserve: Default::default(),
                 key,
                 identities: Vec::new(),

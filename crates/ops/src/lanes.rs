@@ -308,8 +308,10 @@ impl<'a> Listed<'a> {
                     }
                     Held::InDoubt => {
                         cx.progress().add_problems(1);
-                        let problem = content_problem(&stored.entry.path, &ContentError::ChangedWhileRead);
-                        self.read.problems.push(problem);
+                        let what = "changed while it was read, twice; what was read last is kept, and may be of several \
+                                    moments";
+                        let problem = Problem::new("changed-while-read", &stored.entry.path, what);
+                        self.read.problems.push(problem.advise(WRITTEN_TO));
                     }
                 }
                 self.read.bytes += stored.entry.size();
@@ -341,6 +343,10 @@ impl Drop for Ending<'_, '_> {
     }
 }
 
+/// What to do about a file that others write to.
+const WRITTEN_TO: &str = "back it up when nobody writes to it, or stop who does with a hook; a database has a kind of \
+                          source of its own";
+
 fn content_problem(path: &TreePath, error: &ContentError) -> Problem {
     let code = match error {
         ContentError::Unreadable(_) => "unreadable",
@@ -351,10 +357,7 @@ fn content_problem(path: &TreePath, error: &ContentError) -> Problem {
     let problem = Problem::new(code, path, error);
     match error {
         ContentError::Unreadable(_) => problem.advise("run hikae as a user who may read it, or exclude it"),
-        ContentError::ChangedWhileRead => problem.advise(
-            "back it up when nobody writes to it, or stop who does with a hook; a database has a kind of source of \
-             its own",
-        ),
+        ContentError::ChangedWhileRead => problem.advise(WRITTEN_TO),
         ContentError::Vanished | ContentError::Broken(_) => problem,
     }
 }

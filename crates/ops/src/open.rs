@@ -5,7 +5,7 @@ use crate::private_file::{self, PrivateFileError};
 use crate::recovery::SheetsDue;
 use crate::secret_text::{self, BadSecretText, SecretKind};
 use crate::surroundings::Surroundings;
-use hikae_model::{Advise, Cx, ErrorCode, Hint, Problem};
+use hikae_model::{Advise, Cx, ErrorCode, Hint, Problem, RepositoryId};
 use hikae_repo::keys::{RepositorySecret, Secret32};
 use hikae_repo::recipient::{Identity, parse_identities};
 use hikae_repo::slot::{KdfCost, Unlock, Wrap};
@@ -48,6 +48,24 @@ pub enum OpenError {
         /// What is wrong with it.
         source: BadSecretText,
     },
+    /// Another repository stands there than the configuration names.
+    #[error("the repository in {address} is {found}, and the configuration names {expected}")]
+    Another {
+        /// Where it is.
+        address: String,
+        /// The one that is there.
+        found: RepositoryId,
+        /// The one that should be.
+        expected: RepositoryId,
+    },
+    /// A new repository is to be made where the configuration names one that was there.
+    #[error("the configuration names the repository {expected} in {address}, and a new one would be another")]
+    Named {
+        /// Where it was.
+        address: String,
+        /// The one that should be there.
+        expected: RepositoryId,
+    },
     /// Nothing says what opens it.
     #[error("nothing says what opens the repository in {address}")]
     NoKey {
@@ -82,8 +100,9 @@ impl Advise for OpenError {
             Self::Secret(error) => error.code(),
             Self::File(error) => error.code(),
             Self::BadText { source, .. } => source.code(),
+            Self::Another { .. } => ErrorCode::RepositoryMissing,
             Self::NoKey { .. } => ErrorCode::WrongKey,
-            Self::ShortPassphrase { .. } => ErrorCode::Usage,
+            Self::ShortPassphrase { .. } | Self::Named { .. } => ErrorCode::Usage,
         }
     }
 
@@ -93,6 +112,12 @@ impl Advise for OpenError {
             Self::Secret(error) => error.advice(),
             Self::File(error) => error.advice(),
             Self::BadText { source, .. } => source.advice(),
+            Self::Another { .. } => Some(
+                "see that the right disk is mounted there; if this one is meant, change `id` in the configuration".into(),
+            ),
+            Self::Named { .. } => Some(
+                "see that its disk is mounted; to begin anew, take `id` out of the configuration first".into(),
+            ),
             Self::NoKey { .. } => Some(
                 "give --key-file, --passphrase-command, --identity, --recovery or HIKAE_PASSPHRASE, or set `unlock` \
                  in the configuration"
@@ -119,6 +144,8 @@ pub struct Opened {
 pub struct Place {
     /// The store.
     pub store: StoreConfig,
+    /// Which repository it must be, if the configuration says.
+    pub id: Option<RepositoryId>,
     /// Free space that packs leave.
     pub reserve: Reserve,
     /// What opens it.
@@ -148,7 +175,7 @@ impl Place {
             (None, None) => None,
         };
         let reserve = config.reserve.map_or(Reserve::Usual, |size| Reserve::Bytes(size.as_u64()));
-        Ok(Self { store: config.store.clone(), reserve, key, identities: Vec::new() })
+        Ok(Self { store: config.store.clone(), id: config.id, reserve, key, identities: Vec::new() })
     }
 
     /// Where it is, for people.
@@ -204,6 +231,10 @@ impl Place {
         private_file::create_directory(&around.cache)?;
         let store = Arc::new(store);
         let repo = Repo::open(store.clone(), unlock, identities, &around.cache, cx)?;
+        let found = repo.header().core.repository;
+        if let Some(expected) = self.id.filter(|expected| *expected != found) {
+            return Err(OpenError::Another { address: self.address(), found, expected });
+        }
         // It is a repository, so its modes are ours to mend. A failure to look does not keep anybody from
         // reading; `doctor` looks again.
         let repaired = store.repair_modes().unwrap_or_default();
@@ -221,6 +252,9 @@ impl Place {
         around: &Surroundings,
         cx: &Cx,
     ) -> Result<NewRepository, OpenError> {
+        if let Some(expected) = self.id.filter(|_| !self.has_repository(cx)) {
+            return Err(OpenError::Named { address: self.address(), expected });
+        }
         let key;
         let passphrase;
         let recipient;

@@ -289,13 +289,12 @@ pub fn prepare(
                 KeyChoice::IdentityFile(path) => Some(UnlockConfig::IdentityFile(path.clone())),
                 KeyChoice::Passphrase(_) | KeyChoice::Recovery(_) => None,
             };
-            let text = new_text(&name, &store, unlock.as_ref(), &new_sources);
+            let text = |id| new_text(&name, &store, id, unlock.as_ref(), &new_sources);
             // A name that cannot stand there is seen before anything is made.
-            parse(&text, Some(&file))?;
-            let store = StoreConfig::Directory(store);
-            let identities = chosen.identities;
-            let place = Place { store, reserve: Reserve::default(), key: Some(key), identities };
-            (text, first_repository(&place, around, cx)?)
+            parse(&text(None), Some(&file))?;
+            let place = place_of(store.clone(), Some(key), chosen.identities);
+            let ready = first_repository(&place, around, cx)?;
+            (text(Some(ready.repo.header().core.repository)), ready)
         }
     };
     let config = parse(&text, Some(&file))?;
@@ -331,6 +330,11 @@ impl Ready {
     }
 }
 
+/// A directory that no configuration speaks of.
+fn place_of(store: PathBuf, key: Option<KeyChoice>, identities: Vec<PathBuf>) -> Place {
+    Place { store: StoreConfig::Directory(store), id: None, reserve: Reserve::default(), key, identities }
+}
+
 /// The repository of a configuration, unless the command line names another.
 fn configured_place(
     config: &Config,
@@ -340,9 +344,7 @@ fn configured_place(
 ) -> Result<Place, ProtectError> {
     let Chosen { repository, store, key, identities, .. } = chosen;
     Ok(match store {
-        Some(store) => {
-            Place { store: StoreConfig::Directory(store), reserve: Reserve::default(), key, identities }
-        }
+        Some(store) => place_of(store, key, identities),
         None => {
             let (_, repository) = config.repository(repository.as_deref())?;
             Place { identities, ..Place::of(repository, key, around, cx)? }
@@ -545,6 +547,29 @@ mod tests {
             assert!(!made || std::fs::read_dir(&store).unwrap().next().is_none());
             assert_eq!(std::fs::read(calls.configuration()).unwrap(), before, "no source was added");
         }
+    }
+
+    #[test]
+    fn another_repository_in_its_place_is_refused() {
+        let calls = Calls::new();
+        let other = Calls::new();
+        calls.protect(&["docs"]);
+        other.protect(&["docs"]);
+        // The wrong disk is mounted, and the key would open what is on it.
+        let store = calls.around.data.join("main");
+        std::fs::remove_dir_all(&store).unwrap();
+        std::fs::rename(other.around.data.join("main"), &store).unwrap();
+        std::fs::copy(other.around.config.join("main.key"), calls.around.config.join("main.key")).unwrap();
+        let error = calls.prepare(&["docs"], Chosen::default()).err().unwrap();
+        assert_eq!(error.code(), ErrorCode::RepositoryMissing);
+        assert!(error.to_string().contains("and the configuration names"), "{error}");
+        assert!(error.advice().unwrap().contains("right disk"));
+        // Nor is a new one made under the name of the old.
+        std::fs::remove_dir_all(&store).unwrap();
+        let config = Config::load(&calls.configuration()).unwrap();
+        let place = Place::of(config.repository(None).unwrap().1, None, &calls.around, &calls.cx).unwrap();
+        let error = place.init(&[], false, &calls.around, &calls.cx).err().unwrap();
+        assert!(matches!(error, OpenError::Named { .. }) && !store.exists());
     }
 
     #[test]

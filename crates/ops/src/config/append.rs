@@ -4,6 +4,7 @@
 //! all of them.
 
 use super::{SourceSettings, UnlockConfig};
+use hikae_model::RepositoryId;
 use std::path::Path;
 use toml::Value;
 
@@ -24,6 +25,7 @@ fn quoted(text: impl ToString) -> String {
 pub fn new_text(
     repository: &str,
     store: &Path,
+    id: Option<RepositoryId>,
     unlock: Option<&UnlockConfig>,
     sources: &[NewSource],
 ) -> String {
@@ -38,6 +40,8 @@ pub fn new_text(
         None => "# What opens it is asked for, or given with HIKAE_PASSPHRASE, --passphrase-command or --key-file.\n"
             .to_owned(),
     };
+    let id =
+        id.map_or(String::new(), |id| format!("id = \"{id}\"   # another repository there is refused\n"));
     let mut text = format!(
         "# hikae's configuration. `hikae config check` says whether it is right, `hikae config show` what it means.\n\
          # Secrets never stand here, only where they are: file:/path, env:NAME, command:program, credential:name.\n\
@@ -45,7 +49,7 @@ pub fn new_text(
          # Where backups are kept. Keep a copy of this directory and of the recovery sheet on another machine.\n\
          [repository.{repository}]\n\
          store = {}\n\
-         {unlock}",
+         {id}{unlock}",
         quoted(store.display()),
     );
     append_sources(&mut text, sources);
@@ -105,8 +109,8 @@ mod tests {
         let exclude = vec!["*.tmp".to_owned(), "a \"b\"".to_owned()];
         let settings = FilesSettings { exclude: exclude.clone(), ..files("/a\"b\\c") };
         let first = NewSource { name: "docs".to_owned(), settings: SourceSettings::Files(settings) };
-        let unlock = UnlockConfig::KeyFile("/k".into());
-        let mut text = new_text("main", Path::new("/s t/o\"re"), Some(&unlock), &[first]);
+        let (unlock, id) = (UnlockConfig::KeyFile("/k".into()), RepositoryId::from_bytes([7; 16]));
+        let mut text = new_text("main", Path::new("/s t/o\"re"), Some(id), Some(&unlock), &[first]);
         let before = text.clone();
         let sqlite = SqliteSettings { path: "/x.db".into(), scratch: None };
         let second = NewSource { name: "控え".to_owned(), settings: SourceSettings::Sqlite(sqlite) };
@@ -119,5 +123,6 @@ mod tests {
         assert_eq!(docs.exclude, exclude);
         assert_eq!(config.sources["控え"].settings.kind(), "sqlite");
         assert_eq!(config.repositories["main"].unlock, Some(unlock));
+        assert_eq!(config.repositories["main"].id, Some(id));
     }
 }

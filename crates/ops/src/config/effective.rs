@@ -130,7 +130,7 @@ fn table(key: &str, value: Value) -> Value {
 }
 
 fn of_repository(repository: &RepositoryConfig) -> Vec<Setting> {
-    let RepositoryConfig { store, unlock, recipients, write_only, reserve, prune_every } = repository;
+    let RepositoryConfig { store, id, unlock, recipients, write_only, reserve, prune_every } = repository;
     let StoreConfig::Directory(path) = store;
     let unlock = unlock.as_ref().map(|unlock| match unlock {
         UnlockConfig::KeyFile(path) => table("key_file", text(path.display())),
@@ -139,6 +139,7 @@ fn of_repository(repository: &RepositoryConfig) -> Vec<Setting> {
     });
     vec![
         setting("store", Some(text(path.display())), None),
+        setting("id", id.map(text), None),
         setting("unlock", unlock, None),
         setting("recipients", Some(texts(recipients)), Some(texts(&[]))),
         setting("write_only", Some((*write_only).into()), Some(false.into())),

@@ -49,6 +49,7 @@ pub use secret::{BadSecretRef, SecretError, SecretRef};
 pub use source::{SourceConfig, SourceSettings};
 
 use crate::surroundings::Surroundings;
+use hikae_model::RepositoryId;
 use hikae_repo::retention::Retention;
 use jiff::{SignedDuration, Span, SpanRelativeTo};
 use serde::Deserialize;
@@ -76,6 +77,9 @@ pub struct Config {
 pub struct RepositoryConfig {
     /// Where it is kept.
     pub store: StoreConfig,
+    /// Which one it is: another that stands there, as after a wrong disk was mounted, is refused.
+    #[serde(default)]
+    pub id: Option<RepositoryId>,
     /// What opens it, unless the command line says otherwise.
     #[serde(default)]
     pub unlock: Option<UnlockConfig>,

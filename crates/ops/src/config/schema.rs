@@ -26,6 +26,8 @@ struct Configuration {
 struct Repository {
     /// An absolute path to a directory.
     store: String,
+    /// Which repository it is, 32 hex digits; another that stands there is refused.
+    id: Option<String>,
     /// What opens it, unless the command line says otherwise.
     unlock: Option<Unlock>,
     /// Age recipients who can open contents, besides the repository's own identity; used when it is made.
