@@ -14,6 +14,7 @@ use hikae_ops::{Repo, State};
 use std::io::{self, IsTerminal, Read};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use zeroize::Zeroizing;
 
 /// One invocation of hikae.
@@ -28,6 +29,8 @@ pub struct App {
     pub cx: Cx,
     /// `HIKAE_PASSPHRASE`, if it was set.
     passphrase: Option<Zeroizing<String>>,
+    /// What the configuration warns of was told.
+    warned: AtomicBool,
 }
 
 impl App {
@@ -50,7 +53,7 @@ impl App {
             around.scratch.clone_from(scratch);
         }
         let output = Arc::new(Output::new(form, global.quiet, no_color, command));
-        Self { global, around, output, cx, passphrase }
+        Self { global, around, output, cx, passphrase, warned: AtomicBool::new(false) }
     }
 
     /// The configuration.
@@ -77,7 +80,8 @@ impl App {
 
     fn load(&self, path: &Path) -> Result<Config, ConfigError> {
         let config = Config::load(path)?;
-        for warning in &config.warnings {
+        let told = self.warned.swap(true, Ordering::Relaxed);
+        for warning in config.warnings.iter().filter(|_| !told) {
             self.output.warning(&warning.to_string(), warning.advice.as_deref());
         }
         Ok(config)

@@ -2,10 +2,11 @@
 
 use crate::OpsError;
 use hikae_model::{
-    Advise as _, BlobId, Cx, Entry, EntryKind, ErrorCode, FileTime, Problem, SnapshotId, TreePath,
+    Advise as _, BlobId, Cx, EntryKind, ErrorCode, FileTime, HashKey, Problem, SnapshotId, TreePath,
 };
 use hikae_repo::Repo;
-use hikae_repo::listing::StoredEntry;
+use hikae_repo::content::WholeHash;
+use hikae_repo::listing::{StoredContent, StoredEntry};
 use hikae_repo::reach::{Entries, Named};
 use hikae_repo::reader::BlobReader;
 use hikae_repo::state::SnapshotState;
@@ -33,11 +34,15 @@ pub struct ListedEntry {
     pub modified: Timestamp,
     /// Where a link leads.
     pub link: Option<String>,
+    /// A hash of what a file holds, keyed by the repository: the same for the same content, in all its snapshots. (A
+    /// file with holes may have another than its copy without.) Nobody outside can tell content by it.
+    pub hash: Option<String>,
 }
 
 impl ListedEntry {
     /// What lists show of an entry.
-    pub fn of(entry: &Entry) -> Self {
+    fn of(stored: &StoredEntry, key: HashKey) -> Self {
+        let entry = &stored.entry;
         let (kind, link) = match &entry.kind {
             EntryKind::File { .. } => ("file", None),
             EntryKind::Directory => ("directory", None),
@@ -57,8 +62,27 @@ impl ListedEntry {
             bytes: matches!(entry.kind, EntryKind::File { .. }).then(|| entry.size()),
             modified: timestamp(entry.attributes.modified),
             link,
+            hash: content_hash(stored, key).map(|hash| hex(&hash)),
         }
     }
+}
+
+/// The hash of the content where the listing holds one, and else of the names of its blobs, which are hashes of it.
+fn content_hash(stored: &StoredEntry, key: HashKey) -> Option<[u8; 32]> {
+    let mut names = WholeHash::new(key);
+    match (stored.hash, &stored.content) {
+        (Some(hash), _) => return Some(hash),
+        (None, StoredContent::None) => return None,
+        (None, StoredContent::Inline(map)) => names.update(map),
+        (None, StoredContent::Parts(parts)) => {
+            parts.iter().for_each(|part| names.update(part.map.as_bytes()))
+        }
+    }
+    Some(names.finish())
+}
+
+fn hex(hash: &[u8; 32]) -> String {
+    hash.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A link's target for people, escaped as paths are.
@@ -97,26 +121,28 @@ pub fn ls(
     snapshot: SnapshotId,
     path: Option<&TreePath>,
     recursive: bool,
-    show: &mut dyn FnMut(&Entry) -> Result<(), OpsError>,
+    show: &mut dyn FnMut(ListedEntry) -> Result<(), OpsError>,
 ) -> Result<(), OpsError> {
     let record = repo.snapshot(snapshot)?.record;
     let named = Named { id: snapshot, record: &record };
     let mut entries = Entries::of(BlobReader::new(repo)?, named, path)?;
+    let key = repo.hash_key();
     let depth = path.map_or(0, |path| path.names().count());
     let mut found = path.is_none();
-    while let Some(StoredEntry { entry, .. }) = entries.next_entry()? {
+    while let Some(stored) = entries.next_entry()? {
+        let entry = &stored.entry;
         repo.cx().check()?;
         match path {
             Some(path) if entry.path == *path => {
                 found = true;
                 if !matches!(entry.kind, EntryKind::Directory) {
-                    show(&entry)?;
+                    show(ListedEntry::of(&stored, key))?;
                 }
             }
             // The first hunk may begin before the path; past it, nothing follows that is within.
             Some(path) if !entry.path.is_within(path) && entry.path > *path => break,
             Some(path) if !entry.path.is_within(path) => {}
-            _ if recursive || entry.path.names().count() == depth + 1 => show(&entry)?,
+            _ if recursive || entry.path.names().count() == depth + 1 => show(ListedEntry::of(&stored, key))?,
             _ => {}
         }
     }
@@ -228,7 +254,7 @@ impl Search<'_> {
                         same.push(self.versions.len());
                         let found = Found {
                             source: record.source.clone(),
-                            entry: ListedEntry::of(&entry.entry),
+                            entry: ListedEntry::of(entry, repo.hash_key()),
                             snapshots: vec![here],
                         };
                         self.versions.push((entry.clone(), found));

@@ -6,6 +6,7 @@ use clap::Args;
 use hikae_model::ErrorCode;
 use hikae_ops::browse::parse_path;
 use hikae_ops::cat::cat;
+use hikae_ops::config::Config;
 use hikae_ops::select::SnapshotSelector;
 use std::ffi::OsString;
 use std::io::{self, BufWriter, Write};
@@ -22,6 +23,9 @@ pub struct CatArgs {
     /// Source to choose from
     #[arg(long, value_name = "NAME")]
     source: Option<String>,
+    /// Show what the configuration calls secret, too
+    #[arg(long)]
+    reveal: bool,
 }
 
 pub fn run(args: &CatArgs, app: &App) -> Result<Ended, Failure> {
@@ -30,6 +34,13 @@ pub fn run(args: &CatArgs, app: &App) -> Result<Ended, Failure> {
     let snapshot = args.snapshot.resolve(&state, args.source.as_deref(), &app.around.zone)?;
     let path = parse_path(args.path.as_bytes())?;
     let path = path.ok_or_else(|| Failure::new(ErrorCode::Usage, "the top is no file", None))?;
+    // Where there is no configuration, or a broken one in an outage, nothing is known to be secret.
+    let config = if args.reveal { Config::default() } else { app.config_or_none().unwrap_or_default() };
+    if config.sources.get(&snapshot.snapshot.source).is_some_and(|source| source.is_secret(&path)) {
+        let what = format!("{path} is secret by the configuration");
+        let hint = "add --reveal to show it; `hikae restore` writes it with its own mode";
+        return Err(Failure::new(ErrorCode::Forbidden, what, Some(hint.into())));
+    }
     // Bytes, whatever form was asked for: this is the file and nothing else.
     let mut out =
         UntilClosed { inner: BufWriter::with_capacity(1 << 20, io::stdout().lock()), closed: false };

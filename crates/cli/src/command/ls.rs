@@ -4,7 +4,7 @@ use crate::app::App;
 use crate::failure::{Ended, Failure};
 use crate::output::Form;
 use clap::Args;
-use hikae_model::{Bytes, Entry};
+use hikae_model::Bytes;
 use hikae_ops::browse::{ListedEntry, ls, parse_path};
 use hikae_ops::select::SnapshotSelector;
 use std::ffi::OsString;
@@ -33,8 +33,7 @@ pub fn run(args: &LsArgs, app: &App) -> Result<Ended, Failure> {
     let snapshot = args.snapshot.resolve(&state, args.source.as_deref(), &app.around.zone)?;
     let path = parse_path(args.path.as_deref().unwrap_or_default().as_bytes())?;
     let mut entries = Vec::new();
-    let mut show = |entry: &Entry| {
-        let listed = ListedEntry::of(entry);
+    let mut show = |listed: ListedEntry| {
         match app.output.form {
             Form::Text => app.output.line(&line(&listed, app)),
             Form::JsonLines => app.output.event("entry", &listed),

@@ -41,6 +41,7 @@ fn a_secret_in_the_configuration_is_told_of_and_never_shown() {
         }
         let ran = home.expect(code, &["config", "check"]);
         assert!(ran.stderr.contains(told) && ran.stderr.contains(":5:"), "{}", ran.stderr);
+        assert_eq!(home.run(&["config", "test"]).stderr.matches(":5:").count(), 1, "it is told once");
     }
 }
 

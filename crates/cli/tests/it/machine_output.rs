@@ -48,6 +48,33 @@ fn every_verb_prints_one_object() {
 }
 
 #[test]
+fn a_listing_says_of_every_object_what_a_manifest_must() {
+    let home = Home::new();
+    home.write("docs/a.txt", "one");
+    home.write("docs/b.txt", "one");
+    home.write("docs/large", vec![7; 3 << 20]);
+    home.expect(0, &["protect", "docs"]);
+    let list = |home: &Home| {
+        let listed = home.json(&["ls", "docs", "--recursive"])["result"].as_array().unwrap().clone();
+        let files: Vec<Value> = listed.into_iter().filter(|entry| entry["kind"] == "file").collect();
+        assert_eq!(files.len(), 3);
+        files
+    };
+    let files = list(&home);
+    for file in &files {
+        assert!(["path", "mode", "uid", "gid", "bytes", "modified"].iter().all(|key| !file[key].is_null()));
+        assert_eq!(file["hash"].as_str().map(str::len), Some(64), "{file}");
+    }
+    assert_eq!(files[0]["hash"], files[1]["hash"], "the same content has the same hash");
+    assert_ne!(files[0]["hash"], files[2]["hash"]);
+    home.write("docs/b.txt", "two");
+    home.expect(0, &["backup"]);
+    let later = list(&home);
+    assert_eq!((&later[0]["hash"], &later[2]["hash"]), (&files[0]["hash"], &files[2]["hash"]));
+    assert_ne!(later[1]["hash"], files[1]["hash"]);
+}
+
+#[test]
 fn an_error_is_an_object_with_a_stable_code() {
     let home = Home::new();
     let ran = home.expect(2, &["list", "--json"]);

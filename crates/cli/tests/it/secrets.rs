@@ -99,3 +99,22 @@ fn the_passphrase_of_a_command_opens_what_the_variable_made() {
     home.expect(11, &["list"]);
     home.expect(7, &["list", "--passphrase-command", "false"]);
 }
+
+#[test]
+fn a_secret_file_is_shown_only_to_who_asks_for_it() {
+    let home = Home::new();
+    home.write("app/.env", "KEY=canary\n");
+    home.write("app/public", "hello\n");
+    home.expect(0, &["protect", "app"]);
+    let app = home.path("app").display().to_string();
+    let config = std::fs::read_to_string(home.path("config/hikae/config.toml")).unwrap();
+    let include = format!("include = [\"{app}\"]");
+    assert!(config.contains(&include));
+    let secret = format!("include = [\"{app}\", {{ path = \"{app}/.env\", secret = true }}]");
+    home.configure(&config.replace(&include, &secret));
+    let env = format!("{app}/.env");
+    let refused = home.expect(12, &["cat", "app", &env]);
+    assert!(refused.stdout.is_empty() && refused.stderr.contains("--reveal"), "{}", refused.stderr);
+    assert_eq!(home.expect(0, &["cat", "app", &env, "--reveal"]).stdout, "KEY=canary\n");
+    assert_eq!(home.expect(0, &["cat", "app", &format!("{app}/public")]).stdout, "hello\n");
+}

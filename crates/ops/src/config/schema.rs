@@ -136,7 +136,7 @@ enum Include {
 struct IncludeTable {
     /// Where it is.
     path: String,
-    /// It holds secrets.
+    /// It holds secrets: `hikae cat` shows it only with `--reveal`.
     secret: Option<bool>,
     /// It need not be there.
     optional: Option<bool>,

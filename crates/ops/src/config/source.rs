@@ -6,11 +6,14 @@ use crate::backup::NamedSource;
 use crate::config::SecretError;
 use crate::hooks::Hooks;
 use crate::surroundings::Surroundings;
-use hikae_model::{Advise, Cx, ErrorCode, Problem};
+use hikae_model::{Advise, Cx, ErrorCode, Problem, TreePath};
 use hikae_source::files::{FilesSettings, FilesSource, Neighbours};
 use hikae_source::postgresql::{Finding, PostgresqlSettings, PostgresqlSource, Secret, Weight};
 use hikae_source::sqlite::{SqliteSettings, SqliteSource};
 use hikae_source::{Source, SourceError};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 
 /// `[source.NAME]`.
 #[derive(Clone, Debug)]
@@ -97,6 +100,17 @@ impl SourceConfig {
 }
 
 impl SourceConfig {
+    /// Whether an entry of its snapshots stands in an include that is `secret = true`, where it is named or where it
+    /// leads to.
+    pub fn is_secret(&self, path: &TreePath) -> bool {
+        let SourceSettings::Files(files) = &self.settings else { return false };
+        let at = Path::new("/").join(OsStr::from_bytes(path.as_bytes()));
+        let secret = files.include.iter().filter(|include| include.secret).map(|include| &include.path);
+        secret.into_iter().any(|place| {
+            at.starts_with(place) || std::fs::canonicalize(place).is_ok_and(|place| at.starts_with(place))
+        })
+    }
+
     fn open_postgresql(
         &self,
         settings: &PostgresqlSettings,

@@ -68,7 +68,7 @@ pub struct FilesSettings {
 pub struct Include {
     /// Where it is.
     pub path: PathBuf,
-    /// It holds secrets: nothing shows or exports it in clear without being told to.
+    /// It holds secrets: `hikae cat` shows it only with `--reveal`. A restore puts it back as any other file.
     pub secret: bool,
     /// It need not be there.
     pub optional: bool,
