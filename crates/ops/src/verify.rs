@@ -28,7 +28,7 @@ pub struct VerifyReport {
     pub log_entries: u64,
     /// Snapshots that were walked.
     pub snapshots: u64,
-    /// Packs that the index names.
+    /// Packs that the index names, and doomed ones that are still stored.
     pub packs: u64,
     /// Packs that were read.
     pub packs_read: u64,

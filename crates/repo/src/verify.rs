@@ -20,6 +20,7 @@ mod reach;
 
 use crate::RepoError;
 use crate::repo::{Repo, lock};
+use crate::state::State;
 use hikae_model::{Advise, Cx, IndexId, Outcome, PackId, Problem, SnapshotId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -61,7 +62,7 @@ pub struct VerifyReport {
     pub n_entries: u64,
     /// Snapshots that were walked.
     pub n_snapshots: u64,
-    /// Packs that the index names.
+    /// Packs that the index names, and doomed ones that are still stored.
     pub n_packs: u64,
     /// Packs that were read.
     pub n_packs_read: u64,
@@ -111,9 +112,10 @@ impl Damage {
         self.packs.get(&pack).is_none_or(|damage| !damage.frames.contains(&offset))
     }
 
-    fn is_empty(&self) -> bool {
+    /// True if nothing is damaged that the log does not call so, or has not doomed.
+    fn is_all_known(&self, state: &State) -> bool {
         self.indexes.is_empty()
-            && self.packs.is_empty()
+            && self.packs.keys().all(|pack| !state.is_good(*pack))
             && self.unplaced.is_empty()
             && self.snapshots.is_empty()
     }
@@ -151,7 +153,11 @@ pub fn verify(repo: &Repo, options: &VerifyOptions, cx: &Cx) -> Result<VerifyRep
     let notes = std::mem::take(&mut *lock(&found.notes));
     let (problems, n_problems) = found.into_parts();
     Ok(VerifyReport {
-        outcome: if n_problems == 0 && damage.is_empty() { Outcome::Complete } else { Outcome::Failed },
+        outcome: if n_problems == 0 && damage.is_all_known(&state) {
+            Outcome::Complete
+        } else {
+            Outcome::Failed
+        },
         problems,
         n_problems,
         notes,

@@ -218,6 +218,21 @@ fn what_was_damaged_is_mended_by_repair_and_the_next_backup() {
         home.expect(0, &["backup"]);
         home.expect(0, &["protect"]);
         home.expect(0, &["restore", "docs", "--target", "back"]);
+        // What the source does not bring back, the list of entries as they were then, is let go as the hint says.
+        let verified = home.run(&["verify", "--read-data"]);
+        if let Some((_, rest)) = verified.stdout.split_once("hikae forget ") {
+            let id = rest.split('`').next().unwrap();
+            home.expect(0, &["forget", id]);
+        }
+        // What is known and harms nothing is no failure, neither while the pack stays nor once it is doomed.
+        for prune in [false, true] {
+            if prune {
+                home.expect(0, &["prune"]);
+            }
+            let verified = home.expect(0, &["verify", "--read-data"]);
+            assert!(verified.stdout.contains("as is known"), "{}", verified.stdout);
+            assert!(home.expect(0, &["repo", "repair"]).stdout.contains("nothing to repair"));
+        }
     }
 }
 

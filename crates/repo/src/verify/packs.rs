@@ -16,6 +16,7 @@ use crate::state::State;
 use crossbeam_channel::{Receiver, bounded};
 use hikae_model::{IndexId, PackId, Problem};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -79,6 +80,7 @@ pub(super) fn check(
 ) -> Result<Read, RepoError> {
     let named: BTreeSet<_> = index.packs().map(|pack| pack.id).collect();
     let draw = Draw { seed: found.cx.random(), percent: plan.sample };
+    let is_only_doomed = |id: &PackId| state.doomed.contains_key(id) && !named.contains(id);
     let is_wanted = |id: PackId| plan.wanted.as_ref().is_none_or(|wanted| wanted.contains(&id));
     let is_asked_for = |id: PackId| is_wanted(id) && draw.takes(id);
     let total = stored
@@ -119,7 +121,7 @@ pub(super) fn check(
                 })?;
             }
             for (id, bytes) in stored {
-                if state.doomed.contains_key(id) && !named.contains(id) && is_asked_for(*id) {
+                if is_only_doomed(id) && is_asked_for(*id) {
                     let pack = IndexedPack { id: *id, bytes: *bytes };
                     send(Task { pack, stored_bytes: *bytes, indexed: None })?;
                 }
@@ -140,7 +142,7 @@ pub(super) fn check(
     damage.packs = packs;
     damage.indexes.extend(indexes);
     Ok(Read {
-        n_packs: named.len() as u64,
+        n_packs: (named.len() + stored.keys().filter(|id| is_only_doomed(id)).count()) as u64,
         n_packs_read: checker.n_packs.into_inner(),
         read_bytes: checker.read_bytes.into_inner(),
         n_blobs: checker.n_blobs.into_inner(),
@@ -193,7 +195,7 @@ impl Checker<'_> {
             return Ok(());
         }
         let what = "is not there";
-        self.found.damaged("missing-pack", layout::pack(id), what);
+        self.say("missing-pack", id, what);
         let frames = frames.iter().map(|frame| (frame.offset, Some(String::new()))).collect();
         self.note(id, what.to_owned(), false, frames);
         Ok(())
@@ -222,7 +224,10 @@ impl Checker<'_> {
             }
             Err(error) => {
                 let (what, unread) = (error.to_string(), !error.is_damage());
-                self.found.error("damaged-pack", &key, error)?;
+                match unread {
+                    true => self.found.error("damaged-pack", &key, error)?,
+                    false => self.say("damaged-pack", id, &what),
+                }
                 let frames = frames.iter().map(|frame| (frame.offset, Some(String::new()))).collect();
                 self.note(id, what, unread, frames);
                 return Ok(());
@@ -237,24 +242,24 @@ impl Checker<'_> {
                     frames.iter().map(|frame| (frame.offset, Some("could not be read".to_owned()))).collect()
                 }),
             };
-            let n_bad = tried.values().flatten().count();
-            let what = match task.stored_bytes == task.pack.bytes {
-                true => {
-                    format!("holds other bytes than its name says; {n_bad} of {} frames hit", tried.len())
-                }
-                false => {
-                    let (is, should) = (task.stored_bytes, task.pack.bytes);
-                    format!("has {is} bytes instead of {should}; {n_bad} of {} frames hit", tried.len())
-                }
+            let (is, should) = (task.stored_bytes, task.pack.bytes);
+            let mut what = match is == should {
+                true => "holds other bytes than its name says".to_owned(),
+                false => format!("has {is} bytes instead of {should}"),
             };
-            self.found.damaged("damaged-pack", &key, &what);
+            // Of a doomed pack no index knows the frames any more.
+            if task.indexed.is_some() {
+                let n_bad = tried.values().flatten().count();
+                what.push_str(&format!("; {n_bad} of {} frames hit", tried.len()));
+            }
+            self.say("damaged-pack", id, &what);
             self.note(id, what, false, tried);
             return Ok(());
         }
         let first_bad = scanned.frames.iter().find_map(|(at, why)| why.as_ref().map(|why| (at, why)));
         if let Some((at, why)) = first_bad {
             let what = format!("its frame at {at} is not what the index says: {why}");
-            self.found.damaged("damaged-pack", &key, &what);
+            self.say("damaged-pack", id, &what);
             self.note(id, what, false, scanned.frames);
         } else if self.state.damaged.contains(&id) {
             lock(&self.damage).well.insert(id);
@@ -269,7 +274,7 @@ impl Checker<'_> {
         let footer = match Footer::of_pack(tail, self.repo.keys()) {
             Ok(footer) => footer,
             Err(why) => {
-                self.found.damaged("damaged-pack", &key, format_args!("its footer is damaged: {why}"));
+                self.say("damaged-pack", task.pack.id, format_args!("its footer is damaged: {why}"));
                 self.note(task.pack.id, why.to_string(), false, BTreeMap::new());
                 return Ok(());
             }
@@ -280,10 +285,23 @@ impl Checker<'_> {
             self.found.damaged("damaged-index", layout::index(*index), what);
             lock(&self.damage).indexes.insert(*index);
         } else if let Some(what) = misfits(&footer.sessions, &footer.epochs, family).pop() {
-            self.found.damaged("damaged-pack", &key, &what);
+            self.say("damaged-pack", task.pack.id, &what);
             self.note(task.pack.id, what, false, BTreeMap::new());
         }
         Ok(())
+    }
+
+    /// Says that a pack is damaged. If the log says so already, or nothing may rely on it any more, this alone harms
+    /// nobody: what is missed of it is told by the snapshots that need it.
+    fn say(&self, code: &str, id: PackId, what: impl fmt::Display) {
+        let key = layout::pack(id);
+        match self.state.is_good(id) {
+            true => self.found.damaged(code, key, what),
+            false => {
+                let note = Problem::new(code, key, format_args!("{what}, as is known"));
+                self.found.note(note.advise("nothing is to be done for it; a later prune takes it away"));
+            }
+        }
     }
 
     fn note(&self, id: PackId, what: String, unread: bool, tried: BTreeMap<u32, Option<String>>) {

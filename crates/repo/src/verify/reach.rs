@@ -127,9 +127,11 @@ pub(super) fn walk(
             let more = if n_entries > paths.len() as u64 { ", …" } else { "" };
             let on = format!("snapshot {} of {source}", id.short());
             let what = format!("cannot be restored whole; hit: {}{more}", paths.join(", "));
-            found.add(Problem::new("damaged-snapshot", on, what).advise(
-                "back up this source again now; everything else in the snapshot can still be restored",
-            ));
+            found.add(Problem::new("damaged-snapshot", on, what).advise(format_args!(
+                "run `hikae repo repair`, then back up this source: that brings back what is still in it. Of what is gone \
+                 for good, restore the rest, then let go with `hikae forget {}`",
+                id.short()
+            )));
             walked.hits.push(Hit { snapshot: id, source, n_entries, paths });
         }
     }
