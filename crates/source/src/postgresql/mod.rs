@@ -22,7 +22,6 @@ mod connection;
 mod copy;
 mod drill;
 mod manifest;
-mod message;
 mod password;
 mod preflight;
 mod programs;

@@ -2,7 +2,7 @@
 //!
 //! What comes in is hostile until it is parsed here. This module knows bytes, and no connection.
 
-use super::wire::{ServerError, WireError};
+use super::error::{ServerError, WireError};
 
 /// Longest message other than a row: a PostgreSQL value ends at 1 GiB.
 const MAX_MESSAGE_BYTES: usize = 1 << 30;

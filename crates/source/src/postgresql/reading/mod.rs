@@ -1,0 +1,238 @@
+//! One reading: a session that holds the snapshot, workers that read tables in it, and programs that dump the rest.
+//!
+//! ```text
+//! session   BEGIN, export the snapshot, look, lock; stays open until the end
+//! workers   a connection each, in the same snapshot; used again for the next table
+//! programs  pg_dump with --snapshot, pg_dumpall; started when their content is first read
+//! ```
+//!
+//! Whatever goes wrong with any content is remembered here, so that [`finish`](Reading::finish) fails even if
+//! nobody looked. An export is good only if all of it is.
+
+mod draft;
+mod files;
+mod held;
+mod program;
+mod table;
+
+pub(super) use program::TRAILER;
+
+use super::catalog::{self, Relation};
+use super::connection::Connection;
+use super::manifest::{LargeObjects, Manifest};
+use super::preflight::{self, Look, lock_statement};
+use super::programs::{Environment, PrivateDir};
+use super::rows::RowSum;
+use super::settings::PostgresqlSettings;
+use super::wire::{Client, WireError};
+use super::{connect, failed, wire_failed};
+use crate::{Finished, Item, Reading, SourceError};
+use draft::draft_manifest;
+use files::Files;
+use held::{PartOutcome, Shared};
+use hikae_model::{Cx, ErrorCode, HashKey};
+use program::{Whole, globals_arguments, large_objects_arguments, schema_arguments};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+
+/// How often a reading begins anew because a table was rewritten under its snapshot.
+const MAX_ATTEMPTS: u32 = 3;
+/// How many tables one LOCK names.
+const LOCK_BATCH: usize = 500;
+
+/// Starts a reading.
+pub(super) fn begin(
+    connection: &Connection,
+    settings: &PostgresqlSettings,
+    environment: &Environment,
+    key: HashKey,
+    cx: &Cx,
+) -> Result<Box<dyn Reading>, SourceError> {
+    for _ in 0..MAX_ATTEMPTS {
+        cx.check()?;
+        if let Some(reading) = try_begin(connection, settings, environment, key, cx)? {
+            return Ok(Box::new(reading));
+        }
+    }
+    Err(failed(
+        ErrorCode::Busy,
+        format!("tables of {} are being rewritten or truncated all the time", connection.shown()),
+        Some("run again when the migration is done".into()),
+    ))
+}
+
+/// `None` if a table was rewritten between the snapshot and our lock.
+fn try_begin(
+    connection: &Connection,
+    settings: &PostgresqlSettings,
+    environment: &Environment,
+    key: HashKey,
+    cx: &Cx,
+) -> Result<Option<PostgresqlReading>, SourceError> {
+    let wire = |error: WireError| wire_failed(&format!("cannot read {}", connection.shown()), &error);
+    let mut session = connect(connection, cx)?;
+    let session_settings =
+        catalog::session_settings(session.server_version_num(), settings.lock_timeout_ms());
+    session.execute(&session_settings).map_err(wire)?;
+    session.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").map_err(wire)?;
+    let snapshot = session.value("SELECT pg_export_snapshot()", &[]).map_err(wire)?.unwrap_or_default();
+    let moment = session.value("SELECT to_json(now())#>>'{}'", &[]).map_err(wire)?.unwrap_or_default();
+    let moment: jiff::Timestamp = moment.parse().map_err(|error| {
+        failed(ErrorCode::Failure, format!("the server's time `{moment}` is not understood: {error}"), None)
+    })?;
+    let look = preflight::look(&mut session, connection, settings, environment)?;
+    look.refuse()?;
+    if !lock(&mut session, &look).map_err(wire)? {
+        return Ok(None);
+    }
+
+    let scratch = PrivateDir::create(&environment.scratch, cx)?;
+    let passfile = scratch.write_pgpass(connection)?;
+    let Some(programs) = look.pg_dump.clone() else {
+        return Err(failed(ErrorCode::SourceMissing, "pg_dump is not installed here".into(), None));
+    };
+    let shared = Arc::new(Shared {
+        conninfo: connection.conninfo(passfile.as_deref()),
+        connection: connection.clone(),
+        encoding: look.database.encoding.clone(),
+        server_major: look.database.server_version_num / 10_000,
+        snapshot,
+        session_settings,
+        programs,
+        key,
+        cx: cx.clone(),
+        idle: Mutex::default(),
+        parts: Mutex::default(),
+        _scratch: scratch,
+    });
+    let manifest = draft_manifest(&mut session, &look, settings, &shared, moment).map_err(wire)?;
+    PostgresqlReading::plan(session, shared, &look, settings, manifest).map(Some)
+}
+
+/// Locks the tables that are read. False if one of them was rewritten since the snapshot: rows of before then
+/// cannot be seen any more, and a truncated table would be read as an empty one.
+fn lock(session: &mut Client, look: &Look) -> Result<bool, WireError> {
+    let tables: Vec<&Relation> =
+        look.relations.iter().filter(|r| look.selection.rows.contains(&r.oid)).collect();
+    for batch in tables.chunks(LOCK_BATCH) {
+        match session.execute(&lock_statement(batch)) {
+            Err(error) if matches!(error.sqlstate(), Some("42P01" | "3F000")) => return Ok(false), // dropped meanwhile
+            locked => locked?,
+        }
+    }
+    // The query sees the catalog as it was in our snapshot, the function as it is now.
+    let rewritten = session.value(
+        "SELECT count(*) FROM pg_class WHERE oid = ANY ($1::oid[])
+            AND pg_relation_filenode(oid) IS DISTINCT FROM relfilenode AND relfilenode <> 0",
+        &[&catalog::oid_array(&look.selection.rows)],
+    )?;
+    Ok(rewritten.as_deref() == Some("0"))
+}
+
+struct PostgresqlReading {
+    session: Client,
+    shared: Arc<Shared>,
+    items: VecDeque<Item>,
+    lanes: usize,
+    manifest: Manifest,
+    large_objects: bool,
+}
+
+impl PostgresqlReading {
+    fn plan(
+        session: Client,
+        shared: Arc<Shared>,
+        look: &Look,
+        settings: &PostgresqlSettings,
+        mut manifest: Manifest,
+    ) -> Result<Self, SourceError> {
+        let mut files = Files { shared: &shared, moment: manifest.moment, items: Vec::new() };
+        files.add_json("database.json", &look.database)?;
+        files.add_json("sequences.json", &manifest.sequences)?;
+        files.add_program("globals.sql", "pg_dumpall", globals_arguments(&shared, look), Whole::Trailer)?;
+        files.add_program(
+            "schema.dump",
+            "pg_dump",
+            schema_arguments(&shared, look, settings),
+            Whole::Archive,
+        )?;
+        let large_objects = look.has_large_objects && !settings.is_selection();
+        if large_objects {
+            files.add_program(
+                "large-objects.dump",
+                "pg_dump",
+                large_objects_arguments(&shared, settings),
+                Whole::Archive,
+            )?;
+        }
+        files.add_directory("tables")?;
+        let unreadable = |relation: &Relation| look.is_standby && relation.unlogged;
+        for relation in &look.relations {
+            if look.selection.rows.contains(&relation.oid) && !unreadable(relation) {
+                let record = files.add_table(relation, settings, manifest.tables.len())?;
+                manifest.tables.push(record);
+            }
+        }
+        let mut items = files.items;
+        items.sort_by(|a, b| a.entry.path.cmp(&b.entry.path));
+        Ok(Self { session, shared, items: items.into(), lanes: settings.jobs.get(), manifest, large_objects })
+    }
+
+    /// Large objects are hashed once more from the same snapshot: pg_dump says nothing of what it wrote.
+    fn hash_large_objects(&mut self) -> Result<LargeObjects, WireError> {
+        let mut sum = RowSum::new(self.shared.key);
+        let mut buffer = vec![0; 64 << 10];
+        let mut copy =
+            self.session.copy_out(&format!("COPY ({}) TO STDOUT", catalog::LARGE_OBJECTS), &sum)?;
+        while self.session.copy_read(&mut copy, &mut sum, &mut buffer)? > 0 {}
+        let count = self.session.value("SELECT count(*) FROM pg_largeobject_metadata", &[])?;
+        let count = count.and_then(|count| count.parse().ok()).unwrap_or_default();
+        Ok(LargeObjects { count, hash: sum.hex() })
+    }
+}
+
+impl Reading for PostgresqlReading {
+    fn next(&mut self) -> Result<Option<Item>, SourceError> {
+        self.shared.cx.check()?;
+        Ok(self.items.pop_front())
+    }
+
+    fn lanes(&self) -> usize {
+        self.lanes
+    }
+
+    fn finish(mut self: Box<Self>) -> Result<Finished, SourceError> {
+        let mut sums: Vec<RowSum> = vec![RowSum::new(self.shared.key); self.manifest.tables.len()];
+        for part in self.shared.lock_parts().iter() {
+            let what = match &part.outcome {
+                PartOutcome::Waiting => format!("{} was not read to its end", part.name),
+                PartOutcome::Failed(what) => what.clone(),
+                PartOutcome::Read(sum) => {
+                    if let (Some(table), Some(sum)) = (part.table, sum) {
+                        sums[table].add_sum(sum);
+                    }
+                    continue;
+                }
+            };
+            return Err(failed(ErrorCode::Failure, what, Some("run the backup again".into())));
+        }
+        for (table, sum) in self.manifest.tables.iter_mut().zip(&sums) {
+            (table.rows, table.hash) = (sum.rows(), sum.hex());
+        }
+        let wire = |error: WireError| wire_failed("the session that held the snapshot failed", &error);
+        if self.large_objects {
+            self.manifest.large_objects = Some(self.hash_large_objects().map_err(wire)?);
+        }
+        // If the session died, locks were let go and tables may have been rewritten while they were read.
+        self.session.execute("COMMIT").map_err(wire)?;
+        let manifest = serde_json::to_vec_pretty(&self.manifest).map_err(|error| {
+            failed(ErrorCode::Failure, format!("cannot write the manifest: {error}"), None)
+        })?;
+        Ok(Finished {
+            moment: self.manifest.moment,
+            problems: Vec::new(),
+            notes: Vec::new(),
+            manifest: Some(manifest),
+        })
+    }
+}
