@@ -252,7 +252,8 @@ pub fn look_at_sources(config: &Config, around: &Surroundings, cx: &Cx) -> Vec<C
         match source.look(name, around, cx) {
             Err(error) => found.push(Condition::fail(title, &error)),
             Ok(findings) if findings.iter().all(|finding| finding.weight == Weight::Notes) => {
-                found.push(Condition::ok(title, shown(&source.settings)));
+                found.push(Condition::ok(&title, shown(&source.settings)));
+                found.extend(findings.iter().map(|finding| Condition::of_finding(&title, finding)));
             }
             Ok(findings) => {
                 found.extend(findings.iter().map(|finding| Condition::of_finding(&title, finding)));
@@ -263,7 +264,11 @@ pub fn look_at_sources(config: &Config, around: &Surroundings, cx: &Cx) -> Vec<C
 }
 
 fn shown(settings: &SourceSettings) -> String {
-    format!("{} ({})", settings.shown(), settings.kind())
+    let library = match settings {
+        SourceSettings::Sqlite(_) => format!(" {}", hikae_source::sqlite::library_version()),
+        SourceSettings::Files(_) | SourceSettings::Postgresql(_) => String::new(),
+    };
+    format!("{} ({}{library})", settings.shown(), settings.kind())
 }
 
 /// What the repository holds of each source: how old the last good snapshot is, and whether it was proved.

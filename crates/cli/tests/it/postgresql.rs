@@ -58,6 +58,10 @@ fn a_database_is_protected_proved_and_swapped_back() {
     let ran = home.expect(0, &["protect", &live, "--allow-superuser", "--scratch", "/tmp"]);
     assert!(ran.stdout.contains("1 table with 500 rows"), "{}", ran.stdout);
 
+    let told = home.run(&["doctor"]).stdout;
+    let server = format!("server {}", cluster.version());
+    assert!(told.lines().any(|line| line.contains(&server) && line.contains(", pg_dump ")), "{told}");
+
     // pg_dump and its kin get the password by a file, never by argument or environment.
     assert_eq!(leaks_to_children(home.command(&["backup"]), password), Vec::<String>::new());
 

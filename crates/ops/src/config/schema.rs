@@ -174,7 +174,7 @@ struct Postgresql {
     jobs: Option<NonZeroU32>,
     /// Where pg_dump is, if not in one of the usual places.
     program_directory: Option<String>,
-    /// Tables of at least twice this many bytes are read in parts of about so many.
+    /// Tables are read in parts of about so many bytes, several at once.
     part_bytes: Option<u64>,
     /// Programs around the reading.
     hooks: Option<Hooks>,

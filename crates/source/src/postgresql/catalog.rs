@@ -7,7 +7,6 @@
 
 use super::wire::{Client, WireError};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 
 /// What every session sets, as `pg_dump` does and some more, so that the same row is always the same text.
 ///
@@ -18,7 +17,7 @@ pub(super) fn session_settings(server_version_num: u32, lock_timeout_ms: u64) ->
         "SELECT pg_catalog.set_config('search_path', '', false);
          SET synchronize_seqscans = off; SET max_parallel_workers_per_gather = 0; SET jit = off;
          SET extra_float_digits = 3; SET DateStyle = 'ISO, MDY'; SET IntervalStyle = postgres; SET TimeZone = 'UTC';
-         SET bytea_output = hex; SET lc_monetary = 'C'; SET quote_all_identifiers = off; SET xmloption = content;
+         SET bytea_output = hex; SET array_nulls = on; SET lc_monetary = 'C'; SET quote_all_identifiers = off; SET xmloption = content;
          SET row_security = off; SET client_min_messages = warning; SET standard_conforming_strings = on;
          SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0; SET lock_timeout = {lock_timeout_ms};"
     );
@@ -69,6 +68,8 @@ pub(super) struct Relation {
     pub(super) filtered: bool,
     /// Blocks of the main fork, for tables of the heap access method.
     pub(super) blocks: u64,
+    /// Blocks of the values that are too long for it.
+    pub(super) toast_blocks: u64,
     /// Columns that COPY reads and writes: all but the generated ones.
     pub(super) columns: Vec<String>,
     /// It belongs to an extension, which declares its rows as configuration: the rows to keep, as `WHERE ...`.
@@ -103,6 +104,9 @@ pub(super) fn relations(client: &mut Client) -> Result<Vec<Relation>, WireError>
             c.relkind IN ('r', 'p') AND row_security_active(c.oid) AS filtered,
             CASE WHEN c.relkind = 'r' AND m.amname = 'heap'
                 THEN coalesce(pg_relation_size(c.oid), 0) / current_setting('block_size')::int8 ELSE 0 END AS blocks,
+            CASE WHEN c.relkind = 'r' AND c.reltoastrelid <> 0
+                THEN coalesce(pg_relation_size(c.reltoastrelid), 0) / current_setting('block_size')::int8
+                ELSE 0 END AS toast_blocks,
             coalesce((SELECT json_agg(a.attname ORDER BY a.attnum) FROM pg_attribute a
                 WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''),
                 '[]'::json) AS columns,
@@ -193,6 +197,18 @@ pub(super) struct Database {
     pub(super) server_settings: Vec<ServerSetting>,
     pub(super) extensions: Vec<Extension>,
     pub(super) roles: Vec<Role>,
+    /// The superuser that the server was made with, in whose name others were granted roles.
+    #[serde(default)]
+    pub(super) first_superuser: String,
+    /// The tablespace of what says nothing of its own.
+    #[serde(default)]
+    pub(super) tablespace: String,
+    /// All tablespaces in which something of the database is, but `pg_default`.
+    #[serde(default)]
+    pub(super) tablespaces: Vec<String>,
+    /// Subscriptions, which are never restored.
+    #[serde(default)]
+    pub(super) subscriptions: Vec<String>,
     /// Whether there is a schema `public`, which every new database has.
     pub(super) has_public: bool,
 }
@@ -283,7 +299,14 @@ pub(super) fn database(client: &mut Client) -> Result<Database, WireError> {
                         OR EXISTS (SELECT FROM pg_namespace n WHERE n.nspowner = r.oid AND n.oid >= 16384)
                         OR EXISTS (SELECT FROM pg_proc p WHERE p.proowner = r.oid AND p.oid >= 16384)
                         OR EXISTS (SELECT FROM pg_type t WHERE t.typowner = r.oid AND t.oid >= 16384)) AS roles,
-                EXISTS (SELECT FROM pg_namespace WHERE nspname = 'public') AS has_public
+                EXISTS (SELECT FROM pg_namespace WHERE nspname = 'public') AS has_public,
+                (SELECT rolname FROM pg_roles WHERE oid = 10) AS first_superuser,
+                (SELECT spcname FROM pg_tablespace WHERE oid = d.dattablespace) AS tablespace,
+                (SELECT coalesce(json_agg(spcname ORDER BY spcname), '[]') FROM pg_tablespace s
+                    WHERE spcname NOT IN ('pg_default', 'pg_global') AND (s.oid = d.dattablespace
+                        OR EXISTS (SELECT FROM pg_class c WHERE c.reltablespace = s.oid))) AS tablespaces,
+                (SELECT coalesce(json_agg(subname ORDER BY subname), '[]') FROM pg_subscription
+                    WHERE subdbid = d.oid) AS subscriptions
             FROM pg_database d WHERE d.datname = current_database()"
         ),
         &[],
@@ -321,105 +344,15 @@ pub(super) fn sequences(client: &mut Client, names: &[(String, String)]) -> Resu
     Ok(sequences)
 }
 
-/// Names of all objects of the users, by kind, without the relations in `without` and what hangs on them.
-///
-/// What PostgreSQL makes by itself is left out, because another version may make it under another name: constraints and
-/// triggers that a partition has from its parent, constructors of range types, NOT NULL as a constraint (18).
-pub(super) fn inventory(
-    client: &mut Client,
-    without: &str,
-) -> Result<BTreeMap<String, Vec<String>>, WireError> {
-    #[derive(Deserialize)]
-    struct Object {
-        kind: String,
-        name: String,
-    }
-    let objects: Vec<Object> = client.rows(
-        "WITH ns AS (SELECT oid, nspname FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'),
-        member AS (SELECT classid, objid FROM pg_depend WHERE deptype = 'e'),
-        rel AS (SELECT c.oid, c.relkind, format('%I.%I', n.nspname, c.relname) AS name
-            FROM pg_class c JOIN ns n ON n.oid = c.relnamespace
-            WHERE c.relpersistence <> 't' AND c.oid <> ALL ($1::oid[])
-                AND (1259, c.oid) NOT IN (SELECT classid, objid FROM member))
-        SELECT CASE relkind WHEN 'r' THEN 'tables' WHEN 'p' THEN 'partitioned tables' WHEN 'v' THEN 'views'
-            WHEN 'm' THEN 'materialised views' WHEN 'S' THEN 'sequences' ELSE 'foreign tables' END AS kind, name
-            FROM rel WHERE relkind IN ('r', 'p', 'v', 'm', 'S', 'f')
-        UNION ALL SELECT 'indexes', format('%s.%I', r.name, c.relname)
-            FROM pg_index i JOIN rel r ON r.oid = i.indrelid JOIN pg_class c ON c.oid = i.indexrelid
-            WHERE r.relkind IN ('r', 'p', 'm')
-        UNION ALL SELECT 'constraints', format('%s.%I', r.name, k.conname)
-            FROM pg_constraint k JOIN rel r ON r.oid = k.conrelid WHERE k.contype <> 'n' AND k.conparentid = 0
-        UNION ALL SELECT 'constraints', format('%I.%I.%I', n.nspname, t.typname, k.conname)
-            FROM pg_constraint k JOIN pg_type t ON t.oid = k.contypid JOIN ns n ON n.oid = t.typnamespace
-            WHERE k.contype <> 'n' AND (1247, t.oid) NOT IN (SELECT classid, objid FROM member)
-        UNION ALL SELECT 'triggers', format('%s.%I', r.name, t.tgname)
-            FROM pg_trigger t JOIN rel r ON r.oid = t.tgrelid WHERE NOT t.tgisinternal AND t.tgparentid = 0
-        UNION ALL SELECT 'policies', format('%s.%I', r.name, p.polname) FROM pg_policy p JOIN rel r ON r.oid = p.polrelid
-        UNION ALL SELECT 'rules', format('%s.%I', r.name, w.rulename)
-            FROM pg_rewrite w JOIN rel r ON r.oid = w.ev_class WHERE w.rulename <> '_RETURN'
-        UNION ALL SELECT 'column defaults', format('%s.%I', r.name, a.attname)
-            FROM pg_attrdef f JOIN rel r ON r.oid = f.adrelid
-            JOIN pg_attribute a ON a.attrelid = f.adrelid AND a.attnum = f.adnum
-        UNION ALL SELECT 'functions', format('%I.%I(%s)', n.nspname, p.proname, pg_get_function_identity_arguments(p.oid))
-            FROM pg_proc p JOIN ns n ON n.oid = p.pronamespace
-            WHERE (1255, p.oid) NOT IN (SELECT classid, objid FROM member) AND NOT EXISTS (SELECT FROM pg_depend d
-                WHERE d.classid = 1255 AND d.objid = p.oid AND d.deptype = 'i')
-        UNION ALL SELECT 'types', format('%I.%I', n.nspname, t.typname)
-            FROM pg_type t JOIN ns n ON n.oid = t.typnamespace LEFT JOIN pg_class c ON c.oid = t.typrelid
-            WHERE (t.typtype IN ('e', 'd', 'r') OR t.typtype = 'c' AND c.relkind = 'c'
-                OR t.typtype = 'b' AND NOT EXISTS (SELECT FROM pg_type a WHERE a.typarray = t.oid))
-                AND (1247, t.oid) NOT IN (SELECT classid, objid FROM member)
-        UNION ALL SELECT 'schemas', format('%I', nspname) FROM ns WHERE (2615, oid) NOT IN (SELECT classid, objid FROM member)
-        UNION ALL SELECT 'extensions', format('%I', extname) FROM pg_extension
-        UNION ALL SELECT 'operators', format('%I.%s(%s,%s)', n.nspname, o.oprname, o.oprleft::regtype, o.oprright::regtype)
-            FROM pg_operator o JOIN ns n ON n.oid = o.oprnamespace
-            WHERE (2617, o.oid) NOT IN (SELECT classid, objid FROM member)
-        UNION ALL SELECT 'collations', format('%I.%I', n.nspname, c.collname)
-            FROM pg_collation c JOIN ns n ON n.oid = c.collnamespace
-            WHERE (3456, c.oid) NOT IN (SELECT classid, objid FROM member)
-        UNION ALL SELECT 'statistics', format('%I.%I', n.nspname, s.stxname)
-            FROM pg_statistic_ext s JOIN ns n ON n.oid = s.stxnamespace WHERE s.stxrelid IN (SELECT oid FROM rel)
-        UNION ALL SELECT 'casts', format('%s AS %s', castsource::regtype, casttarget::regtype)
-            FROM pg_cast WHERE oid >= 16384 AND (2605, oid) NOT IN (SELECT classid, objid FROM member)
-        UNION ALL SELECT 'event triggers', format('%I', evtname)
-            FROM pg_event_trigger WHERE (3466, oid) NOT IN (SELECT classid, objid FROM member)
-        UNION ALL SELECT 'publications', format('%I', pubname) FROM pg_publication
-        UNION ALL SELECT 'foreign servers', format('%I', srvname)
-            FROM pg_foreign_server WHERE (1417, oid) NOT IN (SELECT classid, objid FROM member)
-        UNION ALL SELECT 'comments', pg_describe_object(classoid, objoid, objsubid) || ' ' || md5(description)
-            FROM pg_description d WHERE objoid >= 16384 AND classoid IN (1259, 1255, 1247, 2615) AND $1 = '{}'
-                AND (classoid::oid, objoid) NOT IN (SELECT classid, objid FROM member)
-        UNION ALL SELECT 'owners', format('%s %I', name, pg_get_userbyid(c.relowner))
-            FROM rel JOIN pg_class c USING (oid) WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f')
-        UNION ALL SELECT 'owners', format('%I.%I(%s) %I', n.nspname, p.proname,
-                pg_get_function_identity_arguments(p.oid), pg_get_userbyid(p.proowner))
-            FROM pg_proc p JOIN ns n ON n.oid = p.pronamespace
-            WHERE (1255, p.oid) NOT IN (SELECT classid, objid FROM member) AND NOT EXISTS (SELECT FROM pg_depend d
-                WHERE d.classid = 1255 AND d.objid = p.oid AND d.deptype = 'i')
-        UNION ALL SELECT 'owners', format('%I %I', s.nspname, pg_get_userbyid(s.nspowner))
-            FROM ns JOIN pg_namespace s USING (oid) WHERE s.nspname <> 'public'
-        UNION ALL SELECT 'privileges', format('%s %s %s %s', name,
-                CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END,
-                a.privilege_type, a.is_grantable)
-            FROM rel JOIN pg_class c USING (oid), aclexplode(coalesce(c.relacl,
-                acldefault(CASE c.relkind WHEN 'S' THEN 's' ELSE 'r' END::\"char\", c.relowner))) a
-            WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f') AND a.privilege_type <> 'MAINTAIN'
-        UNION ALL SELECT 'privileges', format('%I.%I(%s) %s %s', n.nspname, p.proname,
-                pg_get_function_identity_arguments(p.oid),
-                CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END, a.is_grantable)
-            FROM pg_proc p JOIN ns n ON n.oid = p.pronamespace,
-                aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
-            WHERE (1255, p.oid) NOT IN (SELECT classid, objid FROM member) AND NOT EXISTS (SELECT FROM pg_depend d
-                WHERE d.classid = 1255 AND d.objid = p.oid AND d.deptype = 'i')",
-        &[without],
-    )?;
-    let mut inventory: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for Object { kind, name } in objects {
-        inventory.entry(kind).or_default().push(name);
-    }
-    inventory.values_mut().for_each(|names| names.sort());
-    Ok(inventory)
-}
+/// Query of what `ANALYZE` is to be told to get at all tables and materialised views, each once or nearly so. It goes from a
+/// table down to its partitions and children, wherever their rows are, so those that have foreign tables below are not in it.
+pub(super) const TABLES_TO_ANALYSE: &str = "WITH RECURSIVE above(oid) AS (
+        SELECT i.inhparent FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE c.relkind = 'f'
+        UNION SELECT i.inhparent FROM pg_inherits i JOIN above a ON a.oid = i.inhrelid)
+    SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.relkind IN ('r', 'p', 'm') AND c.relpersistence <> 't' AND n.nspname !~ '^pg_'
+        AND n.nspname <> 'information_schema' AND c.oid NOT IN (SELECT oid FROM above)
+        AND (NOT c.relispartition OR pg_partition_root(c.oid) IN (SELECT oid FROM above))";
 
 /// Query of all large objects in pieces of 64 KiB, so that none need stand in memory whole.
 /// `x'40000'` is `INV_READ`, 2 is `SEEK_END`.

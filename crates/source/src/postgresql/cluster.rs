@@ -40,6 +40,8 @@ pub struct ClusterOptions {
     pub program_directory: Option<PathBuf>,
     /// As which user it runs if we are root. Nobody named: `postgres`, else `nobody`.
     pub run_as: Option<String>,
+    /// The server's first superuser; `postgres` if nobody is named.
+    pub superuser: Option<String>,
     /// Further settings of the server. One that is told to listen on an address is not fenced off.
     pub settings: Vec<(String, String)>,
     /// Further options of `initdb`.
@@ -83,10 +85,10 @@ impl Cluster {
         let data = base.join("data");
 
         let mut arguments: Vec<OsString> =
-            ["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync", "--pgdata"]
-                .map(Into::into)
-                .into();
+            ["--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync", "--pgdata"].map(Into::into).into();
         arguments.push(data.clone().into());
+        let superuser = options.superuser.as_deref().unwrap_or("postgres");
+        arguments.push(format!("--username={superuser}").into());
         arguments.extend(options.initdb.iter().map(Into::into));
         Running::start(&programs.path("initdb"), &arguments, user.as_ref(), Stdio::null(), Stdio::null())?
             .wait(cx)?;
@@ -96,8 +98,7 @@ impl Cluster {
         let log = base.join("log");
         write(&log, "", user.as_ref())?;
         let (server, fenced) = spawn_server(&programs, user.as_ref(), &base, &sockets, options)?;
-        let mut connection =
-            Connection::parse(&format!("user=postgres dbname=postgres port={PORT}"), "postgres")?;
+        let mut connection = Connection::parse(&format!("dbname=postgres port={PORT}"), superuser)?;
         connection.host = super::Host::Socket(sockets);
         connection.password = None;
         let mut cluster = Self {

@@ -52,6 +52,8 @@ pub struct TlsSettings {
     pub root: Option<PathBuf>,
     /// `sslcert` and `sslkey`: PEM files of our own certificate.
     pub own: Option<(PathBuf, PathBuf)>,
+    /// `channel_binding`.
+    pub binding: Binding,
 }
 
 /// `sslmode`.
@@ -68,6 +70,16 @@ pub enum TlsMode {
     VerifyCa,
     /// Always, with a certificate of a trusted authority for this host.
     VerifyFull,
+}
+
+/// `channel_binding`: whether the proof of the password is bound to the TLS connection over which it goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Binding {
+    /// Where the server offers it.
+    #[default]
+    Prefer,
+    /// Always; a server that offers it not, or lets us in by other means, is refused.
+    Require,
 }
 
 impl TlsMode {
@@ -125,6 +137,7 @@ impl Connection {
                 "passfile" => connection.passfile = Some(value.into()),
                 "sslmode" => connection.tls.mode = parse_tls_mode(&value)?,
                 "sslrootcert" => connection.tls.root = Some(value.into()),
+                "channel_binding" => connection.tls.binding = parse_binding(&value)?,
                 "sslcert" => certificate = Some(PathBuf::from(value)),
                 "sslkey" => key = Some(PathBuf::from(value)),
                 "connect_timeout" => {
@@ -188,6 +201,9 @@ impl Connection {
                 None if matches!(self.tls.mode, TlsMode::VerifyFull) => put("sslrootcert", system_roots()),
                 None => {}
             }
+            if self.tls.binding == Binding::Require {
+                put("channel_binding", "require");
+            }
             if let Some((certificate, key)) = &self.tls.own {
                 put("sslcert", &certificate.to_string_lossy());
                 put("sslkey", &key.to_string_lossy());
@@ -244,6 +260,14 @@ fn usual_socket_directory(port: u16) -> PathBuf {
     let usual = SOCKET_DIRECTORIES.map(PathBuf::from);
     let found = usual.iter().find(|directory| directory.join(format!(".s.PGSQL.{port}")).exists());
     found.unwrap_or(&usual[0]).clone()
+}
+
+fn parse_binding(value: &str) -> Result<Binding, SourceError> {
+    match value {
+        "prefer" => Ok(Binding::Prefer),
+        "require" => Ok(Binding::Require),
+        _ => Err(bad(format!("channel_binding `{value}` is neither `prefer` nor `require`"))),
+    }
 }
 
 fn parse_tls_mode(value: &str) -> Result<TlsMode, SourceError> {
@@ -387,6 +411,7 @@ mod tests {
             "justaword",
             "port=many",
             "sslcert=/c",
+            "channel_binding=disable",
             "postgresql://a/b?x",
             "postgresql://a/%zz",
         ] {

@@ -66,11 +66,26 @@ impl CopyTable<'_> {
     }
 }
 
-/// Cuts a table of `blocks` blocks into parts of about `part_blocks`. The last part is open: it ends where the table does.
-pub(super) fn plan_parts(blocks: u64, part_blocks: u64) -> Vec<Blocks> {
-    let n_parts = (blocks / part_blocks.max(1)).max(1);
-    let start = |i: u64| (u128::from(blocks) * u128::from(i) / u128::from(n_parts)) as u64;
-    (0..n_parts).map(|i| Blocks { from: start(i), to: (i + 1 < n_parts).then(|| start(i + 1)) }).collect()
+/// Cuts a table into parts of about `part_bytes`, which is `blocks` of its own and `toast_blocks` of long values long. The
+/// last part is open: it ends where the table does.
+///
+/// Parts end at multiples of a power of two. So a table that grows keeps its parts as they are, and a part of today is
+/// compared with the same rows of yesterday.
+pub(super) fn plan_parts(blocks: u64, toast_blocks: u64, part_bytes: u64) -> Vec<Blocks> {
+    const BLOCK_BYTES: u64 = 8192; // nearly always; another size makes larger parts
+    let part_blocks = u128::from(part_bytes / BLOCK_BYTES) * u128::from(blocks.max(1))
+        / u128::from((blocks + toast_blocks).max(1));
+    let part_blocks = nearest_power_of_two(part_blocks.try_into().unwrap_or(u64::MAX));
+    let n_parts = blocks.div_ceil(part_blocks).max(1);
+    (0..n_parts)
+        .map(|i| Blocks { from: i * part_blocks, to: (i + 1 < n_parts).then_some((i + 1) * part_blocks) })
+        .collect()
+}
+
+/// Up from three quarters of the next one. Never 0.
+fn nearest_power_of_two(n: u64) -> u64 {
+    let below = 1 << n.max(1).ilog2().min(62);
+    if n - n.min(below) >= below / 2 && n > below { below * 2 } else { below }
 }
 
 #[cfg(test)]
@@ -79,16 +94,47 @@ mod tests {
 
     #[test]
     fn parts_cover_a_table_once() {
-        for (blocks, part) in
-            [(0, 10), (9, 10), (10, 10), (19, 10), (20, 10), (1_000_003, 131_072), (5, 1), (3, 0)]
-        {
-            let parts = plan_parts(blocks, part);
+        for (blocks, toast, part_bytes) in [
+            (0, 0, 64 << 20),
+            (8192, 0, 64 << 20),
+            (8193, 0, 64 << 20),
+            (1_000_003, 0, 1 << 30),
+            (5, 0, 1),
+            (3, 0, 0),
+            (1000, 1_000_000, 64 << 20),
+            (u64::from(u32::MAX), u64::from(u32::MAX), 64 << 30),
+        ] {
+            let parts = plan_parts(blocks, toast, part_bytes);
             assert_eq!(parts[0].from, 0);
             assert_eq!(parts[parts.len() - 1].to, None);
             for pair in parts.windows(2) {
-                assert_eq!(pair[0].to, Some(pair[1].from), "{blocks} in parts of {part}");
+                assert_eq!(pair[0].to, Some(pair[1].from), "{blocks} in parts of {part_bytes}");
                 assert!(pair[0].from < pair[1].from);
             }
+        }
+    }
+
+    #[test]
+    fn a_table_that_grows_keeps_its_parts() {
+        let mut before = plan_parts(1, 0, 64 << 20);
+        for blocks in (1000..100_000).step_by(777) {
+            let now = plan_parts(blocks, blocks / 50, 64 << 20);
+            // The last of before was open and may by now have an end.
+            for (part, same) in before.iter().zip(&now) {
+                assert_eq!(part.from, same.from, "{blocks} blocks");
+            }
+            assert!(now.len() >= before.len());
+            before = now;
+        }
+    }
+
+    #[test]
+    fn long_values_count_where_a_table_is_cut() {
+        assert_eq!(plan_parts(8192, 0, 64 << 20).len(), 1);
+        assert_eq!(plan_parts(8192, 7 * 8192, 64 << 20).len(), 8);
+        assert_eq!(plan_parts(8, 8192 * 8, 64 << 20).len(), 8, "never less than a block");
+        for (n, nearest) in [(0, 1), (1, 1), (2, 2), (3, 4), (5, 4), (6, 8), (8191, 8192), (8193, 8192)] {
+            assert_eq!(nearest_power_of_two(n), nearest, "{n}");
         }
     }
 

@@ -4,6 +4,7 @@
 //! restore on a production server has destroyed production. Globals come first, then the database, then every
 //! comparison with the manifest.
 
+use super::catalog::{Database, quote};
 use super::cluster::{Cluster, ClusterOptions};
 use super::manifest::Manifest;
 use super::programs::Environment;
@@ -75,11 +76,15 @@ pub fn drill(
         )
     })?;
     let manifest = Manifest::parse(manifest)?;
+    let database: Database = Files::of(stored).json("database.json")?;
     let mut watch = Stopwatch::new(cx);
+    // Roles are granted in the name of the source's first superuser, who may not be `postgres`: in clouds that one is
+    // nobody special, and `globals.sql` makes it so.
     let cluster_options = ClusterOptions {
         major: manifest.server_version_num / 10_000,
         program_directory: options.program_directory.clone(),
         run_as: options.run_as.clone(),
+        superuser: Some(database.first_superuser).filter(|name| !name.is_empty()),
         ..ClusterOptions::default()
     };
     let cluster = Cluster::start(&cluster_options, scratch, environment, cx)?;
@@ -169,6 +174,12 @@ fn load_globals(
     if n_tablespaces > 0 {
         notes.push(format!("{n_tablespaces} statements about tablespaces were left out"));
     }
+    // What the superuser set for its own sessions is not for ours, and it may have been locked out.
+    let reset = format!(
+        "ALTER ROLE {0} SUPERUSER LOGIN; ALTER ROLE {0} RESET ALL",
+        quote(&cluster.connection().user)
+    );
+    client.execute(&reset).map_err(|error| wire_failed("cannot reset the superuser's settings", &error))?;
     let expected = if n_roles == 0 { "at least 1".to_owned() } else { n_roles.to_string() };
     Ok(vec![Check::equal("roles in globals.sql", expected, n_roles)])
 }

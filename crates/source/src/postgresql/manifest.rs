@@ -65,7 +65,7 @@ pub struct TableRecord {
     pub condition: Option<String>,
     /// How many rows.
     pub rows: u64,
-    /// Sum of their keyed hashes, 64 hex digits.
+    /// Sum of their keyed hashes, 32 hex digits.
     pub hash: String,
 }
 
@@ -96,7 +96,7 @@ pub struct ViewRecord {
 pub struct LargeObjects {
     /// How many.
     pub count: u64,
-    /// Sum of the keyed hashes of their pieces, 64 hex digits.
+    /// Sum of the keyed hashes of their pieces, 32 hex digits.
     pub hash: String,
 }
 

@@ -6,7 +6,7 @@
 //! large-objects.dump    large objects, if there are any (pg_dump, custom format)
 //! schema.dump           definitions (pg_dump --schema-only, custom format)
 //! sequences.json        where the sequences stand
-//! tables/SCHEMA.NAME.copy, or in parts tables/SCHEMA.NAME.0000.copy ...
+//! tables/SCHEMA.NAME.copy, and if it is long tables/SCHEMA.NAME.0001.copy ...
 //! ```
 //!
 //! - PostgreSQL's own programs write and load the definitions: their order is its business, not ours.
@@ -21,6 +21,7 @@ mod cluster;
 mod connection;
 mod copy;
 mod drill;
+mod inventory;
 mod manifest;
 mod password;
 mod preflight;
@@ -37,7 +38,7 @@ mod verify;
 mod wire;
 
 pub use cluster::{Cluster, ClusterOptions};
-pub use connection::{Connection, Host, TlsMode, TlsSettings};
+pub use connection::{Binding, Connection, Host, TlsMode, TlsSettings};
 pub use drill::{DrillOptions, DrillResult, drill};
 pub use manifest::{LargeObjects, Manifest, NotCovered, Objects, SequenceRecord, TableRecord, ViewRecord};
 pub use password::{Secret, from_pgpass};
@@ -108,7 +109,8 @@ impl Source for PostgresqlSource {
     }
 
     fn check(&self, cx: &Cx) -> Result<Vec<Problem>, SourceError> {
-        Ok(self.preflight(cx)?.into_iter().map(|finding| finding.problem).collect())
+        let wrong = self.preflight(cx)?.into_iter().filter(|finding| finding.weight != Weight::Notes);
+        Ok(wrong.map(|finding| finding.problem).collect())
     }
 
     fn size(&self, cx: &Cx) -> Result<Option<u64>, SourceError> {
@@ -147,6 +149,13 @@ fn wire_failed(what: &str, error: &WireError) -> SourceError {
         (_, Some("55P03")) => {
             Some("somebody holds a table locked, perhaps a migration: run again when it is done, or raise lock_timeout".to_owned())
         }
+        (_, Some("22021" | "22P05")) => {
+            Some("a name or a comment in this database is not of its encoding: rename it".to_owned())
+        }
+        (_, Some("40001")) => Some(
+            "the standby had to give way to what the primary does: set hot_standby_feedback = on, or raise max_standby_streaming_delay"
+                .to_owned(),
+        ),
         (WireError::Server(error), _) if !error.hint.is_empty() => Some(error.hint.clone()),
         _ => None,
     };

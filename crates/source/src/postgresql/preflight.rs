@@ -6,7 +6,7 @@
 use super::catalog::{self, Database, Relation, literal, quote};
 use super::connection::{Connection, shown_name};
 use super::programs::{Environment, Programs};
-use super::selection::{Selection, plan_selection};
+use super::selection::{Selection, foreign_views, plan_selection};
 use super::settings::PostgresqlSettings;
 use super::wire::{Authentication, Client, WireError};
 use super::{failed, programs};
@@ -44,6 +44,8 @@ pub(super) struct Look {
     pub(super) database: Database,
     pub(super) relations: Vec<Relation>,
     pub(super) selection: Selection,
+    /// Materialised views that show rows of other servers.
+    pub(super) foreign_views: BTreeSet<u32>,
     pub(super) has_large_objects: bool,
     pub(super) may_read_passwords: bool,
     /// A standby cannot read unlogged tables.
@@ -75,7 +77,6 @@ struct Me {
     may_read_passwords: bool,
     is_standby: bool,
     n_large_objects: u64,
-    n_subscriptions: u64,
 }
 
 /// Looks at everything. The session has the settings of [`catalog::session_settings`] and is in a transaction.
@@ -91,8 +92,7 @@ pub(super) fn look(
         .rows(
             "SELECT r.rolname AS name, r.rolsuper AS superuser,
                 has_table_privilege('pg_authid', 'SELECT') AS may_read_passwords, pg_is_in_recovery() AS is_standby,
-                (SELECT count(*) FROM pg_largeobject_metadata) AS n_large_objects,
-                (SELECT count(*) FROM pg_stat_subscription) AS n_subscriptions
+                (SELECT count(*) FROM pg_largeobject_metadata) AS n_large_objects
             FROM pg_roles r WHERE r.rolname = current_user",
             &[],
         )
@@ -115,7 +115,12 @@ pub(super) fn look(
         find(Weight::Blocks, Problem::new("version", &on, what).advise(advice));
     }
     let pg_dump = match programs::find("pg_dump", major, settings.program_directory.as_deref(), environment) {
-        Ok(found) => Some(found),
+        Ok(found) => {
+            let (server, directory) = (&database.server_version, found.directory.display());
+            let what = format!("server {server}, pg_dump {} in {directory}", found.version);
+            find(Weight::Notes, Problem::new("versions", &on, what));
+            Some(found)
+        }
         Err(error) => {
             let advice = hikae_model::Advise::advice(&error).unwrap_or_default();
             find(Weight::Blocks, Problem::new("pg-dump", &on, error).advise(advice));
@@ -177,7 +182,10 @@ pub(super) fn look(
                 Problem::new("cleartext", &on, what).advise("say scram-sha-256 in pg_hba.conf"),
             );
         }
-        Authentication::None | Authentication::Cleartext | Authentication::Scram => {}
+        Authentication::None
+        | Authentication::Cleartext
+        | Authentication::Scram
+        | Authentication::ScramBound => {}
     }
     if !connection.is_local() && !client.is_encrypted() {
         let what = "the connection is not encrypted, and everybody on its way can read the data";
@@ -202,9 +210,9 @@ pub(super) fn look(
         );
         find(Weight::Notes, Problem::new("foreign-tables", &on, what));
     }
-    if me.n_subscriptions > 0 {
-        let what =
-            "subscriptions are kept as definitions and never restored, so that a copy pulls from nobody";
+    if !database.subscriptions.is_empty() {
+        let names = list(database.subscriptions.iter().map(|name| shown_name(name)));
+        let what = format!("subscriptions are never restored, so that a copy pulls from nobody: {names}");
         find(Weight::Notes, Problem::new("subscriptions", &on, what));
     }
     Ok(Look {
@@ -212,6 +220,7 @@ pub(super) fn look(
         may_read_passwords: me.may_read_passwords,
         is_standby: me.is_standby,
         database,
+        foreign_views: foreign_views(&relations, &edges),
         relations,
         selection,
         pg_dump,

@@ -1,56 +1,64 @@
 //! Rows, counted and hashed regardless of their order.
 //!
-//! Each row of a COPY is hashed with the repository's hash key; the hashes are added up modulo 2^256. So a table
-//! may be read in parts, in any order, and restored in another, and the sum is the same for the same rows and,
-//! for who has not the key, for no others.
+//! Each row of a COPY is hashed with SipHash-1-3 of 128 bits under a key that follows from the repository's; the hashes are
+//! added up modulo 2^128. So a table may be read in parts, in any order, and restored in another, and the sum is the
+//! same for the same rows and, for who has not the key, for no others.
+//!
+//! Why not BLAKE3: it is made for long inputs, and on rows of 200 bytes it was a third of the CPU time of a backup in
+//! which nothing had changed. A keyed hash whose values nobody sees need not be more than a pseudo-random function.
 
 use hikae_model::HashKey;
+use siphasher::sip128::{Hasher128 as _, SipHasher13};
+use std::hash::Hasher as _;
 
 /// How many rows, and the sum of their keyed hashes.
 #[derive(Clone)]
 pub(super) struct RowSum {
-    key: [u8; 32],
+    key: [u8; 16],
     rows: u64,
-    words: [u64; 4],
+    sum: u128,
+}
+
+/// The hash of one row, as far as it came.
+pub(super) struct RowHash(SipHasher13);
+
+impl RowHash {
+    /// Appends bytes.
+    pub(super) fn update(&mut self, bytes: &[u8]) {
+        self.0.write(bytes);
+    }
 }
 
 impl RowSum {
     /// No rows.
     pub(super) fn new(key: HashKey) -> Self {
-        Self { key: key.0, rows: 0, words: [0; 4] }
+        let hash = blake3::keyed_hash(&key.0, b"hikae rows of a table");
+        let (halves, _) = hash.as_bytes().as_chunks::<16>();
+        Self { key: halves[0], rows: 0, sum: 0 }
     }
 
     /// Adds a row that stands whole in memory.
     pub(super) fn add(&mut self, row: &[u8]) {
-        self.add_hash(&blake3::keyed_hash(&self.key, row));
+        let mut hash = self.hasher();
+        hash.update(row);
+        self.add_hash(&hash);
     }
 
     /// For a row that comes in pieces; its hash then goes to [`add_hash`](Self::add_hash).
-    pub(super) fn hasher(&self) -> blake3::Hasher {
-        blake3::Hasher::new_keyed(&self.key)
+    pub(super) fn hasher(&self) -> RowHash {
+        RowHash(SipHasher13::new_with_key(&self.key))
     }
 
     /// Adds a row by its hash.
-    pub(super) fn add_hash(&mut self, hash: &blake3::Hash) {
-        let (words, _) = hash.as_bytes().as_chunks::<8>();
+    pub(super) fn add_hash(&mut self, hash: &RowHash) {
         self.rows += 1;
-        self.add_words([words[0], words[1], words[2], words[3]].map(u64::from_le_bytes));
+        self.sum = self.sum.wrapping_add(hash.0.finish128().as_u128());
     }
 
     /// Adds all rows of `other`.
     pub(super) fn add_sum(&mut self, other: &Self) {
         self.rows += other.rows;
-        self.add_words(other.words);
-    }
-
-    fn add_words(&mut self, words: [u64; 4]) {
-        let mut carry = false;
-        for (sum, word) in self.words.iter_mut().zip(words) {
-            let (first, over) = sum.overflowing_add(word);
-            let (second, over_again) = first.overflowing_add(u64::from(carry));
-            *sum = second;
-            carry = over || over_again;
-        }
+        self.sum = self.sum.wrapping_add(other.sum);
     }
 
     /// How many rows were added.
@@ -58,9 +66,9 @@ impl RowSum {
         self.rows
     }
 
-    /// The sum as 64 hex digits, least significant byte first.
+    /// The sum as 32 hex digits.
     pub(super) fn hex(&self) -> String {
-        self.words.iter().flat_map(|word| word.to_le_bytes()).map(|byte| format!("{byte:02x}")).collect()
+        format!("{:032x}", self.sum)
     }
 }
 
@@ -94,17 +102,24 @@ mod tests {
 
     #[test]
     fn a_row_in_pieces_is_the_same_row() {
-        let mut pieces = RowSum::new(HashKey([7; 32]));
-        let mut hasher = pieces.hasher();
-        hasher.update(b"ab").update(b"c");
-        pieces.add_hash(&hasher.finalize());
-        assert_eq!(pieces.hex(), sum(&["abc"]).hex());
+        let row = "abcdefghijklmnopqrstuvw";
+        for cut in 0..row.len() {
+            let mut pieces = RowSum::new(HashKey([7; 32]));
+            let mut hash = pieces.hasher();
+            hash.update(&row.as_bytes()[..cut]);
+            hash.update(&row.as_bytes()[cut..]);
+            pieces.add_hash(&hash);
+            assert_eq!(pieces.hex(), sum(&[row]).hex(), "cut at {cut}");
+        }
     }
 
+    /// Golden: if this fails, every snapshot that there is would be said to restore wrongly.
     #[test]
-    fn the_sum_carries_between_words() {
-        let mut sum = RowSum { key: [0; 32], rows: 0, words: [u64::MAX, u64::MAX, 0, 0] };
-        sum.add_words([1, 0, 0, 0]);
-        assert_eq!(sum.words, [0, 0, 1, 0]);
+    fn the_hash_of_a_row_never_changes() {
+        assert_eq!(sum(&[]).hex(), "0".repeat(32));
+        assert_eq!(sum(&["1\tone\n", "2\t\\N\n"]).hex(), GOLDEN);
+        let other_key = RowSum::new(HashKey([8; 32]));
+        assert_ne!(other_key.key, sum(&[]).key);
     }
+    const GOLDEN: &str = "3cfbd4654e2aef99dc0d3783d44760f6";
 }

@@ -21,6 +21,19 @@ pub(super) struct Selection {
     pub(super) unreadable: BTreeSet<u32>,
 }
 
+/// Materialised views that show rows of foreign tables, of themselves or through what they select from. To fill them is
+/// to ask another server.
+pub(super) fn foreign_views(relations: &[Relation], edges: &Edges) -> BTreeSet<u32> {
+    let of_kind = |kind: char| relations.iter().filter(move |r| r.kind == kind).map(|r| r.oid);
+    let mut foreign: BTreeSet<u32> = of_kind('f').collect();
+    grow(&mut foreign, |foreign, next| {
+        // Who reads a table reads its partitions and children too.
+        let needs = edges.views.iter().filter(|edge| foreign.contains(&edge.on)).map(|edge| edge.of);
+        next.extend(needs.chain(targets(&edges.parents, foreign)));
+    });
+    of_kind('m').filter(|oid| foreign.contains(oid)).collect()
+}
+
 /// Decides for the whole database, or for the `chosen` relations and what they need.
 pub(super) fn plan_selection(
     relations: &[Relation],
@@ -103,6 +116,7 @@ mod tests {
             readable,
             filtered: false,
             blocks: 0,
+            toast_blocks: 0,
             columns: Vec::new(),
             condition: None,
         }

@@ -32,7 +32,7 @@ pub struct PostgresqlSettings {
     /// Where `pg_dump` is, if not in one of the usual places.
     #[serde(default)]
     pub program_directory: Option<PathBuf>,
-    /// Tables of at least twice this many bytes are read in parts of about so many.
+    /// Tables are read in parts of about so many bytes, several at once.
     #[serde(default = "default_part_bytes")]
     pub part_bytes: u64,
 }
@@ -46,7 +46,7 @@ fn default_jobs() -> NonZeroUsize {
 }
 
 fn default_part_bytes() -> u64 {
-    512 << 20
+    64 << 20
 }
 
 impl PostgresqlSettings {

@@ -6,6 +6,7 @@
 use super::catalog::{self, Database};
 use super::connection::{Connection, shown_name};
 use super::copy::CopyTable;
+use super::inventory::inventory;
 use super::manifest::{Manifest, TableRecord, count_objects};
 use super::restore::Owners;
 use super::rows::RowSum;
@@ -18,6 +19,8 @@ use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+/// Kinds of objects that stand on others of any kind.
+const ON_ANYTHING: [&str; 2] = ["comments", "security labels"];
 /// Kinds of objects that a restore without owners leaves out.
 const OF_OWNERS: [&str; 2] = ["owners", "privileges"];
 
@@ -61,24 +64,21 @@ pub(super) fn verify(
     };
     checks.push(Check::equal("settings of the database", settings(database), settings(&found)));
 
-    let inventory = catalog::inventory(&mut client, "{}").map_err(wire)?;
-    // A selection lists no comments: those on what was left out cannot be told from the others.
+    // A selection lists neither of these: those on what was left out cannot be told from the others.
     let is_compared = |kind: &str| {
-        (owners == Owners::Keep || !OF_OWNERS.contains(&kind)) && (!manifest.selection || kind != "comments")
+        (owners == Owners::Keep || !OF_OWNERS.contains(&kind))
+            && (!manifest.selection || !ON_ANYTHING.contains(&kind))
     };
-    let found = count_objects(&inventory, key);
-    let kinds: std::collections::BTreeSet<&String> = manifest.objects.keys().chain(found.keys()).collect();
-    for kind in kinds.into_iter().filter(|kind| is_compared(kind)) {
+    let found = count_objects(&inventory(&mut client, "{}").map_err(wire)?, key);
+    for (kind, expected) in manifest.objects.iter().filter(|(kind, _)| is_compared(kind)) {
+        let found = found.get(kind);
         let count =
-            |objects: &BTreeMap<String, super::Objects>| objects.get(kind).map_or(0, |objects| objects.count);
-        let names = |objects: &BTreeMap<String, super::Objects>| {
-            objects.get(kind).map_or_else(|| "none".to_owned(), |objects| objects.names.clone())
-        };
-        let count = Check::equal(format!("number of {kind}"), count(&manifest.objects), count(&found));
+            Check::equal(format!("number of {kind}"), expected.count, found.map_or(0, |found| found.count));
         let same_number = count.passed;
         checks.push(count);
         if same_number {
-            checks.push(Check::equal(format!("names of {kind}"), names(&manifest.objects), names(&found)));
+            let names = found.map_or("none", |found| &found.names);
+            checks.push(Check::equal(format!("names of {kind}"), &expected.names, names));
         }
     }
     Ok(checks)

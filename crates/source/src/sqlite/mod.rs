@@ -48,6 +48,11 @@ pub struct SqliteSettings {
     pub scratch: Option<PathBuf>,
 }
 
+/// The version of the SQLite library that reads and writes databases here, as `3.51.3`.
+pub fn library_version() -> &'static str {
+    rusqlite::version()
+}
+
 /// One SQLite database.
 #[derive(Clone, Debug)]
 pub struct SqliteSource {

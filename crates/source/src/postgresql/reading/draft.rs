@@ -2,6 +2,8 @@
 
 use super::held::Shared;
 use crate::postgresql::catalog::{self, Relation};
+use crate::postgresql::connection::shown_name;
+use crate::postgresql::inventory::inventory;
 use crate::postgresql::manifest::{Manifest, NotCovered, ROWS_NOT_SELECTED, ViewRecord, count_objects};
 use crate::postgresql::preflight::Look;
 use crate::postgresql::settings::PostgresqlSettings;
@@ -26,9 +28,10 @@ pub(super) fn draft_manifest(
         .relations
         .iter()
         .filter(|relation| relation.kind == 'm' && relation.populated && !is_left_out(relation))
+        .filter(|relation| !look.foreign_views.contains(&relation.oid))
         .map(|relation| ViewRecord { schema: relation.schema.clone(), name: relation.name.clone() })
         .collect();
-    let inventory = catalog::inventory(session, &catalog::oid_array(&look.selection.left_out))?;
+    let objects = inventory(session, &catalog::oid_array(&look.selection.left_out))?;
     let mut not_covered = Vec::new();
     for relation in &look.relations {
         let why = match relation.kind {
@@ -37,6 +40,9 @@ pub(super) fn draft_manifest(
             'r' if look.is_standby && relation.unlogged => {
                 "rows of an unlogged table, which a standby has not"
             }
+            'm' if look.foreign_views.contains(&relation.oid) => {
+                "rows of a materialised view, which come from another server; refresh it after a restore"
+            }
             'f' => "rows of a foreign table, which are on another server",
             _ => continue,
         };
@@ -44,6 +50,10 @@ pub(super) fn draft_manifest(
     }
     if look.has_large_objects && settings.is_selection() {
         not_covered.push(NotCovered { what: "large objects".into(), why: "not selected".into() });
+    }
+    for name in &look.database.subscriptions {
+        let why = "a subscription, never restored, so that a copy pulls from nobody".to_owned();
+        not_covered.push(NotCovered { what: shown_name(name), why });
     }
     if !look.may_read_passwords {
         let why = "the role may not read pg_authid".to_owned();
@@ -64,7 +74,7 @@ pub(super) fn draft_manifest(
         sequences: sequences.into_iter().map(Into::into).collect(),
         materialised_views,
         large_objects: None,
-        objects: count_objects(&inventory, shared.key),
+        objects: count_objects(&objects, shared.key),
         extensions: database.extensions.iter().map(|e| (e.name.clone(), e.version.clone())).collect(),
         roles: database.roles.iter().map(|role| role.name.clone()).collect(),
         not_covered,

@@ -14,6 +14,7 @@ use crate::{Content, Item, SourceError};
 use hikae_model::{
     Attributes, ContentError, Cut, Entry, EntryKind, ErrorCode, FileTime, ReadContent, Stretch, TreePath,
 };
+use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::sync::Arc;
 
@@ -25,6 +26,12 @@ pub(super) struct Files<'a> {
 }
 
 impl Files<'_> {
+    /// The items in path order.
+    pub(super) fn into_items(mut self) -> VecDeque<Item> {
+        self.items.sort_by(|a, b| a.entry.path.cmp(&b.entry.path));
+        self.items.into()
+    }
+
     fn add(
         &mut self,
         path: &str,
@@ -82,16 +89,17 @@ impl Files<'_> {
             condition: relation.condition.as_deref(),
             encoding: &self.shared.encoding,
         };
-        // Ranges of ctid are found without reading the rest since PostgreSQL 14; blocks are of 8 KiB nearly always.
+        // Ranges of ctid are found without reading the rest since PostgreSQL 14.
         let parts = if self.shared.server_major >= 14 && relation.condition.is_none() {
-            plan_parts(relation.blocks, settings.part_bytes / 8192)
+            plan_parts(relation.blocks, relation.toast_blocks, settings.part_bytes)
         } else {
             vec![Blocks { from: 0, to: None }]
         };
         let stem = file_stem(&relation.schema, &relation.name);
         let mut files = Vec::with_capacity(parts.len());
         for (i, &blocks) in parts.iter().enumerate() {
-            let file = if parts.len() == 1 { format!("{stem}.copy") } else { format!("{stem}.{i:04}.copy") };
+            // The first keeps its name when a second comes.
+            let file = if i == 0 { format!("{stem}.copy") } else { format!("{stem}.{i:04}.copy") };
             let path = format!("tables/{file}");
             let part = self.shared.add_part(&path, Some(table));
             let content = TableContent {

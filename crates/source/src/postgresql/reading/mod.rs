@@ -173,9 +173,9 @@ impl PostgresqlReading {
                 manifest.tables.push(record);
             }
         }
-        let mut items = files.items;
-        items.sort_by(|a, b| a.entry.path.cmp(&b.entry.path));
-        Ok(Self { session, shared, items: items.into(), lanes: settings.jobs.get(), manifest, large_objects })
+        let lanes = settings.jobs.get();
+        let items = files.into_items();
+        Ok(Self { session, shared, items, lanes, manifest, large_objects })
     }
 
     /// Large objects are hashed once more from the same snapshot: pg_dump says nothing of what it wrote.

@@ -87,8 +87,28 @@ pub(super) fn make_roles(
     Ok(())
 }
 
+/// True if everything can go into the tablespaces in which it was: all are on this server and open to us. Directories
+/// are the server's business; none is made here.
+pub(super) fn has_tablespaces(
+    client: &mut Client,
+    database: &Database,
+    notes: &mut Vec<String>,
+) -> Result<bool, SourceError> {
+    let rows =
+        client.query("SELECT spcname FROM pg_tablespace WHERE has_tablespace_privilege(oid, 'CREATE')", &[]);
+    let rows = rows.map_err(|error| wire_failed("cannot ask for the server's tablespaces", &error))?;
+    let usable: BTreeSet<String> = rows.into_iter().flatten().flatten().collect();
+    let missing: Vec<&str> =
+        database.tablespaces.iter().map(String::as_str).filter(|name| !usable.contains(*name)).collect();
+    if !missing.is_empty() {
+        let names = shown_name(&missing.join(", "));
+        notes.push(format!("tablespace {names} is not on this server: everything is in the default one"));
+    }
+    Ok(missing.is_empty())
+}
+
 /// `CREATE DATABASE` for a server of version `target`.
-pub(super) fn create_statement(name: &str, database: &Database, target: u32) -> String {
+pub(super) fn create_statement(name: &str, database: &Database, target: u32, in_tablespaces: bool) -> String {
     let mut sql = format!(
         "CREATE DATABASE {} TEMPLATE template0 ENCODING {} LC_COLLATE {} LC_CTYPE {}",
         quote(name),
@@ -110,6 +130,9 @@ pub(super) fn create_statement(name: &str, database: &Database, target: u32) -> 
             }
             _ => sql.push_str(" LOCALE_PROVIDER libc"),
         }
+    }
+    if in_tablespaces && database.tablespaces.contains(&database.tablespace) {
+        sql.push_str(&format!(" TABLESPACE {}", quote(&database.tablespace)));
     }
     sql
 }
@@ -140,9 +163,8 @@ mod tests {
             locale: Some("de-DE".into()),
             ..Database::default()
         };
-        assert!(
-            create_statement("x", &database, 150_001).ends_with("LOCALE_PROVIDER icu ICU_LOCALE 'de-DE'")
-        );
-        assert!(create_statement("x", &database, 140_001).ends_with("LC_CTYPE 'C'"));
+        let statement = |version| create_statement("x", &database, version, true);
+        assert!(statement(150_001).ends_with("LOCALE_PROVIDER icu ICU_LOCALE 'de-DE'"));
+        assert!(statement(140_001).ends_with("LC_CTYPE 'C'"));
     }
 }

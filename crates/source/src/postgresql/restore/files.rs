@@ -35,7 +35,10 @@ impl<'a> Files<'a> {
         self.by_name.get(name.as_bytes()).map_or(0, |entry| entry.size())
     }
 
-    pub(super) fn json<T: serde::de::DeserializeOwned>(&self, name: &str) -> Result<T, SourceError> {
+    pub(in crate::postgresql) fn json<T: serde::de::DeserializeOwned>(
+        &self,
+        name: &str,
+    ) -> Result<T, SourceError> {
         let mut bytes = Vec::new();
         self.open(name)?.read_to_end(&mut bytes).map_err(|error| SourceError::not_read_back(name, &error))?;
         serde_json::from_slice(&bytes)

@@ -7,7 +7,7 @@ use crate::postgresql::connection::{Connection, shown_name};
 use crate::postgresql::copy::CopyTable;
 use crate::postgresql::manifest::{Manifest, SequenceRecord, TableRecord};
 use crate::postgresql::programs::{Programs, Running};
-use crate::postgresql::wire::{Client, CopyInError};
+use crate::postgresql::wire::{Client, CopyInError, WireError};
 use crate::postgresql::{connect, wire_failed};
 use crate::{NotReadBack, SourceError};
 use hikae_model::Cx;
@@ -24,12 +24,25 @@ pub(super) struct Work<'a> {
     pub(super) target: Connection,
     pub(super) place: &'a Place<'a>,
     pub(super) programs: &'a Programs,
+    /// Whether things go into their tablespaces, or all into the default one.
+    pub(super) in_tablespaces: bool,
     pub(super) options: &'a RestoreOptions,
     pub(super) cx: &'a Cx,
 }
 
+/// What one worker writes without a pause.
+struct Task<'a> {
+    table: &'a TableRecord,
+    files: &'a [String],
+    bytes: u64,
+    /// All of a table of ours: it is truncated and filled in one transaction, so that its rows are stored as long
+    /// committed and nothing need look at them again. A table of an extension has rows of its own already.
+    alone: bool,
+}
+
 impl Work<'_> {
-    pub(super) fn fill(&self, watch: &mut Stopwatch<'_>) -> Result<(), SourceError> {
+    /// Does all of it. Gives what could not be done.
+    pub(super) fn fill(&self, watch: &mut Stopwatch<'_>) -> Result<Vec<String>, SourceError> {
         let mut client = self.session()?;
         self.clear_template(&mut client)?;
         let schema = self.materialise("schema.dump")?;
@@ -45,10 +58,10 @@ impl Work<'_> {
         let jobs = format!("--jobs={}", self.options.jobs);
         self.pg_restore(&["--section=post-data", &jobs], Some(&schema), None)?;
         watch.lap("indexes and keys");
-        self.fill_views(&mut client)?;
-        client.execute("ANALYZE").map_err(|error| wire_failed("cannot gather statistics", &error))?;
+        let notes = self.fill_views(&mut client);
+        self.analyse(&mut client)?;
         watch.lap("statistics");
-        Ok(())
+        Ok(notes)
     }
 
     /// A session in the new database with the settings under which rows were read.
@@ -105,9 +118,11 @@ impl Work<'_> {
             "--exit-on-error".into(),
             "--no-password".into(),
             "--no-subscriptions".into(),
-            "--no-tablespaces".into(),
             format!("--dbname={}", self.target.conninfo(self.place.passfile)).into(),
         ];
+        if !self.in_tablespaces {
+            arguments.push("--no-tablespaces".into());
+        }
         if self.options.owners == Owners::None {
             arguments.extend(["--no-owner".into(), "--no-privileges".into()]);
         }
@@ -135,13 +150,8 @@ impl Work<'_> {
 
     /// Writes all tables, the largest first, several at once.
     fn copy_tables(&self) -> Result<(), SourceError> {
-        let mut tasks: Vec<(u64, &TableRecord, &str)> = Vec::new();
-        for table in &self.manifest.tables {
-            for file in &table.files {
-                tasks.push((self.files.size(&format!("tables/{file}")), table, file));
-            }
-        }
-        tasks.sort_by_key(|(size, ..)| *size); // taken from the end
+        let mut tasks = self.plan_tasks();
+        tasks.sort_by_key(|task| task.bytes); // taken from the end
         let tasks = Mutex::new(tasks);
         let take = || tasks.lock().unwrap_or_else(|broken| broken.into_inner()).pop();
         std::thread::scope(|scope| {
@@ -149,13 +159,13 @@ impl Work<'_> {
                 .map(|_| {
                     scope.spawn(|| {
                         let mut client: Option<Client> = None;
-                        while let Some((_, table, file)) = take() {
+                        while let Some(task) = take() {
                             self.cx.check()?;
                             let mut session = match client.take() {
                                 Some(session) => session,
                                 None => self.session()?,
                             };
-                            self.copy_file(&mut session, table, file)?;
+                            self.copy(&mut session, &task)?;
                             client = Some(session);
                         }
                         Ok(())
@@ -172,7 +182,27 @@ impl Work<'_> {
         })
     }
 
-    fn copy_file(&self, session: &mut Client, table: &TableRecord, file: &str) -> Result<(), SourceError> {
+    /// A table goes to one worker, unless it is more than a worker's share of all: then its files go to all of them.
+    fn plan_tasks(&self) -> Vec<Task<'_>> {
+        let bytes_of = |files: &[String]| -> u64 {
+            files.iter().map(|file| self.files.size(&format!("tables/{file}"))).sum()
+        };
+        let all_bytes: u64 = self.manifest.tables.iter().map(|table| bytes_of(&table.files)).sum();
+        let share_bytes = all_bytes / self.options.jobs.get() as u64;
+        let mut tasks = Vec::new();
+        for table in &self.manifest.tables {
+            let in_parts = bytes_of(&table.files) > share_bytes && table.files.len() > 1;
+            let files_each = if in_parts { 1 } else { table.files.len().max(1) };
+            for files in table.files.chunks(files_each) {
+                let alone = !in_parts && table.condition.is_none();
+                tasks.push(Task { table, files, bytes: bytes_of(files), alone });
+            }
+        }
+        tasks
+    }
+
+    fn copy(&self, session: &mut Client, task: &Task<'_>) -> Result<(), SourceError> {
+        let Task { table, files, alone, .. } = *task;
         let copy = CopyTable {
             schema: &table.schema,
             name: &table.name,
@@ -180,55 +210,70 @@ impl Work<'_> {
             condition: table.condition.as_deref(),
             encoding: &self.database.encoding,
         };
-        let name = format!("tables/{file}");
-        let what =
-            || format!("cannot write table {}", shown_name(&format!("{}.{}", table.schema, table.name)));
-        let mut from = self.files.open(&name)?;
-        // A table of ours alone is truncated and filled in one transaction: its rows are stored as long committed, and
-        // nothing need look at them again. A table of an extension has rows of its own already.
-        let alone = table.files.len() == 1 && table.condition.is_none();
+        let failed = |error: WireError| {
+            let name = shown_name(&format!("{}.{}", table.schema, table.name));
+            wire_failed(&format!("cannot write table {name}"), &error)
+        };
         if alone {
-            let begin = format!("BEGIN; TRUNCATE ONLY {}", copy.quoted());
-            session.execute(&begin).map_err(|error| wire_failed(&what(), &error))?;
+            session.execute(&format!("BEGIN; TRUNCATE ONLY {}", copy.quoted())).map_err(failed)?;
         }
-        let copied = session.copy_in(&copy.fill(alone), &mut from);
-        let n_rows = copied.map_err(|error| match error {
-            CopyInError::Wire(error) => wire_failed(&what(), &error),
-            CopyInError::Source(error) => SourceError::not_read_back(&name, &error),
-        })?;
+        for file in files {
+            let name = format!("tables/{file}");
+            let mut from = self.files.open(&name)?;
+            // The server's count is not looked at: all rows are counted again when all are there.
+            session.copy_in(&copy.fill(alone), &mut from).map_err(|error| match error {
+                CopyInError::Wire(error) => failed(error),
+                CopyInError::Source(error) => SourceError::not_read_back(&name, &error),
+            })?;
+            self.cx.progress().add_entries(1);
+        }
         if alone {
-            session.execute("COMMIT").map_err(|error| wire_failed(&what(), &error))?;
+            session.execute("COMMIT").map_err(failed)?;
         }
-        self.cx.progress().add_entries(1);
-        let _ = n_rows; // compared with the manifest when all is there, by counting again
         Ok(())
     }
 
-    /// Fills materialised views. One may select from another, so those that must wait are tried again.
-    fn fill_views(&self, client: &mut Client) -> Result<(), SourceError> {
+    /// Fills materialised views. One may select from another, so those that must wait are tried again. One that cannot be
+    /// filled is a note here, and found missing by the comparison: all the rest is there.
+    fn fill_views(&self, client: &mut Client) -> Vec<String> {
         let mut waiting: Vec<String> = self
             .manifest
             .materialised_views
             .iter()
             .map(|view| format!("{}.{}", quote(&view.schema), quote(&view.name)))
             .collect();
-        while !waiting.is_empty() {
+        if waiting.is_empty() {
+            return Vec::new();
+        }
+        // So that no event trigger of the database, which writes down what is done, writes down this. Who may not say so
+        // has made no event triggers either.
+        let _ = client.execute("SET session_replication_role = replica");
+        loop {
             let before = waiting.len();
-            let mut first_error = None;
-            waiting.retain(|view| {
-                let filled = client.execute(&format!("REFRESH MATERIALIZED VIEW {view}"));
-                let failed = filled
-                    .err()
-                    .map(|error| wire_failed(&format!("cannot fill {}", shown_name(view)), &error));
-                let waits = failed.is_some();
-                first_error = first_error.take().or(failed);
-                waits
+            let mut notes = Vec::new();
+            waiting.retain(|view| match client.execute(&format!("REFRESH MATERIALIZED VIEW {view}")) {
+                Ok(()) => false,
+                Err(error) => {
+                    let why = shown_name(&error.to_string());
+                    notes.push(format!("materialised view {} is not filled: {why}", shown_name(view)));
+                    true
+                }
             });
-            if waiting.len() == before {
-                return first_error.map_or(Ok(()), Err);
+            if waiting.is_empty() || waiting.len() == before {
+                return notes;
             }
         }
-        Ok(())
+    }
+
+    /// Gathers statistics of all tables but of those that have foreign tables below them: their servers would be asked.
+    fn analyse(&self, client: &mut Client) -> Result<(), SourceError> {
+        let failed = |error: WireError| wire_failed("cannot gather statistics", &error);
+        let tables = client.query(catalog::TABLES_TO_ANALYSE, &[]).map_err(failed)?;
+        let tables: Vec<String> = tables.into_iter().flatten().flatten().collect();
+        if tables.is_empty() {
+            return Ok(());
+        }
+        client.execute(&format!("ANALYZE {}", tables.join(", "))).map_err(failed)
     }
 
     fn set_sequences(&self, client: &mut Client) -> Result<(), SourceError> {

@@ -21,14 +21,16 @@ pub(super) use files::Files;
 
 use super::catalog::{Database, quote};
 use super::connect;
-use super::connection::Connection;
+use super::connection::{Connection, shown_name};
 use super::manifest::Manifest;
 use super::programs::{Environment, PrivateDir, SystemUser};
 use super::verify::verify;
 use crate::check::Check;
 use crate::{SourceError, Stored};
 use adorn::adorn;
-use create::{choose_programs, create_statement, creation_failed, make_roles, see_extensions_are_there};
+use create::{
+    choose_programs, create_statement, creation_failed, has_tablespaces, make_roles, see_extensions_are_there,
+};
 use files::{incomplete, see_files_are_there};
 use fill::Work;
 use hikae_model::{Cx, HashKey};
@@ -158,8 +160,14 @@ pub(super) fn restore_at(
     see_extensions_are_there(&mut maintenance, &database)?;
     make_roles(&mut maintenance, &database, options.owners, &mut notes)?;
 
+    let in_tablespaces = has_tablespaces(&mut maintenance, &database, &mut notes)?;
+    for subscription in &database.subscriptions {
+        notes.push(format!("subscription {} is not made", shown_name(subscription)));
+    }
+
     let mut watch = Stopwatch::new(cx);
-    let created = maintenance.execute(&create_statement(&name, &database, maintenance.server_version_num()));
+    let version = maintenance.server_version_num();
+    let created = maintenance.execute(&create_statement(&name, &database, version, in_tablespaces));
     created.map_err(|error| creation_failed(&name, &database, &error))?;
     watch.lap("create");
     let work = Work {
@@ -169,10 +177,12 @@ pub(super) fn restore_at(
         target: place.into.to_database(&name),
         place,
         programs: &programs,
+        in_tablespaces,
         options,
         cx,
     };
-    let filled = work.fill(&mut watch).and_then(|()| {
+    let filled = work.fill(&mut watch).and_then(|more| {
+        notes.extend(more);
         adorn(&mut maintenance, &name, &database, options.owners, &mut notes)?;
         let checks =
             verify(&work.target, &manifest, &database, options.key, options.owners, options.jobs, cx)?;

@@ -5,7 +5,7 @@
 use super::error::CopyInError;
 use super::message::{body_length, length, put_cstr, unexpected};
 use super::{Client, INBOX_BYTES, WireError};
-use crate::postgresql::rows::RowSum;
+use crate::postgresql::rows::{RowHash, RowSum};
 use std::io::{self, Read};
 
 /// How much of a COPY in is gathered before it is sent.
@@ -16,7 +16,7 @@ pub(in crate::postgresql) struct CopyOut {
     /// Bytes of the row at hand that were not yet given out.
     row_left: usize,
     /// Hashes a row that is longer than the inbox.
-    long: Option<blake3::Hasher>,
+    long: Option<RowHash>,
     /// Set once the server said how many rows it sent.
     ended: bool,
     rows_before: u64,
@@ -57,7 +57,7 @@ impl Client {
                 if let Some(long) = &mut copy.long {
                     long.update(piece);
                     if n == copy.row_left {
-                        rows.add_hash(&long.finalize());
+                        rows.add_hash(long);
                         copy.long = None;
                     }
                 }

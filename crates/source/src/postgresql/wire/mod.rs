@@ -7,6 +7,7 @@
 //! A COPY is whole only if the server's count of rows is ours. A connection that has failed once answers
 //! nothing more. Source: chapter "Frontend/Backend Protocol" of PostgreSQL's documentation.
 
+mod binding;
 mod copy;
 mod enter;
 mod error;

@@ -14,6 +14,16 @@ pub(super) enum Stream {
     Tls(Box<rustls::StreamOwned<rustls::ClientConnection, TcpStream>>),
 }
 
+impl Stream {
+    /// The certificate that the server showed, as DER.
+    pub(super) fn server_certificate(&self) -> Option<&[u8]> {
+        match self {
+            Self::Tls(stream) => stream.conn.peer_certificates()?.first().map(|certificate| &**certificate),
+            Self::Unix(_) | Self::Tcp(_) => None,
+        }
+    }
+}
+
 impl Read for Stream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {

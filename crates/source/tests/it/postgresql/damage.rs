@@ -111,6 +111,39 @@ fn objects_and_sequences_that_differ_are_found() {
     db.sql("CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'; REVOKE EXECUTE ON FUNCTION f() FROM PUBLIC");
     let other_grants = Kept { manifest: good.manifest.clone(), ..db.back_up() };
     assert!(red(&other_grants).iter().any(|check| check.name.ends_with("of privileges")));
+    db.sql("GRANT EXECUTE ON FUNCTION f() TO PUBLIC");
+    for (change, kind, back) in [
+        (
+            "ALTER TABLE orders ALTER item TYPE varchar(99)",
+            "columns",
+            "ALTER TABLE orders ALTER item TYPE text",
+        ),
+        (
+            "ALTER TABLE orders ENABLE ROW LEVEL SECURITY",
+            "row security",
+            "ALTER TABLE orders DISABLE ROW LEVEL SECURITY",
+        ),
+        (
+            "ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO PUBLIC",
+            "privileges",
+            "ALTER DEFAULT PRIVILEGES REVOKE SELECT ON TABLES FROM PUBLIC",
+        ),
+        (
+            "GRANT SELECT (item) ON orders TO PUBLIC",
+            "privileges",
+            "REVOKE SELECT (item) ON orders FROM PUBLIC",
+        ),
+        (
+            "CREATE TEXT SEARCH CONFIGURATION c (COPY = simple)",
+            "text search",
+            "DROP TEXT SEARCH CONFIGURATION c",
+        ),
+    ] {
+        db.sql(change);
+        let other = Kept { manifest: good.manifest.clone(), ..db.back_up() };
+        assert!(red(&other).iter().any(|check| check.name.ends_with(&format!(" of {kind}"))), "{change}");
+        db.sql(back);
+    }
 
     let mut sequence = good.clone();
     let json = String::from_utf8(sequence.file("sequences.json").to_vec()).unwrap();

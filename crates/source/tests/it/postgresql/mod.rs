@@ -3,10 +3,15 @@
 mod damage;
 mod drilling;
 mod failing;
+mod kinds;
 mod privileges;
 mod restoring;
 mod round_trip;
 mod selecting;
+mod sessions;
+mod standby;
+mod tls;
+mod versions;
 
 use hikae_model::{Cx, Entry, HashKey, Stretch, TreePath};
 use hikae_source::postgresql::{
@@ -46,20 +51,42 @@ fn server() -> Arc<Cluster> {
     cluster
 }
 
-/// The version to test with, by the directory of its programs: `HIKAE_TEST_POSTGRESQL`, else the nearest to 13.
-fn program_directory() -> Option<PathBuf> {
-    std::env::var_os("HIKAE_TEST_POSTGRESQL").map(PathBuf::from)
+/// Directories of PostgreSQL's programs besides the usual ones: `HIKAE_TEST_POSTGRESQL`, separated by `:`.
+fn named_directories() -> Vec<PathBuf> {
+    std::env::var_os("HIKAE_TEST_POSTGRESQL")
+        .map(|directories| std::env::split_paths(&directories).collect())
+        .unwrap_or_default()
 }
 
-fn start(settings: &[(&str, &str)]) -> Cluster {
+/// The version to test with: the first that is named, else the nearest to 13.
+fn program_directory() -> Option<PathBuf> {
+    named_directories().into_iter().next()
+}
+
+fn options(settings: &[(&str, &str)]) -> ClusterOptions {
     let settings = [("max_prepared_transactions", "5")].iter().chain(settings);
-    let options = ClusterOptions {
+    ClusterOptions {
         major: 13,
         program_directory: program_directory(),
         settings: settings.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
         ..ClusterOptions::default()
-    };
-    Cluster::start(&options, &scratch(), &environment(), &system_cx()).unwrap()
+    }
+}
+
+fn start_with(options: &ClusterOptions) -> Cluster {
+    Cluster::start(options, &scratch(), &environment(), &system_cx()).unwrap()
+}
+
+fn start(settings: &[(&str, &str)]) -> Cluster {
+    start_with(&options(settings))
+}
+
+/// Gives `path` to the user as whom the server runs.
+fn give(path: &std::path::Path, cluster: &Cluster) {
+    let owner = std::fs::metadata(cluster.directory()).unwrap();
+    let (uid, gid) =
+        (std::os::unix::fs::MetadataExt::uid(&owner), std::os::unix::fs::MetadataExt::gid(&owner));
+    std::os::unix::fs::chown(path, Some(uid), Some(gid)).unwrap();
 }
 
 /// A database of a test's own, gone afterwards.
@@ -116,9 +143,15 @@ impl Db {
     fn settings(&self) -> PostgresqlSettings {
         PostgresqlSettings {
             allow_superuser: true,
-            program_directory: program_directory(),
+            program_directory: self.programs(),
             ..PostgresqlSettings::of(self.conninfo("postgres"))
         }
+    }
+
+    /// The server's own programs, unless it came without those for clients.
+    fn programs(&self) -> Option<PathBuf> {
+        let directory = self.cluster.program_directory();
+        directory.join("pg_dump").exists().then(|| directory.to_owned())
     }
 
     fn source(&self) -> PostgresqlSource {
@@ -262,8 +295,11 @@ fn two() -> NonZeroUsize {
 }
 
 fn drill_it(kept: &Kept) -> Result<DrillResult, SourceError> {
-    let options =
-        DrillOptions { key: KEY, jobs: two(), program_directory: program_directory(), run_as: None };
+    drill_by(kept, program_directory())
+}
+
+fn drill_by(kept: &Kept, program_directory: Option<PathBuf>) -> Result<DrillResult, SourceError> {
+    let options = DrillOptions { key: KEY, jobs: two(), program_directory, run_as: None };
     drill(kept, &scratch(), &options, &environment(), &system_cx())
 }
 
