@@ -144,11 +144,14 @@ pub fn drill(
         OneDrill { repo, snapshot, record, scratch: scratch.path(), options, around, cx }
             .restore_and_compare()
     });
-    let found = match found {
+    let mut found = match found {
         Err(error) if error.is_damage() => Found::damage(&error, cx.elapsed() - began),
         found => found?,
     };
+    let mut watch = Stopwatch::start(cx);
+    cx.progress().begin("removing", "what was restored", 0);
     let problems = scratch.remove();
+    watch.lap("remove", &mut found.phases);
     let evidence = EvidenceRecord {
         snapshot,
         source: in_log.source.clone(),
