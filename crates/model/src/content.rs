@@ -57,6 +57,9 @@ pub enum ContentError {
     /// It was written to while we read it.
     #[error("changed while it was read")]
     ChangedWhileRead,
+    /// It was read whole, and is not what its source says that it must be. Its bytes are worth keeping.
+    #[error("{0}")]
+    Malformed(String),
     /// It was there when its directory was listed and is not there any more.
     #[error("vanished before it was read")]
     Vanished,

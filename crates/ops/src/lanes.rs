@@ -306,6 +306,12 @@ impl<'a> Listed<'a> {
                         let what = "was written to while it was read, and is kept as it was at one moment";
                         self.read.notes.push(Problem::new("written-while-read", &stored.entry.path, what));
                     }
+                    Held::Malformed(how) => {
+                        cx.progress().add_problems(1);
+                        let problem = Problem::new("malformed", &stored.entry.path, how);
+                        let advice = "see what writes it; if it is read while it is written, stop who does with a hook";
+                        self.read.problems.push(problem.advise(advice));
+                    }
                     Held::InDoubt => {
                         cx.progress().add_problems(1);
                         let what = "changed while it was read, twice; what was read last is kept, and may be of several \
@@ -351,6 +357,7 @@ fn content_problem(path: &TreePath, error: &ContentError) -> Problem {
     let code = match error {
         ContentError::Unreadable(_) => "unreadable",
         ContentError::ChangedWhileRead => "changed-while-read",
+        ContentError::Malformed(_) => "malformed",
         ContentError::Vanished => "vanished",
         ContentError::Broken(_) => "broken",
     };
@@ -358,7 +365,7 @@ fn content_problem(path: &TreePath, error: &ContentError) -> Problem {
     match error {
         ContentError::Unreadable(_) => problem.advise("run hikae as a user who may read it, or exclude it"),
         ContentError::ChangedWhileRead => problem.advise(WRITTEN_TO),
-        ContentError::Vanished | ContentError::Broken(_) => problem,
+        ContentError::Malformed(_) | ContentError::Vanished | ContentError::Broken(_) => problem,
     }
 }
 

@@ -13,7 +13,7 @@ use hikae_model::{ContentError, ReadContent, Stretch, sabotage};
 use hikae_repo::content::{KeepError, Kept};
 
 /// What the content that was kept is worth.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Held {
     /// It is one state of the file, and nobody wrote meanwhile.
     Still,
@@ -21,6 +21,8 @@ pub(crate) enum Held {
     Once,
     /// It may be of several moments.
     InDoubt,
+    /// It is one state of the file, and not what the source says that it must be: the sentence says how.
+    Malformed(String),
 }
 
 /// Stores content by `store`, twice if it does not hold still. Gives how many bytes were read, whatever came of them.
@@ -28,7 +30,7 @@ pub(crate) fn store_still(
     content: &mut dyn ReadContent,
     mut store: impl FnMut(&mut dyn ReadContent) -> Result<Kept, KeepError>,
 ) -> (u64, Result<(Kept, Held), KeepError>) {
-    let mut watched = Watched { content, changed: false, bytes: 0 };
+    let mut watched = Watched { content, changed: false, malformed: None, bytes: 0 };
     let kept = store_watched(&mut watched, &mut store);
     (watched.bytes, kept)
 }
@@ -39,14 +41,14 @@ fn store_watched(
 ) -> Result<(Kept, Held), KeepError> {
     let first = store(watched)?;
     if !watched.changed {
-        return Ok((first, Held::Still));
+        return Ok((first, watched.still()));
     }
     if !watched.content.read_again() {
         return Err(ContentError::ChangedWhileRead.into());
     }
     watched.changed = false;
     match store(watched) {
-        Ok(second) if !watched.changed => Ok((second, Held::Still)),
+        Ok(second) if !watched.changed => Ok((second, watched.still())),
         Ok(second) if second == first || sabotage::on("growth-unseen") => Ok((second, Held::Once)),
         Ok(second) => Ok((second, Held::InDoubt)),
         // Its name is gone, or is another file's by now: the first reading is all that there is.
@@ -55,11 +57,18 @@ fn store_watched(
     }
 }
 
-/// Content that says later, and not by an error, that it changed: an error would lose what was stored.
+/// Content that says later, and not by an error, what is wrong with it: an error would lose what was stored.
 struct Watched<'c> {
     content: &'c mut dyn ReadContent,
     changed: bool,
+    malformed: Option<String>,
     bytes: u64,
+}
+
+impl Watched<'_> {
+    fn still(&mut self) -> Held {
+        self.malformed.take().map_or(Held::Still, Held::Malformed)
+    }
 }
 
 impl ReadContent for Watched<'_> {
@@ -77,6 +86,10 @@ impl ReadContent for Watched<'_> {
         match self.content.finish() {
             Err(ContentError::ChangedWhileRead) => {
                 self.changed = true;
+                Ok(())
+            }
+            Err(ContentError::Malformed(how)) => {
+                self.malformed = Some(how);
                 Ok(())
             }
             finished => finished,

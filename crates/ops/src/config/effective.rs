@@ -183,13 +183,14 @@ fn of_source(source: &SourceConfig) -> Vec<Setting> {
 }
 
 fn of_files(files: &FilesSettings) -> Vec<Setting> {
-    let FilesSettings { include, exclude, exclude_file, one_file_system, newer_than } = files;
+    let FilesSettings { include, exclude, exclude_file, parse_json, one_file_system, newer_than } = files;
     // An include is a text or a small table; both can always be written as TOML.
     let include = include.iter().filter_map(|include| Value::try_from(include).ok()).collect();
     vec![
         setting("include", Some(Value::Array(include)), None),
         setting("exclude", Some(texts(exclude)), Some(texts(&[]))),
         setting("exclude_file", exclude_file.as_ref().map(|path| text(path.display())), None),
+        setting("parse_json", Some(texts(parse_json)), Some(texts(&[]))),
         setting("one_file_system", Some((*one_file_system).into()), Some(false.into())),
         setting("newer_than", newer_than.as_ref().map(text), None),
     ]

@@ -97,6 +97,8 @@ struct Files {
     exclude: Option<Vec<String>>,
     /// A file with more such patterns, one a line.
     exclude_file: Option<String>,
+    /// Files that must be JSON, in gitignore syntax; one that is not is kept and listed as a problem.
+    parse_json: Option<Vec<String>>,
     /// Stay on the file system of each include.
     one_file_system: Option<bool>,
     /// Only files modified within this time, as "7d".

@@ -175,3 +175,40 @@ fn a_file_that_goes_away_while_it_is_rewritten_is_kept_and_in_doubt() {
     assert_eq!(report.outcome, Outcome::WithProblems);
     assert!(restored == before);
 }
+
+#[test]
+fn a_file_that_must_be_json_and_is_not_is_kept_and_named_until_it_is() {
+    let world = World::new();
+    let folder = world.path("source");
+    fs::create_dir(&folder).unwrap();
+    let write = |name: &str, content: &str| fs::write(folder.join(name), content).unwrap();
+    write("good.json", "{\"a\": [1, 2]}\n");
+    write("torn.json", "{\"a\": [1, ");
+    write("empty.json", "");
+    write("notes.txt", "{ no JSON, and nobody says so");
+    let settings = FilesSettings {
+        include: vec![folder.as_path().into()],
+        parse_json: vec!["*.json".to_owned()],
+        ..FilesSettings::default()
+    };
+    let back_up = || {
+        let source = FilesSource::new(settings.clone()).unwrap();
+        world.backup(&[named("files", source)]).unwrap().snapshots.remove(0)
+    };
+    // An unchanged file that is broken is still broken.
+    for _ in 0..2 {
+        let snapshot = back_up();
+        assert_eq!(snapshot.outcome, Outcome::WithProblems);
+        let named: Vec<_> = snapshot.problems.iter().map(|problem| (&*problem.code, &*problem.on)).collect();
+        assert!(named.iter().all(|(code, _)| *code == "malformed") && named.len() == 2, "{named:?}");
+        assert!(named[0].1.ends_with("empty.json") && named[1].1.ends_with("torn.json"), "{named:?}");
+        let out = tempfile::tempdir().unwrap();
+        let target = Target::into_new(&out.path().join("out"), &world.cx).unwrap();
+        restore_files(&world.repo, snapshot.id.unwrap(), &[], target, &world.cx).unwrap();
+        let torn = out.path().join("out").join(folder.strip_prefix("/").unwrap()).join("torn.json");
+        assert_eq!(fs::read_to_string(torn).unwrap(), "{\"a\": [1, ", "its bytes are kept");
+    }
+    write("torn.json", "{\"a\": [1, 2]}");
+    write("empty.json", "[]");
+    assert_eq!(back_up().outcome, Outcome::Complete);
+}

@@ -55,6 +55,9 @@ pub struct FilesSettings {
     /// A file with more such patterns, one a line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exclude_file: Option<PathBuf>,
+    /// Files that must be JSON, in gitignore syntax, as `*.json`: one that is not is kept and listed as a problem.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parse_json: Vec<String>,
     /// Stay on the file system of each include: what is mounted below it is listed empty.
     #[serde(default)]
     pub one_file_system: bool,
@@ -146,6 +149,7 @@ pub struct FilesSource {
     settings: FilesSettings,
     neighbours: Neighbours,
     exclude: Gitignore,
+    json: Gitignore,
     newer_than: Option<SignedDuration>,
 }
 
@@ -168,7 +172,8 @@ impl FilesSource {
         }
         let exclude = exclude_matcher(&settings)?;
         let newer_than = settings.newer_than.as_deref().map(parse_age).transpose()?;
-        Ok(Self { settings, neighbours, exclude, newer_than })
+        let json = matcher("parse_json", &settings.parse_json)?;
+        Ok(Self { settings, neighbours, exclude, json, newer_than })
     }
 }
 
@@ -223,6 +228,7 @@ impl Source for FilesSource {
             own_beginnings: beginnings.collect(),
             databases: databases.iter().filter_map(|path| std::fs::canonicalize(path).ok()).collect(),
             exclude: self.exclude.clone(),
+            json: self.json.clone(),
             one_file_system: self.settings.one_file_system,
             not_before: self.newer_than.map(|age| file_time(moment, age)),
         };
@@ -332,6 +338,14 @@ fn identity_of(place: &Path) -> Option<beneath::Identity> {
 
 fn bad_setting(setting: &str, why: impl std::fmt::Display) -> SourceError {
     SourceError::Setting { setting: setting.to_owned(), why: why.to_string() }
+}
+
+fn matcher(setting: &str, patterns: &[String]) -> Result<Gitignore, SourceError> {
+    let mut builder = GitignoreBuilder::new("");
+    for pattern in patterns {
+        builder.add_line(None, pattern).map_err(|error| bad_setting(setting, error))?;
+    }
+    builder.build().map_err(|error| bad_setting(setting, error))
 }
 
 fn exclude_matcher(settings: &FilesSettings) -> Result<Gitignore, SourceError> {

@@ -25,7 +25,34 @@ pub(super) struct FileReader {
     pub(super) may_hide_access: bool,
     /// A second reading goes no further than the first.
     pub(super) limit: u64,
+    /// What is read so far of a file that must be JSON.
+    pub(super) json: Option<Json>,
     pub(super) file: Option<OpenFile>,
+}
+
+/// A file that must be JSON, as far as it is read.
+#[derive(Default)]
+pub(super) struct Json(Vec<u8>);
+
+/// Largest file that is parsed: it is held in memory.
+const MAX_JSON_BYTES: usize = 64 << 20;
+
+impl Json {
+    fn take(&mut self, bytes: &[u8]) {
+        // One byte more than the most, by which it is known to be more.
+        let room = (MAX_JSON_BYTES + 1).saturating_sub(self.0.len());
+        self.0.extend_from_slice(&bytes[..bytes.len().min(room)]);
+    }
+
+    fn check(&self) -> Result<(), ContentError> {
+        if self.0.len() > MAX_JSON_BYTES {
+            let what = format!("is longer than {} MiB and was not parsed", MAX_JSON_BYTES >> 20);
+            return Err(ContentError::Malformed(what));
+        }
+        serde_json::from_slice::<serde::de::IgnoredAny>(&self.0)
+            .map(drop)
+            .map_err(|error| ContentError::Malformed(format!("is no JSON: {error}")))
+    }
 }
 
 /// A file that is being read.
@@ -59,7 +86,16 @@ impl ReadContent for FileReader {
             self.file = Some(self.open()?);
         }
         match &mut self.file {
-            Some(file) => Ok(file.read(buffer).map_err(io::Error::from)?),
+            Some(file) => {
+                let stretch = file.read(buffer).map_err(io::Error::from)?;
+                match (&mut self.json, stretch) {
+                    (Some(json), Stretch::Data(n)) => json.take(&buffer[..n]),
+                    // Zeroes are no JSON, wherever they stand.
+                    (Some(json), Stretch::Hole(_)) => json.take(&[0]),
+                    (Some(_), Stretch::End) | (None, _) => {}
+                }
+                Ok(stretch)
+            }
             None => Ok(Stretch::End),
         }
     }
@@ -68,13 +104,18 @@ impl ReadContent for FileReader {
         let Some(file) = &self.file else { return Ok(()) };
         let after = beneath::look_at(file.fd.as_fd()).map_err(io::Error::from)?;
         let held_still = State::of(&after) == file.before && file.position == file.before.size;
-        if held_still { Ok(()) } else { Err(ContentError::ChangedWhileRead) }
+        match (held_still, &self.json) {
+            (false, _) => Err(ContentError::ChangedWhileRead),
+            (true, Some(json)) => json.check(),
+            (true, None) => Ok(()),
+        }
     }
 
     fn read_again(&mut self) -> bool {
         if let Some(file) = self.file.take() {
             self.limit = file.end;
         }
+        self.json = self.json.take().map(|_| Json::default());
         true
     }
 }

@@ -23,7 +23,7 @@ use rustix::io::{Errno, pread};
 use super::beneath::{self, Identity};
 use super::include::{NodeId, Plan};
 use super::names::Names;
-use super::read::FileReader;
+use super::read::{FileReader, Json};
 use super::xattr::XattrReader;
 use crate::{Content, Item, SourceError};
 
@@ -55,6 +55,8 @@ pub(super) struct Rules {
     pub(super) databases: Vec<PathBuf>,
     /// Matched against paths relative to each include.
     pub(super) exclude: Gitignore,
+    /// Matched against whole paths: files that must be JSON.
+    pub(super) json: Gitignore,
     pub(super) one_file_system: bool,
     /// Files modified before this are left out.
     pub(super) not_before: Option<FileTime>,
@@ -350,6 +352,7 @@ impl<'a> Walker<'a> {
                 identity,
                 may_hide_access: self.may_hide_access(seen),
                 limit: u64::MAX,
+                json: self.must_be_json().then(Json::default),
                 file: None,
             }),
         });
@@ -402,6 +405,11 @@ impl<'a> Walker<'a> {
         }
         let below = if base == 0 { &self.path[..] } else { &self.path[base + 1..] };
         self.rules.exclude.matched(Path::new(OsStr::from_bytes(below)), is_directory).is_ignore()
+    }
+
+    fn must_be_json(&self) -> bool {
+        let path = Path::new(OsStr::from_bytes(&self.path));
+        !self.rules.json.is_empty() && self.rules.json.matched(path, false).is_ignore()
     }
 
     fn may_hide_access(&self, seen: &Statx) -> bool {
