@@ -135,7 +135,17 @@ impl Lanes<'_> {
             let Some(item) = queue.reading.next().map_err(OpsError::of_source(self.source))? else { break };
             let before = queue.earlier.find(&item.entry.path);
             let before = match queue.earlier.reader() {
-                Some(reader) => self.reliable(before, reader)?,
+                Some(reader) => {
+                    let mut before = self.reliable(before, reader)?;
+                    if is_unchanged(&item, before.as_ref())
+                        && let Some(before) = &mut before
+                        && self.writer.should_read_anew(&before.content, reader)?
+                    {
+                        // It looks changed then, and what it keeps still serves as the parent of a map.
+                        before.entry.attributes.changed = FileTime::default();
+                    }
+                    before
+                }
                 None => before,
             };
             bytes += match &item.content {

@@ -11,6 +11,7 @@ use crate::frame_copy::{CopiedPack, FrameAt, FrameCopy};
 use crate::index::{IndexBuilder, Segment};
 use crate::index_set::IndexSet;
 use crate::log::{Change, Commit, SnapshotRef};
+use crate::prune::merge_small_indexes;
 use crate::reach::Named;
 use crate::reader::BlobReader;
 use crate::repo::{Repo, lock};
@@ -75,6 +76,10 @@ impl Writer {
                 indexes: own.segments.keys().copied().collect(),
             }))
         })?;
+        // The snapshots stand. That index objects cannot be merged now takes nothing from them.
+        if let Ok(state) = repo.follow() {
+            drop(merge_small_indexes(repo, &state));
+        }
         Ok(Committed { n, snapshots: snapshots.iter().map(|snapshot| snapshot.id).collect() })
     }
 }

@@ -355,6 +355,36 @@ impl Segment {
         pack.zip(frame).ok_or_else(|| self.failed(io::Error::other("a frame in it is none")))
     }
 
+    /// Shows every blob in the frames that `is_wanted` picks, by session and number.
+    ///
+    /// # Errors
+    /// [`RepoError::Cache`] if the cache file cannot be read.
+    pub(crate) fn blobs_in(
+        &self,
+        is_wanted: &dyn Fn(SessionId, u32) -> bool,
+        show: &mut dyn FnMut(BlobId),
+    ) -> Result<(), RepoError> {
+        let mut wanted = HashSet::new();
+        for number in 0..self.n_frames {
+            let (_, frame) = self.frame(number)?;
+            if is_wanted(frame.head.session, frame.head.number) {
+                wanted.insert(number);
+            }
+        }
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let mut buffer = [0; FENCE * BLOB_BYTES];
+        for at in (0..self.n_blobs).step_by(FENCE) {
+            let records = &mut buffer[..FENCE.min(self.n_blobs - at) * BLOB_BYTES];
+            self.read(records, self.blobs_at + (at * BLOB_BYTES) as u64)?;
+            let in_wanted = |record: &&[u8]| wanted.contains(&(u32_at(record, 32) as usize));
+            let found = records.chunks_exact(BLOB_BYTES).filter(in_wanted);
+            found.filter_map(|record| BlobId::from_slice(&record[..32])).for_each(&mut *show);
+        }
+        Ok(())
+    }
+
     /// Shows every pack with its frames and their blobs, in the order in which they were indexed. Holds the
     /// whole index in memory while it does.
     ///

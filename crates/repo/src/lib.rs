@@ -35,6 +35,7 @@ pub mod prune;
 pub mod reach;
 pub mod reader;
 pub mod recipient;
+mod refresh;
 pub mod repair;
 mod repo;
 pub mod retention;

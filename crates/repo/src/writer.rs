@@ -26,6 +26,7 @@ use crate::log::FrameName;
 use crate::object::{ObjectClass, seal_object};
 use crate::pack::{FinishedPack, OpenPack};
 use crate::reader::BlobReader;
+use crate::refresh::Refresh;
 use crate::repo::{Repo, lock};
 use crate::state::State;
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -62,6 +63,8 @@ pub(crate) struct Shared {
     session: SessionRecord,
     /// Nothing is damaged and every writer is one that we trust: what earlier snapshots need will do.
     relies_on_all: bool,
+    /// What is to be stored anew for the sake of sparse frames; worked out when it is first asked for.
+    refresh: OnceLock<Refresh>,
     epoch: EpochRecord,
     session_key: Secret32,
     metadata_key: Secret32,
@@ -136,6 +139,7 @@ impl Writer {
             base,
             base_index,
             relies_on_all,
+            refresh: OnceLock::new(),
             session,
             epoch,
             session_key,
@@ -375,9 +379,19 @@ impl Shared {
         Ok(lock(&self.seen).insert(id))
     }
 
+    pub(crate) fn refresh(&self) -> Result<&Refresh, RepoError> {
+        match self.refresh.get() {
+            Some(refresh) => Ok(refresh),
+            None => {
+                let refresh = Refresh::of(&self.base.sparse, &self.base_index)?;
+                Ok(self.refresh.get_or_init(|| refresh))
+            }
+        }
+    }
+
     /// Step 2 of the commit protocol: named by an index object of a writer that we trust, in a pack that is
     /// neither doomed nor damaged, in a frame that is not sparse.
-    fn is_usable(&self, id: BlobId) -> Result<bool, RepoError> {
+    pub(crate) fn is_usable(&self, id: BlobId) -> Result<bool, RepoError> {
         self.has_copy(id, &|frame| !self.base.sparse.contains(&frame))
     }
 

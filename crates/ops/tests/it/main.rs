@@ -4,4 +4,5 @@ mod changing;
 mod drill;
 mod files;
 mod lanes;
+mod sparse;
 mod world;

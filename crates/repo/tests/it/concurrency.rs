@@ -12,6 +12,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+type Meanwhile = Box<dyn Fn(&Lab) + Send + Sync>;
+
 /// Runs `work` once for each call that it makes, and each time `meanwhile` runs from begin to end before that
 /// call: as if the process had slept there.
 fn sleep_at_every_call<T>(
@@ -163,7 +165,6 @@ fn an_undelete_that_slept_through_a_prune_and_removal_is_whole_or_fails() {
 
 #[test]
 fn a_pruner_that_slept_through_commits_and_prunes_dooms_nothing_that_is_needed() {
-    type Meanwhile = Box<dyn Fn(&Lab) + Send + Sync>;
     let forgotten_again = tree(1, 1);
     let commit = {
         let tree = forgotten_again.clone();
@@ -239,6 +240,60 @@ fn a_remover_that_slept_through_an_undelete_leaves_it_whole() {
         },
     );
     assert!(came_back.load(Ordering::Relaxed) > 0, "no undelete was in time: the test tests nothing");
+}
+
+/// The runs of a month leave few index objects, without a prune.
+#[test]
+fn small_index_objects_are_merged_by_who_may_and_whatever_happens_meanwhile() {
+    let lab = Lab::new(33);
+    let process = lab.open();
+    for n in 0..31 {
+        let tree: Tree = [("number".to_owned(), n.to_string().into_bytes())].into();
+        let id = process.backup(&tree).unwrap();
+        if n > 1 {
+            process.forget(id).unwrap();
+        }
+    }
+    assert_eq!(process.repo.state().indexes.len(), 31);
+    let new = tree(9, 9);
+    let backup = |lab: &Lab| {
+        lab.open().backup(&tree(8, 9)).unwrap();
+    };
+    let meanwhile: [Meanwhile; 2] = [Box::new(backup), Box::new(prune_and_remove(greedy()))];
+    for meanwhile in meanwhile {
+        let meanwhile = Arc::new(meanwhile);
+        sleep_at_every_call(
+            &lab,
+            |process| process.backup(&new),
+            move |lab| meanwhile(lab),
+            |lab, result, what| {
+                let listed = lab.check();
+                match result {
+                    Ok(id) => assert!(listed[&id] == new, "{what}"),
+                    Err(error) => assert!(is_a_clean_end(&error), "{what}: {error:?}"),
+                }
+                let n_indexes = lab.open().repo.state().indexes.len();
+                assert!(n_indexes <= 3, "{what}: {n_indexes}");
+                lab.cx.clock.advance(SOFT);
+                lab.open().remove().unwrap();
+                assert_eq!(lab.check().len(), listed.len(), "{what}");
+            },
+        );
+    }
+}
+
+#[test]
+fn who_may_not_prune_merges_no_index_objects() {
+    let lab = Lab::new(34);
+    crate::small::add_writer(&lab.open().repo, &crate::small::WRITER_KEY, hikae_repo::log::Rights::WRITE);
+    let cache = tempfile::tempdir().unwrap();
+    let writer = crate::small::open_with(lab.memory.clone(), crate::small::WRITER_KEY, cache.path()).unwrap();
+    for n in 0..40 {
+        let tree: Tree = [("number".to_owned(), n.to_string().into_bytes())].into();
+        crate::world::backup(&writer, &tree, hikae_model::Cut::Files, None).unwrap();
+    }
+    assert_eq!(lab.check().len(), 40);
+    assert_eq!(lab.open().repo.state().indexes.len(), 40);
 }
 
 #[test]
