@@ -89,7 +89,7 @@ fn add_unnamed_indexes(repo: &Repo, state: &mut State, n: u64) -> Result<(), Rep
 }
 
 /// Names of the objects in a directory, without what is none of ours.
-fn names<T: FromStr>(repo: &Repo, directory: &str) -> Result<Vec<T>, RepoError> {
+pub(crate) fn names<T: FromStr>(repo: &Repo, directory: &str) -> Result<Vec<T>, RepoError> {
     let mut names = Vec::new();
     let own = |key: &ObjectKey| key.as_str().split('/').count() == 2;
     repo.store().list(directory, &mut |object| {

@@ -12,11 +12,12 @@
 //!   and path.
 //!
 //! The pieces: `verify/objects` reads the log and what it names, `verify/packs` reads packs, `verify/reach`
-//! walks snapshots.
+//! walks snapshots, `verify/unnamed` looks for what the log should name and does not.
 
 mod objects;
 mod packs;
 mod reach;
+mod unnamed;
 
 use crate::RepoError;
 use crate::repo::{Repo, lock};
@@ -133,10 +134,15 @@ pub fn verify(repo: &Repo, options: &VerifyOptions, cx: &Cx) -> Result<VerifyRep
     }
     let began = cx.elapsed();
     let found = Found::new(cx);
+    let listed = unnamed::Listed::read(repo)?;
     let history = objects::check_log(repo, &found)?;
     let state = repo.state();
     objects::check_keys(repo, &state, &history, &found)?;
     objects::check_evidence(repo, &history, &found)?;
+    // Of a damaged log nobody can say what it named.
+    if history.is_whole() {
+        listed.check(repo, &state, &history, &found)?;
+    }
     let (index, lost) = objects::check_indexes(repo, &state, &history, &found)?;
     let index = Arc::new(index);
     let mut damage = Damage { indexes: lost, ..Damage::default() };

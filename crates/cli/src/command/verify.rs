@@ -63,7 +63,8 @@ pub fn ended(report: &VerifyReport) -> Ended {
 /// What was looked at, and what is wrong.
 pub fn text(report: &VerifyReport) -> String {
     let mut text = match report.outcome {
-        Outcome::Complete => marked(Mark::Good, "All is well"),
+        Outcome::Complete if report.notes.is_empty() => marked(Mark::Good, "All is well"),
+        Outcome::Complete => marked(Mark::Doubtful, "Nothing that is kept is damaged, and there are notes"),
         Outcome::WithProblems | Outcome::Failed => {
             marked(Mark::Bad, count(report.n_problems, "problem", "problems"))
         }

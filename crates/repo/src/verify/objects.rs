@@ -10,11 +10,11 @@ use crate::header::Header;
 use crate::index::{BadSegment, Segment};
 use crate::index_set::IndexSet;
 use crate::layout;
-use crate::log::{self, Change, EvidenceRef, hash_of};
+use crate::log::{self, Change, EntryHash, EvidenceRef, hash_of};
 use crate::object::{BadObject, ObjectClass, open_object};
 use crate::repo::Repo;
 use crate::state::State;
-use hikae_model::{Advise as _, EpochId, EvidenceId, IndexId, Problem, SlotId, WriterId};
+use hikae_model::{Advise as _, EpochId, EvidenceId, IndexId, Problem, SlotId, SnapshotId, WriterId};
 use hikae_store::ObjectKey;
 use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
@@ -29,6 +29,10 @@ pub(super) struct History {
     /// Who named each index object.
     indexers: BTreeMap<IndexId, WriterId>,
     evidence: Vec<EvidenceRef>,
+    /// Every snapshot that was ever committed.
+    pub(super) snapshots: BTreeSet<SnapshotId>,
+    /// Hash of each entry by its number, as far as they can be read; first that of what stands before them.
+    pub(super) hashes: Vec<Option<EntryHash>>,
 }
 
 /// Reads the log from its first entry, whatever checkpoints say, and compares each checkpoint with the fold.
@@ -56,10 +60,13 @@ pub(super) fn check_log(repo: &Repo, found: &Found<'_>) -> Result<History, RepoE
     let state = repo.state();
     let end = state.n.max(last);
     let mut history = History::default();
+    history.hashes.push(Some(hash_of(&repo.header().to_bytes())));
     let mut fold = Some(State::begin(repo.header()));
     for n in 1..=end {
         found.cx.check()?;
-        match repo.read_entry(n) {
+        let entry = repo.read_entry(n);
+        history.hashes.push(entry.as_ref().ok().and_then(|entry| entry.as_ref().map(|(_, _, hash)| *hash)));
+        match entry {
             Ok(Some((entry, writer, hash))) => {
                 history.note(&entry.change, writer);
                 history.n_entries += 1;
@@ -132,12 +139,24 @@ fn check_checkpoint(repo: &Repo, n: u64, fold: Option<&State>, found: &Found<'_>
 }
 
 impl History {
+    /// True if every entry could be read.
+    pub(super) fn is_whole(&self) -> bool {
+        self.hashes.iter().all(Option::is_some)
+    }
+
+    pub(super) fn names_evidence(&self, id: EvidenceId) -> bool {
+        self.evidence.iter().any(|evidence| evidence.id == id)
+    }
+
     fn note(&mut self, change: &Change, writer: WriterId) {
         match change {
             Change::Epoch(epoch) => drop(self.epochs.insert(epoch.object, (epoch.id, writer))),
             Change::SlotRemoved(slot) => drop(self.removed_slots.insert(*slot)),
             Change::Evidence(evidence) => self.evidence.push(evidence.clone()),
-            Change::Commit(commit) => self.indexers.extend(commit.indexes.iter().map(|id| (*id, writer))),
+            Change::Commit(commit) => {
+                self.indexers.extend(commit.indexes.iter().map(|id| (*id, writer)));
+                self.snapshots.extend(commit.snapshots.iter().map(|snapshot| snapshot.id));
+            }
             Change::Prune(prune) => {
                 self.indexers.extend(prune.indexes_added.iter().map(|added| (added.id, writer)))
             }

@@ -1,13 +1,14 @@
 //! A log that is damaged, or older than it was, stops who writes and nobody who reads.
 
 use crate::lab::{Lab, Process, eager, tree};
-use crate::small::open;
+use crate::small::{evidence, open};
 use crate::world::{Tree, backup, restore};
 use hikae_model::{Cut, Outcome, SnapshotId};
 use hikae_repo::doubt::Doubt;
+use hikae_repo::evidence::put_evidence;
 use hikae_repo::keys::Secret32;
 use hikae_repo::slot::Wrap;
-use hikae_repo::verify::{VerifyOptions, verify};
+use hikae_repo::verify::{VerifyOptions, VerifyReport, verify};
 use hikae_repo::{RepoError, layout};
 use hikae_store::Store;
 use std::collections::BTreeMap;
@@ -114,4 +115,40 @@ fn an_older_copy_can_be_read_where_the_newer_one_was_made_and_not_written() {
     // To have read it is not to have forgotten the newer one.
     assert_eq!(open(lab.memory.clone(), cache.path()).unwrap().doubts(), []);
     assert!(!open(copy.memory.clone(), cache.path()).unwrap().doubts().is_empty());
+}
+
+/// Entries are taken off the end of the log, as somebody would who holds the store and no key.
+fn without_last(lab: &Lab, n_entries: u64) -> VerifyReport {
+    let last = lab.open().repo.state().n;
+    let lab = lab.fork();
+    for n in last - n_entries + 1..=last {
+        lab.memory.remove(&layout::log_entry(n)).unwrap();
+    }
+    // This machine has seen nothing of it.
+    let process = lab.open();
+    assert_eq!(process.repo.doubts(), []);
+    verify(&process.repo, &LOOK, &process.cx).unwrap()
+}
+
+#[test]
+fn what_a_log_put_back_does_not_name_any_more_is_named_by_verify() {
+    let lab = Lab::new(12);
+    let process = lab.open();
+    let first = process.backup(&tree(1, 1)).unwrap();
+    let second = backup(&process.repo, &tree(2, 2), Cut::Files, Some(first)).unwrap().snapshots[0];
+    assert_eq!(verify(&process.repo, &LOOK, &process.cx).unwrap().notes, []);
+    // One record without an entry may be of a run that died.
+    let report = without_last(&lab, 1);
+    assert_eq!((report.outcome, report.notes.len()), (Outcome::Complete, 1));
+    assert!(report.notes[0].on.contains(&second.to_string()));
+    // But a parent was in the log once, and so was the entry that a drill names.
+    let report = without_last(&lab, 2);
+    let rolled_back = |report: &VerifyReport, key: String| {
+        report.problems.iter().any(|problem| problem.code == "rolled-back" && problem.on == key)
+    };
+    assert!(rolled_back(&report, layout::snapshot(first).to_string()), "{report:?}");
+    let drilled = put_evidence(&process.repo, &evidence(&process.repo, second)).unwrap();
+    assert_eq!(without_last(&lab, 1).outcome, Outcome::Complete);
+    let report = without_last(&lab, 2);
+    assert!(rolled_back(&report, layout::evidence(drilled).to_string()), "{report:?}");
 }
