@@ -15,6 +15,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use zeroize::Zeroizing;
 
+/// No object is written for as long as this: a file on its way in that is older was left by a run that died. Were it
+/// not, its owner would find it gone and fail cleanly.
+const LONGEST_PUT: jiff::SignedDuration = jiff::SignedDuration::from_hours(48);
+
 /// What somebody has to open a repository with.
 #[derive(Clone)]
 pub enum KeyChoice {
@@ -238,6 +242,10 @@ impl Place {
         // It is a repository, so its modes are ours to mend. A failure to look does not keep anybody from
         // reading; `doctor` looks again.
         let repaired = store.repair_modes().unwrap_or_default();
+        // What killed runs left half written. Nothing else rests on it, so who may not remove it reads on.
+        if let Ok(before) = cx.now().checked_sub(LONGEST_PUT) {
+            drop(store.reclaim_temporary(before));
+        }
         Ok(Opened { repo: Arc::new(repo), repaired })
     }
 

@@ -146,7 +146,9 @@ fn read(path: &Path) -> Result<Option<Head>, RepoError> {
     let mut words = text.trim_end().splitn(3, ' ');
     let head = || {
         let n = words.next()?.parse().ok()?;
-        Some(Head { n, hash: words.next()?.to_owned(), place: words.next().unwrap_or_default().to_owned() })
+        // A line that was cut short vouches for nothing.
+        let hash = words.next().filter(|hash| hash.len() == 2 * size_of::<EntryHash>())?.to_owned();
+        Some(Head { n, hash, place: words.next().unwrap_or_default().to_owned() })
     };
     Ok({ head }())
 }

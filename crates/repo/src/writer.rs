@@ -32,6 +32,7 @@ use crate::state::State;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use hikae_model::{BlobId, IndexId, RunId, sabotage};
 use std::collections::{HashMap, HashSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::thread::JoinHandle;
@@ -430,12 +431,10 @@ impl Shared {
             }
         };
         for job in jobs {
-            if let Some(coder) = coder.as_mut().filter(|_| self.failed.get().is_none())
-                && let Err(error) = self.seal_frame(coder, job)
-            {
-                self.fail(error);
-            }
-            self.land();
+            self.land_after(|| match coder.as_mut().filter(|_| self.failed.get().is_none()) {
+                Some(coder) => self.seal_frame(coder, job),
+                None => Ok(()),
+            });
         }
     }
 
@@ -506,12 +505,10 @@ impl Shared {
 
     fn store_packs(&self, full: &Receiver<OpenPack>) {
         for pack in full {
-            if self.failed.get().is_none()
-                && let Err(error) = self.store_pack(pack)
-            {
-                self.fail(error);
-            }
-            self.land();
+            self.land_after(|| match self.failed.get() {
+                None => self.store_pack(pack),
+                Some(_) => Ok(()),
+            });
         }
     }
 
@@ -563,6 +560,16 @@ impl Shared {
         }
         drop(in_flight);
         self.check()
+    }
+
+    /// Does what is in flight, and lands it whatever happens: who waits for it must not wait for ever, because a
+    /// thread that was to do it panicked.
+    fn land_after(&self, work: impl FnOnce() -> Result<(), RepoError>) {
+        let done = catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(RepoError::Worker));
+        if let Err(error) = done {
+            self.fail(error);
+        }
+        self.land();
     }
 
     fn land(&self) {

@@ -323,7 +323,7 @@ fn stale_caches_lead_nobody_to_what_was_pruned() {
 }
 
 /// What may end a run when everything that it relies on may be pruned and removed at any time.
-fn is_a_clean_end(error: &RepoError) -> bool {
+pub fn is_a_clean_end(error: &RepoError) -> bool {
     matches!(
         error,
         RepoError::PackGone { .. }

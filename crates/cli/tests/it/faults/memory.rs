@@ -24,3 +24,17 @@ fn a_backup_without_memory_makes_no_false_snapshot() {
     println!("little memory: {n_failed} runs failed, {n_well} ended well");
     assert!(n_failed > 0 && n_well > 0, "{n_failed} failed, {n_well} ended well");
 }
+
+/// What a run that died left of an object is removed by a later one, once nobody can be at work on it any more.
+#[test]
+fn what_a_dead_run_left_half_written_is_reclaimed() {
+    let world = World::with_a_snapshot();
+    let [young, old] = ["0".repeat(32), "1".repeat(32)].map(|name| world.path("repo/tmp").join(name));
+    for file in [&young, &old] {
+        std::fs::write(file, "half of a pack").unwrap();
+    }
+    let aged = std::process::Command::new("touch").args(["-d", "3 days ago"]).arg(&old).status();
+    assert!(aged.unwrap().success());
+    world.ok(&["backup"]);
+    assert!(young.exists() && !old.exists(), "{} and {}", young.exists(), old.exists());
+}
