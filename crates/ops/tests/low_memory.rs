@@ -78,7 +78,7 @@ fn open(root: &Path, cache: &str) -> Arc<Repo> {
 fn back_up(root: &Path) -> bool {
     let cx = system_cx();
     let repo = open(root, "cache");
-    let settings = FilesSettings { include: vec![root.join("source")], ..FilesSettings::default() };
+    let settings = FilesSettings { include: vec![root.join("source").into()], ..FilesSettings::default() };
     let source = FilesSource::new(settings).unwrap();
     let hooks = Hooks { time_limit: Duration::from_secs(5), ..Hooks::default() };
     let source = NamedSource { name: "files".to_owned(), source: Box::new(source), hooks };
@@ -154,7 +154,7 @@ fn fail_at(machine: &Path, at: u64, follow: bool) -> (bool, u64) {
     let report = verify(&repo, &options, repo.cx()).unwrap();
     assert_eq!((report.outcome, report.problems), (Outcome::Complete, Vec::new()), "{what}");
     // One that stands though its process died at its very end has all that it should have.
-    let complete = repo.state().snapshots.values().all(|snapshot| snapshot.complete);
+    let complete = repo.state().snapshots.values().all(|snapshot| snapshot.snapshot.complete);
     assert!(complete || !ended.success(), "{what}: a snapshot with holes, and no word of it");
     assert!(back_up(root.path()), "{what}: the next backup");
     let counted = std::fs::read_to_string(root.path().join("allocations")).ok();
