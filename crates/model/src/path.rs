@@ -49,6 +49,14 @@ impl TreePath {
         Ok(Self(bytes.into()))
     }
 
+    /// The path that is shown as this one, if its text holds what stands for bytes that cannot be shown.
+    pub fn parse_shown(shown: &Self) -> Option<Self> {
+        if !shown.0.contains(&b'\\') {
+            return None;
+        }
+        Self::parse(unshown(&shown.0)?).ok()
+    }
+
     /// This path with one more name.
     ///
     /// # Errors
@@ -132,6 +140,41 @@ fn shown(bytes: &[u8]) -> String {
     text
 }
 
+/// Undoes [`shown`]; nothing for what it would not have made.
+fn unshown(text: &[u8]) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((&first, after)) = rest.split_first() {
+        if first != b'\\' {
+            bytes.push(first);
+            rest = after;
+            continue;
+        }
+        let (&kind, after) = after.split_first()?;
+        rest = after;
+        match kind {
+            b'\\' => bytes.push(b'\\'),
+            b'n' => bytes.push(b'\n'),
+            b'r' => bytes.push(b'\r'),
+            b't' => bytes.push(b'\t'),
+            b'x' => {
+                let digits = std::str::from_utf8(rest.get(..2)?).ok()?;
+                bytes.push(u8::from_str_radix(digits, 16).ok()?);
+                rest = &rest[2..];
+            }
+            b'u' => {
+                let end = rest.iter().position(|&byte| byte == b'}')?;
+                let digits = std::str::from_utf8(rest[..end].strip_prefix(b"{")?).ok()?;
+                let c = char::from_u32(u32::from_str_radix(digits, 16).ok()?)?;
+                bytes.extend(c.encode_utf8(&mut [0; 4]).bytes());
+                rest = &rest[end + 1..];
+            }
+            _ => return None,
+        }
+    }
+    Some(bytes)
+}
+
 /// Unicode's marks for the direction of text, which can make a name read as another.
 fn is_direction_mark(c: char) -> bool {
     matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
@@ -164,6 +207,19 @@ mod tests {
         assert!(path("a/b").is_within(&path("a")));
         assert!(path("a").is_within(&path("a")));
         assert!(!path("ab").is_within(&path("a")));
+    }
+
+    #[test]
+    fn what_is_shown_leads_back_to_the_path() {
+        for bytes in [b"bad\xff\xfename".as_slice(), b"a\\x41/\ttab\n", "red\x1b[31m\u{202e}表".as_bytes()] {
+            let path = TreePath::parse(bytes).unwrap();
+            let shown = TreePath::parse(path.to_string()).unwrap();
+            assert_eq!(TreePath::parse_shown(&shown), Some(path));
+        }
+        for text in ["plain", "a\\", "a\\q", "a\\xg0", "a\\u{110000}", "a\\u{2f"] {
+            assert_eq!(TreePath::parse_shown(&path(text)), None, "{text}");
+        }
+        assert_eq!(TreePath::parse_shown(&path("a\\x2f\\x2e\\x2e")), None, "no name of a path is `..`");
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //! the files that need it, and those only if no other copy is good.
 
 use crate::OpsError;
+use crate::choice::Choice;
 use crate::report::RestoreReport;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use hikae_model::{Cx, Entry, EntryKind, Outcome, Problem, SnapshotId, TreePath};
@@ -20,7 +21,7 @@ use hikae_repo::reach::{Entries, Named};
 use hikae_repo::reader::BlobReader;
 use hikae_repo::{Repo, RepoError};
 use hikae_source::files::{FileWriter, PlaceError, Placed, Target};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -32,8 +33,7 @@ const MAX_OPEN_FILES: usize = 256;
 /// Restores `paths` of a snapshot and all below them, or everything if there are none.
 ///
 /// # Errors
-/// Faults that end the restore: the repository's metadata, a full target, cancellation. Faults of single
-/// entries stand in the report.
+/// As for [`restore_chosen`].
 pub fn restore_files(
     repo: &Repo,
     snapshot: SnapshotId,
@@ -41,12 +41,27 @@ pub fn restore_files(
     target: Target,
     cx: &Cx,
 ) -> Result<RestoreReport, OpsError> {
+    restore_chosen(repo, snapshot, &Choice::below(paths), target, cx)
+}
+
+/// Restores what was chosen of a snapshot.
+///
+/// # Errors
+/// Faults that end the restore: the repository's metadata, a full target, cancellation. Faults of single
+/// entries stand in the report.
+pub fn restore_chosen(
+    repo: &Repo,
+    snapshot: SnapshotId,
+    choice: &Choice,
+    target: Target,
+    cx: &Cx,
+) -> Result<RestoreReport, OpsError> {
     let began = cx.elapsed();
     let record = repo.snapshot(snapshot)?.record;
     cx.progress().begin("restoring", &record.source, record.bytes);
     let named = Named { id: snapshot, record: &record };
-    let work = Work { repo, target: &target, cx, written: Tally::default(), fatal: Mutex::new(None) };
-    let mut found = vec![false; paths.len()];
+    let work = Work { repo, target: &target, choice, cx, written: Tally::default(), fatal: Mutex::new(None) };
+    let mut missing: BTreeSet<TreePath> = choice.paths().cloned().collect();
     let walked = std::thread::scope(|scope| {
         let workers = std::thread::available_parallelism().map_or(2, usize::from);
         let (jobs, queue) = bounded::<Job<'_>>(2 * workers);
@@ -55,14 +70,14 @@ pub fn restore_files(
             scope.spawn(move || work.write_frames(&queue));
         }
         drop(queue);
-        work.walk(named, paths, &mut found, jobs)
+        work.walk(named, &mut missing, jobs)
     });
     if let Some(error) = lock(&work.fatal).take() {
         return Err(error);
     }
     let links = walked?;
     links.iter().try_for_each(|link| work.place(link))?;
-    for (path, _) in paths.iter().zip(&found).filter(|(_, found)| !**found) {
+    for path in missing {
         work.problem(
             Problem::new("not-in-snapshot", path, "is not in the snapshot").advise("look with `hikae ls`"),
         );
@@ -88,6 +103,7 @@ pub fn restore_files(
 struct Work<'a> {
     repo: &'a Repo,
     target: &'a Target,
+    choice: &'a Choice,
     cx: &'a Cx,
     written: Tally,
     fatal: Mutex<Option<OpsError>>,
@@ -140,6 +156,47 @@ struct Range<'a> {
     bytes: u64,
 }
 
+/// Further names of files.
+#[derive(Default)]
+struct Links {
+    /// Those that wait for their files.
+    waiting: Vec<Entry>,
+    /// For first names that were not chosen: the chosen name that comes back in its stead.
+    in_stead: HashMap<TreePath, TreePath>,
+}
+
+impl Links {
+    /// Makes a further name lead to where its first name lands. If that is not chosen, this name takes its content, and
+    /// those that follow lead here.
+    fn resolve(
+        &mut self,
+        stored: &mut StoredEntry,
+        choice: &Choice,
+        reader: &mut BlobReader<'_>,
+        named: Named<'_>,
+    ) -> Result<(), OpsError> {
+        let EntryKind::HardLink { to } = &stored.entry.kind else { return Ok(()) };
+        let first = match (choice.wants(to), self.in_stead.get(to)) {
+            (true, _) => to.clone(),
+            (false, Some(first)) => first.clone(),
+            (false, None) => {
+                // A listing without the first name is damaged, and the link a problem when it is placed.
+                if let Some(mut first) = reader.entry(named, to)? {
+                    let path = stored.entry.path.clone();
+                    self.in_stead.insert(to.clone(), path.clone());
+                    first.entry.path = path;
+                    *stored = first;
+                }
+                return Ok(());
+            }
+        };
+        if let Some(to) = choice.landing(first) {
+            stored.entry.kind = EntryKind::HardLink { to };
+        }
+        Ok(())
+    }
+}
+
 /// Files whose frames are being gathered.
 #[derive(Default)]
 struct Window<'a> {
@@ -154,40 +211,41 @@ impl<'a> Work<'a> {
     fn walk(
         &self,
         named: Named<'_>,
-        paths: &[TreePath],
-        found: &mut [bool],
+        missing: &mut BTreeSet<TreePath>,
         jobs: Sender<Job<'a>>,
     ) -> Result<Vec<Entry>, OpsError> {
-        let from = paths.iter().min();
-        let mut entries = Entries::of(BlobReader::new(self.repo)?, named, from)?;
+        let (first, last) = (self.choice.paths().min(), self.choice.paths().max());
+        let mut entries = Entries::of(BlobReader::new(self.repo)?, named, first)?;
+        for folder in self.choice.folders_above() {
+            if let Some(stored) = entries.reader().entry(named, &folder)? {
+                self.target.folder_above(&stored.entry).or_else(|error| self.failed(error))?;
+            }
+        }
         let mut window = Window::default();
-        let mut links = Vec::new();
-        let last = paths.iter().max();
-        while let Some(stored) = entries.next_entry()? {
+        let mut links = Links::default();
+        while let Some(mut stored) = entries.next_entry()? {
             self.cx.check()?;
             if lock(&self.fatal).is_some() {
                 return Ok(Vec::new());
             }
             let path = &stored.entry.path;
-            if !paths.is_empty() {
-                let mut wanted = false;
-                for (asked, found) in
-                    paths.iter().zip(found.iter_mut()).filter(|(asked, _)| path.is_within(asked))
-                {
-                    wanted = true;
-                    *found |= path == asked;
+            if !self.choice.wants(path) {
+                // All that is below the last path follows it at once.
+                if last.is_some_and(|last| path > last) {
+                    break;
                 }
-                if !wanted {
-                    // All that is below the last path follows it at once.
-                    if last.is_some_and(|last| path > last) {
-                        break;
-                    }
-                    continue;
-                }
+                continue;
+            }
+            missing.remove(path);
+            links.resolve(&mut stored, self.choice, entries.reader(), named)?;
+            match self.choice.landing(stored.entry.path) {
+                Some(landing) => stored.entry.path = landing,
+                // The target itself, which is there.
+                None => continue,
             }
             match &stored.entry.kind {
                 EntryKind::Directory => self.place(&stored.entry)?,
-                EntryKind::HardLink { .. } => links.push(stored.entry),
+                EntryKind::HardLink { .. } => links.waiting.push(stored.entry),
                 EntryKind::File { .. } => {
                     self.plan(stored, entries.reader(), &mut window)?;
                     if window.n_ranges >= MAX_RANGES || window.n_open_files >= MAX_OPEN_FILES {
@@ -202,7 +260,7 @@ impl<'a> Work<'a> {
             }
         }
         hand_out(&mut window, &jobs);
-        Ok(links)
+        Ok(links.waiting)
     }
 
     /// Finds the frames that a file needs.

@@ -64,6 +64,21 @@ pub fn restore_sqlite(
     })
 }
 
+/// Where [`restore_sqlite`] would put a database. Makes nothing.
+///
+/// # Errors
+/// [`OpsError`]: what the restore would be refused for.
+pub fn plan_sqlite(
+    repo: &Repo,
+    snapshot: SnapshotId,
+    target: &Path,
+    replace: bool,
+) -> Result<PathBuf, OpsError> {
+    let stored = StoredSnapshot::open(repo, snapshot)?;
+    let looked = sqlite::look(&stored, target, sqlite::RestoreOptions { replace });
+    looked.map_err(OpsError::of_source(&stored.record().source))
+}
+
 /// Where a PostgreSQL database is restored to, and how.
 #[derive(Clone, Debug, Default)]
 pub struct PostgresqlTarget {

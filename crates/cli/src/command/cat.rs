@@ -4,8 +4,8 @@ use crate::app::App;
 use crate::failure::{Ended, Failure};
 use clap::Args;
 use hikae_model::ErrorCode;
-use hikae_ops::browse::parse_path;
 use hikae_ops::cat::cat;
+use hikae_ops::choice::path_of;
 use hikae_ops::config::Config;
 use hikae_ops::select::SnapshotSelector;
 use std::ffi::OsString;
@@ -32,8 +32,7 @@ pub fn run(args: &CatArgs, app: &App) -> Result<Ended, Failure> {
     let repo = app.open()?;
     let state = app.readable(&repo)?;
     let snapshot = args.snapshot.resolve(&state, args.source.as_deref(), &app.around.zone)?;
-    let path = parse_path(args.path.as_bytes())?;
-    let path = path.ok_or_else(|| Failure::new(ErrorCode::Usage, "the top is no file", None))?;
+    let path = path_of(&repo, snapshot.snapshot.id, args.path.as_bytes())?;
     // Where there is no configuration, or a broken one in an outage, nothing is known to be secret.
     let config = if args.reveal { Config::default() } else { app.config_or_none().unwrap_or_default() };
     if config.sources.get(&snapshot.snapshot.source).is_some_and(|source| source.is_secret(&path)) {

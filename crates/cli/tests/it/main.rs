@@ -11,6 +11,7 @@ mod keys;
 mod machine_output;
 mod postgresql;
 mod protecting;
+mod restoring;
 mod retention;
 mod secrets;
 mod signals;

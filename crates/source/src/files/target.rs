@@ -141,18 +141,55 @@ impl Target {
                 let _ = fremovexattr(&target.root, acl);
             }
         }
-        let mut names = Names::default();
-        names
-            .read(target.root.as_fd(), &mut Vec::with_capacity(1 << 15))
-            .map_err(|e| io("read")(e.into()))?;
-        if names.n_left() > 0 {
-            return Err(forbidden(
-                format!("{} is not empty", directory.display()),
-                "name a new directory, or say what may happen to the files in this one (never, if-newer, \
-                 if-changed or always overwrite)",
-            ));
-        }
+        target.require_empty(directory)?;
         Ok(target)
+    }
+
+    fn require_empty(&self, directory: &Path) -> Result<(), SourceError> {
+        let mut names = Names::default();
+        names.read(self.root.as_fd(), &mut Vec::with_capacity(1 << 15)).map_err(|error| SourceError::Io {
+            verb: "read",
+            path: directory.to_owned(),
+            source: error.into(),
+        })?;
+        match names.n_left() {
+            0 => Ok(()),
+            _ => Err(forbidden(
+                format!("{} is not empty", directory.display()),
+                "name a new folder, or say with --overwrite what may happen to the files in this one: never, \
+                 if-newer, if-changed or always",
+            )),
+        }
+    }
+
+    /// Sees whether [`into_new`](Self::into_new) or, with `overwrite`, [`into_existing`](Self::into_existing) would take
+    /// this target, and makes nothing.
+    ///
+    /// # Errors
+    /// What they would refuse.
+    pub fn check(
+        directory: &Path,
+        overwrite: Option<Overwrite>,
+        mounts: Mounts,
+        cx: &Cx,
+    ) -> Result<(), SourceError> {
+        if !directory.try_exists().is_ok_and(|there| !there) {
+            match overwrite {
+                Some(overwrite) => drop(Self::open_existing(directory, overwrite, mounts, cx)?),
+                None => Self::open(directory, None, Mounts::Refuse, true, cx)?.require_empty(directory)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The place that entries were read from: each goes back under its own path. Disks that are mounted there belong to
+    /// it. No link is followed on the way to anything, so nobody who may only write somewhere in it can send a restore
+    /// elsewhere.
+    ///
+    /// # Errors
+    /// [`SourceError`] if another restore is putting back, or the system cannot confine one.
+    pub fn in_place(overwrite: Overwrite, cx: &Cx) -> Result<Self, SourceError> {
+        Self::open_root(Path::new("/"), Some(overwrite), Mounts::Cross, true, cx)
     }
 
     /// A target that exists. What is not in the snapshot stays as it is.
@@ -161,6 +198,21 @@ impl Target {
     /// [`SourceError`] if it is `/`, a mount point that may not be crossed, in use by another restore, or
     /// cannot be opened.
     pub fn into_existing(
+        directory: &Path,
+        overwrite: Overwrite,
+        mounts: Mounts,
+        cx: &Cx,
+    ) -> Result<Self, SourceError> {
+        let target = Self::open_existing(directory, overwrite, mounts, cx)?;
+        target.sweep(target.root.as_fd()).map_err(|error| SourceError::Io {
+            verb: "clear what an interrupted restore left in",
+            path: directory.to_owned(),
+            source: error.into(),
+        })?;
+        Ok(target)
+    }
+
+    fn open_existing(
         directory: &Path,
         overwrite: Overwrite,
         mounts: Mounts,
@@ -177,11 +229,33 @@ impl Target {
                 "restore into a directory in it, or allow mounts to be crossed",
             ));
         }
-        target.sweep(target.root.as_fd()).map_err(io("clear what an interrupted restore left in"))?;
         Ok(target)
     }
 
+    /// Opens a target that is not `/`.
     fn open(
+        directory: &Path,
+        overwrite: Option<Overwrite>,
+        mounts: Mounts,
+        inherits: bool,
+        cx: &Cx,
+    ) -> Result<Self, SourceError> {
+        let target = Self::open_root(directory, overwrite, mounts, inherits, cx)?;
+        let failed =
+            |error: Errno| SourceError::Io { verb: "open", path: directory.to_owned(), source: error.into() };
+        let seen = beneath::look_at(target.root.as_fd()).map_err(failed)?;
+        let slash = beneath::look(CWD, c"/").map_err(failed)?;
+        if beneath::identity(&seen) == beneath::identity(&slash) {
+            return Err(forbidden(
+                "/ is no target: everything would be restored over the running system".to_owned(),
+                "put single folders and files back with --in-place --path PATH, or mount the disk elsewhere and \
+                 restore there",
+            ));
+        }
+        Ok(target)
+    }
+
+    fn open_root(
         directory: &Path,
         overwrite: Option<Overwrite>,
         mounts: Mounts,
@@ -191,15 +265,14 @@ impl Target {
         let failed =
             |error: Errno| SourceError::Io { verb: "open", path: directory.to_owned(), source: error.into() };
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = openat(CWD, directory, flags, Mode::empty()).map_err(failed)?;
-        let seen = beneath::look_at(root.as_fd()).map_err(failed)?;
-        let slash = beneath::look(CWD, c"/").map_err(failed)?;
-        if beneath::identity(&seen) == beneath::identity(&slash) {
-            return Err(forbidden(
-                "/ cannot be restored into while it runs".to_owned(),
-                "mount the disk elsewhere and restore there, or restore single folders",
-            ));
-        }
+        let root = openat(CWD, directory, flags, Mode::empty()).map_err(|error| match error {
+            Errno::NOTDIR => SourceError::Failed {
+                code: ErrorCode::Usage,
+                what: format!("{} is no folder, and files are restored into one", directory.display()),
+                advice: Some("name a new folder".into()),
+            },
+            error => failed(error),
+        })?;
         // Before Linux 5.6 we could not hold what this module promises, and so do not start.
         beneath::open(root.as_fd(), b".", OFlags::PATH, ResolveFlags::empty()).map_err(
             |error| match error {
@@ -250,6 +323,24 @@ impl Target {
             lock(&self.directories).push(PendingDirectory { path: entry.path.clone(), attributes });
         }
         Ok(placed)
+    }
+
+    /// Makes a directory that stands above what is restored, as it was, if nothing stands there. One that stands is
+    /// left as it is.
+    ///
+    /// # Errors
+    /// [`PlaceError`] if it cannot be made.
+    pub fn folder_above(&self, entry: &Entry) -> Result<(), PlaceError> {
+        let (parent, name) = self.parent(&entry.path)?;
+        match mkdirat(parent.as_fd(), name, Mode::RWXU) {
+            Ok(()) => {
+                let attributes = Box::new(entry.attributes.clone());
+                lock(&self.directories).push(PendingDirectory { path: entry.path.clone(), attributes });
+                Ok(())
+            }
+            Err(Errno::EXIST) => Ok(()),
+            Err(error) => Err(PlaceError::of(&entry.path, error)),
+        }
     }
 
     fn take_directory(

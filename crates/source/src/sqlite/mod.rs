@@ -29,7 +29,7 @@ mod scratch;
 
 pub use compare::check_restored;
 pub use manifest::{BadManifest, ForeignKeys, Manifest, Skipped, Table, Violations};
-pub use restore::{RestoreOptions, SqliteRestored, restore};
+pub use restore::{RestoreOptions, SqliteRestored, look, restore};
 pub use scratch::PREFIX as SCRATCH_PREFIX;
 
 use crate::{Reading, Source, SourceError};

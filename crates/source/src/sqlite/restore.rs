@@ -44,6 +44,23 @@ pub struct SqliteRestored {
 /// What SQLite keeps beside a database.
 const COMPANIONS: [&str; 3] = ["-wal", "-shm", "-journal"];
 
+/// Sees where [`restore`] would put the database of a snapshot, and makes nothing.
+///
+/// # Errors
+/// What it would refuse: something is there and may not be replaced, or somebody has it open.
+pub fn look(stored: &dyn Stored, target: &Path, options: RestoreOptions) -> Result<PathBuf, SourceError> {
+    let entry = the_database(stored)?;
+    the_manifest(stored)?;
+    let place = Place::find(target, entry)?;
+    if !options.replace {
+        place.require_free()?;
+    }
+    match fs::metadata(&place.path).ok().and_then(|metadata| who_has_open(&metadata)) {
+        Some(process) => Err(in_use(&place.path, process)),
+        None => Ok(place.path),
+    }
+}
+
 /// Puts the database of a snapshot back: into `target` if that is a directory, else under that name.
 ///
 /// # Errors
@@ -63,6 +80,7 @@ pub fn restore(
     if !options.replace {
         place.require_free()?;
     }
+    place.make_directory()?;
     let old = place.lock_old()?;
     let temporary = Temporary::create(&place, cx)?;
     let bytes = temporary.fill(stored, entry, cx)?;
@@ -114,8 +132,13 @@ struct Place {
 impl Place {
     fn find(target: &Path, entry: &Entry) -> Result<Self, SourceError> {
         let target = std::path::absolute(target).map_err(|error| refused("find", target, error))?;
+        // A name that ends in `/` means a directory, whether it is there or not.
+        let names_directory = target.as_os_str().as_bytes().ends_with(b"/");
         let path = match fs::metadata(&target) {
             Ok(metadata) if metadata.is_dir() => target.join(OsStr::from_bytes(entry.path.name())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && names_directory => {
+                target.join(OsStr::from_bytes(entry.path.name()))
+            }
             _ => target,
         };
         // A link stays, and what it names is replaced: SQLite's log stands beside that.
@@ -126,16 +149,20 @@ impl Place {
             _ => path,
         };
         let directory = path.parent().map(Path::to_owned).unwrap_or_default();
-        if !directory.is_dir() {
-            return Err(SourceError::Missing { path: directory });
-        }
+        let neither = |path: &Path| SourceError::Setting {
+            setting: "target".into(),
+            why: format!("{} is neither a file nor a directory to restore into", path.display()),
+        };
         match fs::metadata(&path) {
-            Ok(metadata) if !metadata.is_file() => Err(SourceError::Setting {
-                setting: "target".into(),
-                why: format!("{} is neither a file nor a directory to restore into", path.display()),
-            }),
+            Ok(metadata) if !metadata.is_file() => Err(neither(&path)),
+            Err(error) if error.kind() == io::ErrorKind::NotADirectory => Err(neither(&path)),
             _ => Ok(Self { path, directory }),
         }
+    }
+
+    /// Makes the directory that the database goes into, and those above it.
+    fn make_directory(&self) -> Result<(), SourceError> {
+        fs::create_dir_all(&self.directory).map_err(|error| refused("make", &self.directory, error))
     }
 
     /// Refuses if there is a database, or what is left of one: SQLite would play its log into ours.
@@ -147,7 +174,7 @@ impl Place {
                     code: ErrorCode::Forbidden,
                     what: format!("{} is there already", path.display()),
                     advice: Some(
-                        "restore into another directory, or ask for it to be replaced: it is then kept aside"
+                        "name another --target, or replace it with --overwrite always: it is then kept aside"
                             .into(),
                     ),
                 });

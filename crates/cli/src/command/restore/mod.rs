@@ -1,0 +1,217 @@
+//! `hikae restore`
+
+mod database;
+mod files;
+
+use super::list;
+use crate::app::{App, absolute};
+use crate::failure::{Ended, Failure};
+use crate::page::{Mark, count, marked};
+use clap::{Args, ValueEnum};
+use hikae_model::{ErrorCode, SnapshotId};
+use hikae_ops::list::{ListedSnapshot, listed};
+use hikae_ops::select::SnapshotSelector;
+use hikae_ops::{Overwrite, Repo};
+use serde::Serialize;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+/// Restore a snapshot: into a new folder, beside the live database, or where you say
+#[derive(Debug, Args)]
+#[command(after_help = "Without a snapshot, lists what there is.\n\n\
+    Examples:\n  \
+    hikae restore documents\n  \
+    hikae restore documents --date 2026-11-18 --path /srv/documents/letter.odt --into /tmp/letters\n  \
+    hikae restore documents --path /srv/documents/letter.odt --in-place --overwrite always\n  \
+    hikae restore shop --connection postgresql://admin@db.example.org/postgres --swap")]
+pub struct RestoreArgs {
+    /// Snapshot: a source, beginning of an id, a time, `latest` or `latest-verified`
+    snapshot: Option<SnapshotSelector>,
+    /// Source to choose from
+    #[arg(long, value_name = "NAME")]
+    source: Option<String>,
+    /// The newest snapshot of this day, of the source
+    #[arg(long, value_name = "YYYY-MM-DD")]
+    date: Option<jiff::civil::Date>,
+    /// Folder to restore into, or file for a SQLite database [default: a new folder here]
+    #[arg(long, value_name = "DIR")]
+    target: Option<PathBuf>,
+    /// Only these folders and files of the snapshot; they land below the target as they stand in it
+    #[arg(long, value_name = "PATH", num_args = 1..)]
+    path: Vec<OsString>,
+    /// What --path names lands in this folder itself: what a folder holds, or each of several by its name
+    #[arg(long, value_name = "DIR", requires = "path", conflicts_with = "target")]
+    into: Option<PathBuf>,
+    /// What --path names goes back where it was; what stands there stays unless --overwrite says otherwise
+    #[arg(long, requires = "path", conflicts_with_all = ["target", "into"])]
+    in_place: bool,
+    /// What happens to files that stand in the target already
+    #[arg(long, value_enum, value_name = "WHEN")]
+    overwrite: Option<When>,
+    /// Go on into file systems that are mounted in the target
+    #[arg(long)]
+    cross_mounts: bool,
+    /// PostgreSQL: name of the new database
+    #[arg(long, value_name = "NAME")]
+    into_database: Option<String>,
+    /// PostgreSQL: the server, entered as a role that may make databases [default: that of the source]
+    #[arg(long, value_name = "ADDRESS")]
+    connection: Option<String>,
+    /// PostgreSQL: give it the live name once everything held; the live one is kept under another
+    #[arg(long)]
+    swap: bool,
+    /// PostgreSQL: leave out owners and privileges
+    #[arg(long)]
+    no_owners: bool,
+    /// Do not ask before anything is replaced
+    #[arg(long)]
+    yes: bool,
+    /// Say what would be restored, and restore nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// When a file that stands there is replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum When {
+    /// It stays
+    Never,
+    /// Replaced if the restored one was modified later
+    IfNewer,
+    /// Replaced unless size, time and mode are the same
+    IfChanged,
+    /// Replaced
+    Always,
+}
+
+impl From<When> for Overwrite {
+    fn from(when: When) -> Self {
+        match when {
+            When::Never => Self::Never,
+            When::IfNewer => Self::IfNewer,
+            When::IfChanged => Self::IfChanged,
+            When::Always => Self::Always,
+        }
+    }
+}
+
+pub fn run(args: &RestoreArgs, app: &App) -> Result<Ended, Failure> {
+    let repo = app.open()?;
+    let state = app.readable(&repo)?;
+    let (selector, source) = match (&args.snapshot, args.date, &args.source) {
+        (None, Some(date), source) => (SnapshotSelector::On(date), source.as_ref()),
+        // With a day, the name can only be that of the source.
+        (Some(SnapshotSelector::Named(source)), Some(date), None) => {
+            (SnapshotSelector::On(date), Some(source))
+        }
+        (Some(_), Some(_), _) => {
+            let what = "--date chooses a snapshot, and there is one already";
+            let advice = "give --date and a source, or the snapshot alone";
+            return Err(Failure::new(ErrorCode::Usage, what, Some(advice.into())));
+        }
+        (Some(selector), None, source) => (selector.clone(), source.as_ref()),
+        (None, None, Some(source)) => (SnapshotSelector::Latest, Some(source)),
+        (None, None, None) => return show_choice(&repo, app),
+    };
+    let found = selector.resolve(&state, source.map(String::as_str), &app.around.zone)?;
+    let snapshot = listed(&repo, found)?;
+    let newer_partial = selector.passed_over(&state, found).map(|newer| newer.snapshot.id);
+    if let Some(newer) = newer_partial {
+        let moment = state.snapshots.get(&newer).map_or(snapshot.moment, |newer| newer.snapshot.moment);
+        let hint = format!("`hikae restore {}` restores that one", newer.short());
+        let what = format!(
+            "this is the newest complete one of {}; a newer, partial one exists: {}, of {}",
+            snapshot.source,
+            newer.short(),
+            app.time(moment)
+        );
+        app.output.warning(&what, Some(&hint));
+    }
+    if !snapshot.complete {
+        let problems = count(snapshot.n_problems, "problem", "problems");
+        let hint = format!("`hikae show {}` lists them", snapshot.id.short());
+        app.output.warning(&format!("this snapshot is partial: {problems}"), Some(&hint));
+    }
+    let origin = Origin { repo: &repo, snapshot, newer_partial };
+    match origin.snapshot.kind.as_str() {
+        "files" => files::restore(args, &origin, app),
+        "sqlite" => database::sqlite(args, &origin, app),
+        "postgresql" => database::postgresql(args, &origin, app),
+        kind => {
+            let what = format!("this release cannot restore a source of kind `{kind}`");
+            Err(Failure::new(ErrorCode::Usage, what, Some("use a newer release of hikae".into())))
+        }
+    }
+}
+
+/// What is restored from.
+struct Origin<'a> {
+    repo: &'a Repo,
+    snapshot: ListedSnapshot,
+    /// A newer one that was passed over because it is partial.
+    newer_partial: Option<SnapshotId>,
+}
+
+/// A restore, done or planned, as `--json` shows it.
+#[derive(Serialize)]
+struct Shown<'a, T> {
+    snapshot: &'a ListedSnapshot,
+    newer_partial: Option<SnapshotId>,
+    #[serde(flatten)]
+    what: T,
+}
+
+impl Origin<'_> {
+    fn shown<T: Serialize>(&self, what: T) -> Shown<'_, T> {
+        Shown { snapshot: &self.snapshot, newer_partial: self.newer_partial, what }
+    }
+
+    /// As `docs, state of 2026-11-20 14:30:05 +09:00 (partial: 2 problems at backup)`.
+    fn said(&self, app: &App) -> String {
+        let snapshot = &self.snapshot;
+        let partial = match snapshot.complete {
+            true => String::new(),
+            false => {
+                let n = count(snapshot.n_problems, "problem", "problems");
+                format!(" ({})", marked(Mark::Doubtful, format!("partial: {n} at backup")))
+            }
+        };
+        format!("{}, state of {}{partial}", snapshot.source, app.time(snapshot.moment))
+    }
+}
+
+fn show_choice(repo: &Repo, app: &App) -> Result<Ended, Failure> {
+    let snapshots = hikae_ops::list::list(repo, None)?;
+    let hint = "\n`hikae restore SNAPSHOT` restores one of them into a new folder here.\n";
+    let text = match snapshots.is_empty() {
+        true => "There is no snapshot yet.\n".to_owned(),
+        false => format!("{}{hint}", list::table(&snapshots, app)),
+    };
+    app.output.result(Ended::Well, &snapshots, &text);
+    Ok(Ended::Well)
+}
+
+/// A folder that does not exist, named for what is in it.
+fn new_folder(snapshot: &ListedSnapshot, app: &App) -> Result<PathBuf, Failure> {
+    let moment = snapshot.moment.to_zoned(app.around.zone.clone()).strftime("%Y%m%d-%H%M%S");
+    absolute(Path::new(&format!("restored-{}-{moment}", snapshot.source)))
+}
+
+fn refuse(flags: &[(&str, bool)], kind: &str) -> Result<(), Failure> {
+    match flags.iter().find(|(_, given)| *given) {
+        None => Ok(()),
+        Some((flag, _)) => {
+            let what = format!("{flag} means nothing for a snapshot of kind `{kind}`");
+            Err(Failure::new(ErrorCode::Usage, what, None))
+        }
+    }
+}
+
+fn only_for_postgresql(args: &RestoreArgs) -> [(&'static str, bool); 4] {
+    [
+        ("--into-database", args.into_database.is_some()),
+        ("--connection", args.connection.is_some()),
+        ("--swap", args.swap),
+        ("--no-owners", args.no_owners),
+    ]
+}
