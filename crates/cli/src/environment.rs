@@ -3,6 +3,7 @@
 //! This is the one place that asks for environment variables, and the one that changes them.
 #![allow(unsafe_code)] // `remove_var` is unsafe; see `take_passphrase` for why it is sound here
 
+use hikae_model::sabotage;
 use hikae_ops::surroundings::Surroundings;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -18,7 +19,7 @@ const PASSPHRASE: &str = "HIKAE_PASSPHRASE";
 /// Call it first of all, while there is one thread.
 pub fn take_passphrase() -> Option<Zeroizing<String>> {
     let given = std::env::var(PASSPHRASE).ok().map(Zeroizing::new);
-    if std::env::var_os(PASSPHRASE).is_some() {
+    if std::env::var_os(PASSPHRASE).is_some() && !sabotage::on("passphrase-inherited") {
         // SAFETY: `main` calls this before it starts any thread, so nobody reads the environment meanwhile.
         unsafe { std::env::remove_var(PASSPHRASE) };
     }

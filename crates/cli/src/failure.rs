@@ -1,6 +1,6 @@
 //! Errors as the command line shows them: the chain of causes in one line, then what to do.
 
-use hikae_model::{Advise, ErrorCode, Hint};
+use hikae_model::{Advise, ErrorCode, Hint, sabotage};
 use std::fmt;
 
 /// Why a command failed: any error that knows its code.
@@ -98,6 +98,7 @@ impl From<hikae_model::Outcome> for Ended {
     fn from(outcome: hikae_model::Outcome) -> Self {
         match outcome {
             hikae_model::Outcome::Complete => Self::Well,
+            hikae_model::Outcome::WithProblems if sabotage::on("problems-are-success") => Self::Well,
             hikae_model::Outcome::WithProblems => Self::With(ErrorCode::WithProblems),
             hikae_model::Outcome::Failed => Self::With(ErrorCode::Failure),
         }
@@ -120,6 +121,7 @@ pub fn compatible(exit_code: u8) -> u8 {
 mod tests {
     use super::*;
 
+    /// Keeps IN-102.
     #[test]
     fn the_four_old_exit_codes_keep_their_meaning() {
         let mapped = ErrorCode::ALL.map(|code| (code.name(), compatible(code.exit_code())));

@@ -272,6 +272,7 @@ mod tests {
         }
     }
 
+    /// Keeps RS-53, RS-54.
     #[test]
     fn a_snapshot_is_found_as_people_name_it() {
         let docs = Some("docs");

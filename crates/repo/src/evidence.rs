@@ -14,7 +14,7 @@ use crate::layout;
 use crate::log::{Change, EntryHash, EvidenceRef, Rights, hash_of};
 use crate::object::{BadObject, ObjectClass, open_object, seal_object};
 use crate::repo::Repo;
-use hikae_model::{EvidenceId, RepositoryId, SnapshotId, WriterId};
+use hikae_model::{EvidenceId, RepositoryId, SnapshotId, WriterId, sabotage};
 use jiff::Timestamp;
 use minicbor::{Decode, Encode};
 
@@ -193,7 +193,7 @@ pub fn read_evidence(repo: &Repo, reference: &EvidenceRef) -> Result<Evidence, R
     let stored = repo.store().get(&key)?;
     let opened = EvidenceRecord::open(reference, stored, repo.header().core.repository, repo.keys());
     let (record, writer) = opened.map_err(RepoError::damaged(key.clone()))?;
-    match repo.state().rights_of(writer).allow(Rights::WRITE) {
+    match repo.state().rights_of(writer).allow(Rights::WRITE) || sabotage::on("evidence-of-strangers") {
         true => Ok(Evidence { id: reference.id, writer, record }),
         false => Err(RepoError::damaged(key)(BadObject::BadSignature)),
     }

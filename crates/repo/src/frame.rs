@@ -254,9 +254,11 @@ fn aad(family: FamilyId, class: BlobClass, session: SessionId, number: u32) -> [
     let mut aad = [0; 38];
     aad[..16].copy_from_slice(family.as_bytes());
     aad[16] = FORMAT_VERSION;
-    aad[17] = class as u8;
+    aad[17] = if sabotage::on("aad-without-class") { 0 } else { class as u8 };
     aad[18..34].copy_from_slice(session.as_bytes());
-    aad[34..].copy_from_slice(&number.to_le_bytes());
+    if !sabotage::on("aad-without-number") {
+        aad[34..].copy_from_slice(&number.to_le_bytes());
+    }
     aad
 }
 
@@ -277,6 +279,7 @@ mod tests {
         (coder, key, head, stored)
     }
 
+    /// Keeps B-6, IN-49.
     #[test]
     fn what_changed_after_it_was_named_is_refused_before_it_is_stored() {
         let keys = RepositorySecret::new([1; 32]).metadata_keys();
@@ -295,6 +298,7 @@ mod tests {
         noise
     }
 
+    /// Keeps MK-4, IN-9, EC-17.
     #[test]
     fn what_does_not_compress_is_stored_as_it_is_and_text_is_not() {
         let (_, _, head, stored) = sealed(noise(300_000));

@@ -12,7 +12,7 @@
 //! which key follows from which. It knows no object, no slot and no age file.
 
 use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
-use hikae_model::{BlobId, FamilyId, HashKey, WriterId};
+use hikae_model::{BlobId, FamilyId, HashKey, WriterId, sabotage};
 use std::collections::BTreeMap;
 use zeroize::Zeroizing;
 
@@ -39,6 +39,9 @@ impl Secret32 {
 
 impl std::fmt::Debug for Secret32 {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if sabotage::on("secret-in-debug") {
+            return write!(f, "Secret32({:?})", self.bytes());
+        }
         f.write_str("Secret32(..)")
     }
 }
@@ -222,4 +225,17 @@ impl Signer {
 /// Whether `writer` signed `message`.
 pub fn signature_holds(writer: WriterId, message: &[u8], signature: &[u8]) -> bool {
     UnparsedPublicKey::new(&ED25519, writer.as_bytes()).verify(message, signature).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_key_shows_in_what_is_printed_to_find_faults() {
+        let key = Secret32::new([0xA7; 32]);
+        for shown in [format!("{key:?}"), format!("{key:#?}"), format!("{:?}", Some(&key))] {
+            assert!(!shown.contains("167") && !shown.to_lowercase().contains("a7"), "{shown}");
+        }
+    }
 }

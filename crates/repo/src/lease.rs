@@ -6,7 +6,7 @@
 use crate::RepoError;
 use crate::layout;
 use crate::repo::Repo;
-use hikae_model::RunId;
+use hikae_model::{RunId, sabotage};
 use hikae_store::StoreError;
 use jiff::Timestamp;
 
@@ -37,7 +37,7 @@ impl<'r> Lease<'r> {
         let mut lease = Self { repo, run, taken: repo.cx().now() };
         lease.taken = repo.store().stat(&key)?.stored;
         let seconds = repo.cx().now().as_second() - lease.taken.as_second();
-        match seconds.abs() <= MAX_SKEW_SECONDS {
+        match seconds.abs() <= MAX_SKEW_SECONDS || sabotage::on("any-clock") {
             true => Ok(lease),
             false => Err(RepoError::ClocksDiffer { seconds }),
         }

@@ -417,6 +417,7 @@ mod tests {
         }
     }
 
+    /// Keeps MK-20.
     #[test]
     fn every_kind_of_entry_survives_being_stored() {
         let entries = [

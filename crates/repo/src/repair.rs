@@ -23,7 +23,7 @@ use crate::repo::Repo;
 use crate::state::State;
 use crate::verify::VerifyReport;
 use crate::writer::put_index;
-use hikae_model::{BlobId, Cx, IndexId, PackId, SnapshotId, WriterId};
+use hikae_model::{BlobId, Cx, IndexId, PackId, SnapshotId, WriterId, sabotage};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
@@ -119,7 +119,7 @@ pub fn plan_repair(repo: &Repo, report: &VerifyReport, cx: &Cx) -> Result<Repair
     for (id, found) in damage.packs.iter().filter(|(_, found)| !found.unread) {
         let mut frames =
             needed_frames(&index, *id, &|pack| state.is_good(pack) && !plan.damaged.contains(&pack))?;
-        frames.retain(|offset| found.good_frames.contains(offset));
+        frames.retain(|offset| found.good_frames.contains(offset) && !sabotage::on("nothing-salvaged"));
         if !frames.is_empty() && !repo.is_doomed(*id) {
             plan.salvage.insert(*id, frames);
         }
@@ -222,7 +222,10 @@ fn name(
         }
         Ok(Change::Prune(Prune {
             indexes_added: indexes.clone(),
-            indexes_removed: lost.iter().copied().collect(),
+            indexes_removed: match sabotage::on("repair-drops-indexes") {
+                true => state.indexes.keys().copied().collect(),
+                false => lost.iter().copied().collect(),
+            },
             sparse: state.sparse.iter().copied().collect(),
             soft_seconds: SOFT_SECONDS,
             ..Prune::default()

@@ -442,9 +442,12 @@ impl Repo {
         if self.stray_slots()?.contains(&id) {
             return Ok(self.store.remove(&layout::slot(id))?);
         }
+        if sabotage::on("key-removed-before-its-entry") {
+            self.store.remove(&layout::slot(id))?;
+        }
         self.append(&mut |state| match state.slots.contains_key(&id) {
             false => Err(RepoError::BadKey { what: format!("there is no key {}", id.short()) }),
-            true if state.slots.len() == 1 => Err(RepoError::BadKey {
+            true if state.slots.len() == 1 && !sabotage::on("last-key-goes") => Err(RepoError::BadKey {
                 what: "the last key cannot be removed; add another first".to_owned(),
             }),
             true => Ok(log::Change::SlotRemoved(id)),

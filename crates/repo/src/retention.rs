@@ -11,6 +11,7 @@
 //!
 //! This module is pure. It knows moments, and not what must be kept whatever the rule says: that is `forget`'s.
 
+use hikae_model::sabotage;
 use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp, Zoned};
 use std::collections::BTreeSet;
@@ -131,7 +132,8 @@ pub fn kept(
         kept[at].insert(KeptBy::Future);
     }
     let past: Vec<_> = (0..snapshots.len()).filter(|at| !future(at)).collect();
-    let complete: Vec<_> = past.iter().copied().filter(|at| snapshots[*at].complete).collect();
+    let complete: Vec<_> =
+        past.iter().copied().filter(|at| snapshots[*at].complete || sabotage::on("partial-counts")).collect();
     for among in [complete, past] {
         apply(&among, snapshots, retention, zone, now, &mut kept);
     }
@@ -147,7 +149,9 @@ fn apply(
     now: Timestamp,
     kept: &mut [BTreeSet<KeptBy>],
 ) {
-    for at in among.iter().take(retention.last.get() as usize) {
+    for at in
+        among.iter().skip(usize::from(sabotage::on("newest-not-kept"))).take(retention.last.get() as usize)
+    {
         kept[*at].insert(KeptBy::Last);
     }
     if let Some(within) = retention.within {
@@ -252,6 +256,7 @@ mod tests {
         assert_eq!(stays.collect::<Vec<_>>(), expected);
     }
 
+    /// Keeps IN-27.
     #[test]
     fn the_first_of_a_month_and_monday_are_kept_apart() {
         let monthly = Retention { monthly: 2, ..days(1, 0) };
@@ -387,6 +392,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(cases()))]
 
+        /// Keeps IN-27.
         #[test]
         fn rules_keep_what_the_oracle_keeps(
             history in any_history(), retention in any_retention(), zone in any_zone(),

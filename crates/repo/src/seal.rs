@@ -57,6 +57,10 @@ pub struct BrokenSeal;
 /// Seals `bytes` in place; they grow by [`TAG_BYTES`]. Gives the salt that opens them.
 pub fn seal(key: &Secret32, algorithm: Algorithm, aad: &[u8], bytes: &mut Vec<u8>) -> Salt {
     let salt = salt(key, aad, bytes);
+    if sabotage::on("nothing-is-sealed") {
+        bytes.extend_from_slice(&salt);
+        return salt;
+    }
     once_key(key, algorithm, &salt)
         .seal_in_place_append_tag(Nonce::assume_unique_for_key([0; 12]), Aad::from(aad), bytes)
         .expect("a frame is far below the length limit of the cipher");
@@ -74,19 +78,30 @@ pub fn open<'b>(
     aad: &[u8],
     bytes: &'b mut [u8],
 ) -> Result<&'b mut [u8], BrokenSeal> {
+    if sabotage::on("nothing-is-sealed") {
+        let end = bytes.len() - TAG_BYTES;
+        return Ok(&mut bytes[..end]);
+    }
     let plain = once_key(key, algorithm, salt)
         .open_in_place(Nonce::assume_unique_for_key([0; 12]), Aad::from(aad), bytes)
         .map_err(|_| BrokenSeal)?;
     // GCM alone does not commit to a key: bytes can be made that open under two. The salt does.
     match subtle::ConstantTimeEq::ct_eq(&self::salt(key, aad, plain)[..], &salt[..]).into() {
         true => Ok(plain),
+        false if sabotage::on("salt-unchecked") => Ok(plain),
         false => Err(BrokenSeal),
     }
 }
 
 fn salt(key: &Secret32, aad: &[u8], bytes: &[u8]) -> Salt {
     let mut hasher = blake3::Hasher::new_keyed(&blake3::derive_key("hikae 1 seal salt", key.bytes()));
-    hasher.update(&(aad.len() as u64).to_le_bytes()).update(aad).update(bytes);
+    let aad_bytes = aad.len() as u64;
+    hasher.update(&if sabotage::on("format-drifts") {
+        aad_bytes.to_be_bytes()
+    } else {
+        aad_bytes.to_le_bytes()
+    });
+    hasher.update(aad).update(bytes);
     let mut salt = [0; 16];
     if !sabotage::on("salt-constant") {
         salt.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
@@ -110,6 +125,7 @@ mod tests {
 
     const KEY: [u8; 32] = [7; 32];
 
+    /// Keeps IN-50, IN-68.
     #[test]
     fn every_changed_bit_breaks_the_seal() {
         for algorithm in [Algorithm::Aes256Gcm, Algorithm::ChaCha20Poly1305] {
@@ -131,6 +147,23 @@ mod tests {
                 assert_eq!(opens(&flipped, b"aad", &sealed), Err(BrokenSeal), "bit {bit} of the salt");
             }
             assert_eq!(opens(&salt, b"aae", &sealed), Err(BrokenSeal));
+        }
+    }
+
+    /// Who holds the key can make bytes that the cipher opens and that we did not seal so.
+    #[test]
+    fn what_the_cipher_opens_under_another_salt_is_no_seal_of_ours() {
+        let key = Secret32::new(KEY);
+        for algorithm in [Algorithm::Aes256Gcm, Algorithm::ChaCha20Poly1305] {
+            let (salt, mut bytes) = ([9; 16], b"what was sealed".to_vec());
+            once_key(&key, algorithm, &salt)
+                .seal_in_place_append_tag(
+                    Nonce::assume_unique_for_key([0; 12]),
+                    Aad::from(b"aad"),
+                    &mut bytes,
+                )
+                .unwrap();
+            assert_eq!(open(&key, algorithm, &salt, b"aad", &mut bytes), Err(BrokenSeal));
         }
     }
 

@@ -22,7 +22,7 @@ use crate::index_set::IndexSet;
 use crate::keys::{BlobClass, Secret32};
 use crate::layout;
 use crate::listing::StoredContent;
-use crate::log::FrameName;
+use crate::log::{Change, Commit, FrameName};
 use crate::object::{ObjectClass, seal_object};
 use crate::pack::{FinishedPack, OpenPack};
 use crate::reader::BlobReader;
@@ -118,11 +118,13 @@ impl Writer {
     /// Starts a run of writing on the newest state.
     ///
     /// # Errors
-    /// [`RepoError::LogInDoubt`], and any failure to read the log or to begin a session.
+    /// [`RepoError::LogInDoubt`], any failure to read the log or to begin a session, and whatever would refuse the
+    /// commit in the end.
     pub fn begin(repo: &Arc<Repo>, run: RunId, epoch_days: i64) -> Result<Self, RepoError> {
         repo.check_no_doubt()?;
         let epoch = repo.current_epoch(epoch_days)?;
         let base = repo.follow()?;
+        repo.check_may(&base, &Change::Commit(Commit::default()))?;
         let base_index = repo.index()?;
         let own = repo.signer().id();
         let relies_on_all =
@@ -527,7 +529,10 @@ impl Shared {
         sessions: &[SessionRecord],
         epochs: &[EpochRecord],
     ) -> Result<(), RepoError> {
-        self.repo.put_named(&layout::pack(pack.id), &pack.bytes)?;
+        let stored = self.repo.put_named(&layout::pack(pack.id), &pack.bytes);
+        if !sabotage::on("failed-store-unnoticed") {
+            stored?;
+        }
         let indexed = IndexedPack { id: pack.id, bytes: pack.bytes.len() as u64 };
         lock(&self.spare_packs).push(pack.bytes);
         lock(&self.own).builder.add(indexed, pack.frames, sessions, epochs);

@@ -1,24 +1,33 @@
 //! Chores of the workspace.
 //!
 //! `tidy` checks the invariants that a program can check: it reads the tree as text, builds nothing and needs no
-//! network. `sabotages` puts in every bug that a test must catch, and sees it caught.
+//! network. `sabotages` puts in every bug that a test must catch, and sees it caught. `promises` writes down which
+//! test keeps which promise.
 
+mod promises;
 mod sabotages;
 mod tidy;
 
+use sabotages::Which;
 use std::error::Error;
 use std::path::Path;
 use std::process::ExitCode;
 
-const USAGE: &str = "usage: cargo xtask tidy\n       cargo xtask sabotages [--only NAME…]";
+const USAGE: &str = "usage: cargo xtask tidy
+       cargo xtask sabotages [--quick | --only NAME…]
+       cargo xtask promises";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let is_well = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["tidy"] => tidy(&root),
-        ["sabotages"] => sabotages::run(&root, &[]),
-        ["sabotages", "--only", ref names @ ..] if !names.is_empty() => sabotages::run(&root, names),
+        ["promises"] => promises(&root),
+        ["sabotages"] => sabotages::run(&root, Which::All),
+        ["sabotages", "--quick"] => sabotages::run(&root, Which::Quick),
+        ["sabotages", "--only", ref names @ ..] if !names.is_empty() => {
+            sabotages::run(&root, Which::Only(names))
+        }
         ["--help" | "-h" | "help"] => {
             println!("{USAGE}");
             Ok(true)
@@ -36,6 +45,15 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+/// Writes the table of promises. True if every promise is kept by a test, or says why not.
+fn promises(root: &Path) -> Result<bool, Box<dyn Error>> {
+    let (text, faults) = promises::report(&tidy::tree::Tree::read(root)?)?;
+    std::fs::write(root.join(promises::REPORT), text)?;
+    faults.iter().for_each(|fault| println!("{fault}"));
+    println!("promises: written to {}, {} without a test", promises::REPORT, faults.len());
+    Ok(faults.is_empty())
 }
 
 fn tidy(root: &Path) -> Result<bool, Box<dyn Error>> {

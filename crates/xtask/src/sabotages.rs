@@ -25,18 +25,40 @@ enum Verdict {
     Missed(String),
 }
 
-/// Puts in all bugs of the list one by one, or only those that are named, and prints what came of each. True if
-/// every one that could be tried was caught.
+/// Which bugs to put in.
+#[derive(Clone, Copy)]
+pub(crate) enum Which<'a> {
+    All,
+    /// Those whose test is not slow.
+    Quick,
+    /// These.
+    Only(&'a [&'a str]),
+}
+
+impl Which<'_> {
+    fn holds(self, sabotage: &Sabotage) -> bool {
+        match self {
+            Self::All => true,
+            Self::Quick => !sabotage.slow,
+            Self::Only(names) => names.contains(&&*sabotage.name),
+        }
+    }
+}
+
+/// Puts in bugs of the list one by one and prints what came of each. True if every one that could be tried was
+/// caught.
 ///
 /// # Errors
 /// A list that cannot be read, a name that is not in it, a build that fails.
 #[allow(clippy::disallowed_methods)] // to say how long it took; nothing is decided by it
-pub(crate) fn run(root: &Path, only: &[&str]) -> Result<bool, Box<dyn Error>> {
+pub(crate) fn run(root: &Path, which: Which<'_>) -> Result<bool, Box<dyn Error>> {
     let mut sabotages = table::parse(&std::fs::read_to_string(root.join(TABLE))?)?;
-    if let Some(unknown) = only.iter().find(|name| sabotages.iter().all(|sabotage| sabotage.name != **name)) {
+    if let Which::Only(names) = which
+        && let Some(unknown) = names.iter().find(|name| sabotages.iter().all(|one| one.name != **name))
+    {
         return Err(format!("{TABLE} has no {unknown}").into());
     }
-    sabotages.retain(|sabotage| only.is_empty() || only.contains(&sabotage.name.as_str()));
+    sabotages.retain(|sabotage| which.holds(sabotage));
 
     let started = Instant::now();
     let crates: BTreeSet<&str> = sabotages.iter().map(|sabotage| &*sabotage.test.krate).collect();
@@ -67,7 +89,7 @@ pub(crate) fn run(root: &Path, only: &[&str]) -> Result<bool, Box<dyn Error>> {
     let count = |is: fn(&Verdict) -> bool| verdicts.iter().filter(|(verdict, _)| is(verdict)).count();
     let n_missed = count(|verdict| matches!(verdict, Verdict::Missed(_)));
     println!(
-        "sabotages: {} of {} caught, {n_missed} missed, {} not run, {} s",
+        "sabotages: {} of {} caught, {n_missed} missed, {} not run here, {} s",
         count(|verdict| *verdict == Verdict::Caught),
         sabotages.len(),
         count(|verdict| matches!(verdict, Verdict::NotRun(_))),

@@ -7,9 +7,10 @@ mod arrows;
 mod code;
 mod docs;
 mod layout;
+mod promises;
 mod rust;
 mod sabotages;
-mod tree;
+pub(crate) mod tree;
 mod words;
 
 use std::error::Error;
@@ -57,6 +58,7 @@ fn check(tree: &Tree) -> Result<Vec<Finding>, Box<dyn Error>> {
     findings.extend(words::check(tree));
     findings.extend(docs::check(tree));
     findings.extend(sabotages::check(tree)?);
+    findings.extend(promises::check(tree)?);
     findings.sort_by(|a, b| (&a.path, a.line, a.check).cmp(&(&b.path, b.line, b.check)));
     Ok(findings)
 }

@@ -2,6 +2,7 @@
 
 use crate::home::Home;
 
+/// Keeps L-2.
 #[test]
 fn an_unknown_key_is_refused_by_every_verb_with_its_place() {
     let home = Home::new();
@@ -19,6 +20,7 @@ fn an_unknown_key_is_refused_by_every_verb_with_its_place() {
     }
 }
 
+/// Keeps MK-61, X-8.
 #[test]
 fn a_secret_in_the_configuration_is_told_of_and_never_shown() {
     let home = Home::new();
@@ -56,6 +58,7 @@ fn two_configurations_are_compared() {
     assert_eq!(home.expect(0, &["config", "diff", &other, &other]).stdout, "Nothing differs.\n");
 }
 
+/// Keeps RS-3.
 #[test]
 fn config_test_tries_everything_and_writes_nothing() {
     let home = Home::new();

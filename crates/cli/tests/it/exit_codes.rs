@@ -23,6 +23,7 @@ fn config_of(home: &Home, source: &str, repository: &str) -> String {
     )
 }
 
+/// Keeps MK-14, X-9.
 #[test]
 fn a_failed_hook_is_a_failure() {
     let home = protected();
@@ -43,6 +44,7 @@ fn what_cannot_be_asked_for_is_usage() {
     Home::new().expect(2, &["list"]);
 }
 
+/// Keeps E-1, X-9.
 #[test]
 fn a_source_that_is_partly_unreadable_ends_with_problems() {
     let home = Home::of_nobody();
@@ -57,6 +59,7 @@ fn a_source_that_is_partly_unreadable_ends_with_problems() {
     assert!(ran.stdout.contains("none is complete"), "{}", ran.stdout);
 }
 
+/// Keeps MK-6, MK-39, RS-11, EC-21.
 #[test]
 fn damage_is_found_by_verify() {
     let home = protected();
@@ -80,6 +83,7 @@ fn a_full_disk_is_no_space() {
     assert!(ran.stderr.contains("no space"), "{}", ran.stderr);
 }
 
+/// Keeps EC-28.
 #[test]
 fn a_source_that_is_not_there_is_missing() {
     let home = protected();
@@ -114,6 +118,7 @@ fn a_key_file_whose_folder_is_not_there_is_usage() {
     home.expect(0, &["protect", "docs"]);
 }
 
+/// Keeps L-3.
 #[test]
 fn a_key_file_that_others_may_read_is_refused() {
     let home = protected();
@@ -172,6 +177,7 @@ fn what_stands_there_is_not_written_over() {
     home.expect(12, &["init"]);
 }
 
+/// Keeps MK-33, EC-29.
 #[test]
 fn a_no_is_cancelled_and_nothing_was_changed() {
     let home = protected();
@@ -198,6 +204,7 @@ fn a_no_is_cancelled_and_nothing_was_changed() {
     home.expect(2, &["restore", "docs", "--target", "back", "--overwrite", "always"]);
 }
 
+/// Keeps IN-102.
 #[test]
 fn old_scripts_get_the_four_codes_that_they_know() {
     let home = protected();

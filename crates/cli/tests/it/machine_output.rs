@@ -3,6 +3,7 @@
 use crate::home::Home;
 use serde_json::Value;
 
+/// Keeps IN-51.
 #[test]
 fn every_verb_prints_one_object() {
     let home = Home::new();
@@ -84,6 +85,7 @@ fn an_error_is_an_object_with_a_stable_code() {
     assert!(value["error"]["hint"].is_string());
 }
 
+/// Keeps MK-7, EC-12, EC-13.
 #[test]
 fn events_end_with_the_result_or_the_error() {
     let home = Home::new();

@@ -12,6 +12,7 @@ fn database(home: &Home, rows: u32) {
     }
 }
 
+/// Keeps MK-11, MK-21, MK-41, EC-18.
 #[test]
 fn one_command_leads_to_a_backup_that_was_restored() {
     let home = Home::new();
@@ -29,6 +30,7 @@ fn one_command_leads_to_a_backup_that_was_restored() {
     assert!(listed["result"].as_array().unwrap().iter().all(|one| one["drill_passed"] == true));
 }
 
+/// Keeps MK-80, RS-12, EC-9.
 #[test]
 fn a_second_protect_stores_what_changed_and_adds_what_is_new() {
     let home = Home::new();
@@ -59,6 +61,7 @@ fn a_first_call_uses_the_configuration_and_the_store_that_it_is_given() {
     assert_eq!(home.json(&["list", "--config", "own.toml"])["result"].as_array().unwrap().len(), 2);
 }
 
+/// Keeps MK-35, MK-36, IN-26, IN-44, IN-45, IN-46, IN-48, IN-76.
 #[test]
 fn a_home_that_holds_its_own_repository_does_not_grow_by_it() {
     let home = Home::new();
@@ -90,6 +93,7 @@ fn a_home_that_holds_its_own_repository_does_not_grow_by_it() {
     assert!(again.stderr.contains("is in the configuration already"), "{}", again.stderr);
 }
 
+/// Keeps MK-35, MK-36.
 #[test]
 fn what_was_protected_is_found_looked_at_and_restored() {
     let home = Home::new();
@@ -110,6 +114,7 @@ fn what_was_protected_is_found_looked_at_and_restored() {
         (newest["purpose"].as_str(), newest["description"].as_str()),
         (Some("daily"), Some("before the upgrade"))
     );
+    assert_eq!(listed["result"][1]["purpose"], "manual", "it did not say what for");
     let first = listed["result"][1]["id"].as_str().unwrap();
     assert!(home.expect(0, &["diff", first, "docs"]).stdout.contains("content"));
 
@@ -128,6 +133,7 @@ fn what_was_protected_is_found_looked_at_and_restored() {
     home.expect(2, &["restore", "--source", "docs", "--date", "2001-01-01", "--target", "never"]);
 }
 
+/// Keeps G-7, MK-31.
 #[test]
 fn a_database_is_put_back_beside_what_is_kept_aside() {
     let home = Home::new();
@@ -147,6 +153,7 @@ fn a_database_is_put_back_beside_what_is_kept_aside() {
     assert_eq!(rows(&aside), 15);
 }
 
+/// Keeps, MK-65.
 #[test]
 fn the_recovery_sheet_alone_opens_the_repository_on_a_fresh_machine() {
     let home = Home::new();
@@ -236,6 +243,7 @@ fn what_was_damaged_is_mended_by_repair_and_the_next_backup() {
     }
 }
 
+/// Keeps IN-51.
 #[test]
 fn space_is_told_by_source_and_kind() {
     let home = Home::new();
@@ -259,6 +267,7 @@ fn space_is_told_by_source_and_kind() {
     assert_eq!(stats["result"]["kinds"]["files"]["restored_bytes"], 1_600_000);
 }
 
+/// Keeps L-3, MK-58, MK-59, EC-83, IN-86.
 #[test]
 fn every_file_is_made_for_its_owner_alone_whatever_the_umask() {
     for umask in ["000", "077"] {

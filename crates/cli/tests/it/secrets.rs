@@ -62,6 +62,7 @@ fn process(entry: fs::DirEntry) -> Option<(u32, u32)> {
     Some((pid, above.trim().parse().ok()?))
 }
 
+/// Keeps X-8.
 #[test]
 fn the_passphrase_reaches_no_child_and_no_file() {
     let home = Home::new();

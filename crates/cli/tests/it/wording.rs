@@ -2,6 +2,7 @@
 
 use crate::home::Home;
 
+/// Keeps IN-47.
 #[test]
 fn help_says_what_each_verb_does() {
     let home = Home::new();
@@ -33,6 +34,7 @@ fn help_says_what_each_verb_does() {
     }
 }
 
+/// Keeps MK-33.
 #[test]
 fn without_a_terminal_nothing_is_asked() {
     let home = Home::new();

@@ -286,6 +286,7 @@ mod tests {
     use super::super::parse;
     use super::*;
 
+    /// Keeps MK-61, X-8.
     #[test]
     fn what_is_shown_holds_no_password_and_marks_defaults() {
         for (connection, shown) in [

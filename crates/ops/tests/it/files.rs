@@ -3,6 +3,7 @@
 use crate::world::{World, files, named};
 use hikae_model::{Outcome, TreePath};
 use hikae_ops::OpsError;
+use hikae_ops::backup::NamedSource;
 use hikae_ops::restore::restore_files;
 use hikae_repo::Repo;
 use hikae_repo::reach::{Entries, Named};
@@ -18,6 +19,7 @@ fn below(target: &Path, original: &Path) -> PathBuf {
     target.join(original.strip_prefix("/").unwrap())
 }
 
+/// Keeps G-1, MK-13, RS-10, IN-5.
 #[test]
 fn everything_a_tree_holds_comes_back() {
     for _ in 0..4 {
@@ -35,6 +37,7 @@ fn everything_a_tree_holds_comes_back() {
     }
 }
 
+/// Keeps MK-80.
 #[test]
 fn what_did_not_change_is_not_read_again() {
     let world = World::new();
@@ -53,6 +56,46 @@ fn what_did_not_change_is_not_read_again() {
     let target = Target::into_new(&world.path("out"), &world.cx).unwrap();
     restore_files(&world.repo, snapshot, &[], target, &world.cx).unwrap();
     tree::assert_same(&source, &below(&world.path("out"), &source));
+}
+
+/// Keeps MK-28.
+#[test]
+fn the_sources_of_a_run_share_its_id_and_the_skew_between_them_is_told() {
+    let world = World::new();
+    let sources = ["one", "two"].map(|name| {
+        let source = world.path(name);
+        fs::create_dir(&source).unwrap();
+        fs::write(source.join("file"), name).unwrap();
+        NamedSource { name: name.to_owned(), ..files(&source) }
+    });
+    let report = world.backup(&sources).unwrap();
+    let records: Vec<_> =
+        report.snapshots.iter().map(|one| world.repo.snapshot(one.id.unwrap()).unwrap().record).collect();
+    assert_eq!(records.iter().map(|record| record.source.as_str()).collect::<Vec<_>>(), ["one", "two"]);
+    assert!(records.iter().all(|record| record.run == report.run));
+    let skew = records[1].moment.duration_since(records[0].moment).as_secs_f64();
+    assert!(skew > 0.0 && (report.skew_seconds - skew).abs() < 1e-6, "{skew} {}", report.skew_seconds);
+}
+
+/// whatever of size and time of modification stays as it was, the next snapshot has what the file holds now.
+#[test]
+fn a_file_that_was_changed_behind_its_size_and_time_is_read_again() {
+    for (same_size, same_time) in [(true, true), (true, false), (false, true), (false, false)] {
+        let world = World::new();
+        let source = world.path("source");
+        fs::create_dir(&source).unwrap();
+        fs::write(source.join("file"), "before").unwrap();
+        world.backup_files(&source);
+        let modified = fs::metadata(source.join("file")).unwrap().modified().unwrap();
+        fs::write(source.join("file"), if same_size { "after!" } else { "afterwards" }).unwrap();
+        if same_time {
+            fs::File::open(source.join("file")).unwrap().set_modified(modified).unwrap();
+        }
+        let (snapshot, _) = world.backup_files(&source);
+        let target = Target::into_new(&world.path("out"), &world.cx).unwrap();
+        restore_files(&world.repo, snapshot, &[], target, &world.cx).unwrap();
+        tree::assert_same(&source, &below(&world.path("out"), &source));
+    }
 }
 
 #[test]
@@ -93,6 +136,7 @@ fn what_already_stands_is_treated_as_asked() {
     }
 }
 
+/// Keeps X-9.
 #[test]
 fn a_source_that_fails_neither_hides_nor_stops_the_others() {
     let world = World::new();
@@ -123,6 +167,7 @@ fn a_failing_program_before_a_source_fails_its_run_and_what_comes_after_still_ru
     assert!(world.repo.follow().unwrap().snapshots.is_empty());
 }
 
+/// Keeps MK-14.
 #[test]
 fn a_program_that_hangs_is_ended_at_its_time_limit() {
     let world = World::new();

@@ -70,6 +70,7 @@ fn files_below(directory: &Path, files: &mut Vec<Vec<u8>>) {
     }
 }
 
+/// Keeps MK-15, MK-65, RS-13, BC-62.
 #[test]
 fn nothing_of_a_source_stands_in_clear_in_store_or_cache() {
     let store = MemoryStore::new();

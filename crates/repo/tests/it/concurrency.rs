@@ -76,6 +76,7 @@ fn prune_and_remove(options: PruneOptions) -> impl Fn(&Lab) + Send + Sync + Clon
     }
 }
 
+/// Keeps D-2.
 #[test]
 fn a_writer_that_slept_through_a_prune_rescues_what_it_needs() {
     // Its own files are new, the others are those of the forgotten snapshot.
@@ -96,6 +97,7 @@ fn a_writer_that_slept_through_a_prune_rescues_what_it_needs() {
     );
 }
 
+/// Keeps D-2.
 #[test]
 fn a_writer_that_slept_through_a_removal_too_is_whole_or_fails_without_an_entry() {
     // Its own files are new, the others are those of the forgotten snapshot.
@@ -122,6 +124,7 @@ fn a_writer_that_slept_through_a_removal_too_is_whole_or_fails_without_an_entry(
     assert!(failed.into_inner() > 0, "no run relied on what was removed: the test tests nothing");
 }
 
+/// Keeps D-1.
 #[test]
 fn of_content_that_two_writers_stored_at_once_one_copy_stays() {
     let lab = Lab::new(32);
@@ -143,6 +146,7 @@ fn of_content_that_two_writers_stored_at_once_one_copy_stays() {
     assert_eq!(lab.check().values().filter(|tree| **tree == new).count(), 2);
 }
 
+/// Keeps D-2.
 #[test]
 fn an_undelete_that_slept_through_a_prune_and_removal_is_whole_or_fails() {
     for options in [eager(), greedy()] {
@@ -163,6 +167,7 @@ fn an_undelete_that_slept_through_a_prune_and_removal_is_whole_or_fails() {
     }
 }
 
+/// Keeps D-3.
 #[test]
 fn a_pruner_that_slept_through_commits_and_prunes_dooms_nothing_that_is_needed() {
     let forgotten_again = tree(1, 1);
@@ -296,6 +301,7 @@ fn who_may_not_prune_merges_no_index_objects() {
     assert_eq!(lab.open().repo.state().indexes.len(), 40);
 }
 
+/// Keeps D-5.
 #[test]
 fn stale_caches_lead_nobody_to_what_was_pruned() {
     let lab = lab_with_forgotten();
@@ -335,6 +341,7 @@ pub fn is_a_clean_end(error: &RepoError) -> bool {
     )
 }
 
+/// Keeps D-1, D-8.
 #[test]
 fn writers_pruners_forgetters_removers_and_readers_at_once_lose_nothing() {
     let rounds = crate::prune::cases(12) as usize;

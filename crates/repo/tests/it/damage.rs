@@ -108,6 +108,7 @@ fn a_whole_repository_is_found_whole() {
     assert!(patient.check_restores_nothing_wrong("whole"));
 }
 
+/// Keeps B-4.
 #[test]
 fn every_single_bit_that_flips_is_found_and_never_restored() {
     let small = Small::build();
@@ -144,6 +145,7 @@ fn every_single_bit_that_flips_is_found_and_never_restored() {
 }
 
 /// What happens to whole objects: B-5 of the fault catalogue.
+/// Keeps IN-65, IN-66, IN-67.
 #[test]
 fn every_harm_to_an_object_is_found_and_never_restored() {
     let small = Small::build();
@@ -229,6 +231,7 @@ fn every_harm_to_an_object_is_found_and_never_restored() {
 }
 
 /// Objects of another history of the same repository, each rightly signed and sealed.
+/// Keeps B-5.
 #[test]
 fn an_object_of_another_history_is_found() {
     let small = Small::build();

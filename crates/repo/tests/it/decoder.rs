@@ -1,4 +1,4 @@
-//! `tools/decode.py` shares no code with us: what it reads, the words of `docs/format.md` say.
+//! `tools/decode.py` shares no code with us: what it reads, the words of `docs/format.md` say (I-3).
 
 use crate::testdata::{key_file, open, project, read_json, stored, text};
 use crate::world::{KEY, Tree, World, noise};

@@ -93,6 +93,7 @@ fn a_fault_in_any_call_of_a_backup_leaves_one_snapshot_or_none() {
     );
 }
 
+/// Keeps D-7.
 #[test]
 fn a_fault_in_any_call_of_a_prune_loses_nothing_and_the_next_finishes() {
     for options in [greedy(), eager()] {
@@ -114,6 +115,7 @@ fn a_fault_in_any_call_of_a_prune_loses_nothing_and_the_next_finishes() {
     }
 }
 
+/// Keeps D-7.
 #[test]
 fn a_fault_in_any_call_of_a_removal_loses_nothing_and_the_next_finishes() {
     let (lab, kept) = lab_with_garbage();

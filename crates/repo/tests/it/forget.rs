@@ -65,6 +65,7 @@ fn only(numbers: &[usize]) -> ToForget {
 
 const GOOD: Made = Made { source: 0, hours_ago: 0, complete: true, verified: false };
 
+/// Keeps E-1, MK-5, EC-19.
 #[test]
 fn the_newest_verified_and_the_newest_complete_one_stay_until_told_otherwise() {
     let state = state(&[

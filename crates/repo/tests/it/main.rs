@@ -13,6 +13,7 @@ mod forget;
 mod keys;
 mod lab;
 mod lost_records;
+mod newer;
 mod orphans;
 mod panics;
 mod parsers;

@@ -40,6 +40,7 @@ fn a_second_prune_finds_nothing_to_do() {
     assert_eq!(again.plan.totals.unused_bytes, 0);
 }
 
+/// Keeps D-8.
 #[test]
 fn what_was_doomed_is_removed_after_its_soft_period_and_not_before() {
     let lab = Lab::new(2);

@@ -108,12 +108,16 @@ fn what_a_damaged_pack_held_is_stored_again_and_what_still_opens_is_kept() {
     let case = case();
     let cache = tempfile::tempdir().unwrap();
     let key = objects(&case.store, "packs").into_iter().max_by_key(|key| case.store.get(key).unwrap().len());
-    case.store.damage(&key.unwrap(), |bytes| bytes[100] ^= 1);
+    let key = key.unwrap();
+    case.store.damage(&key, |bytes| bytes[100] ^= 1);
     let hurt = recoverable(&case);
     let after = repaired(&case);
     assert_eq!(after.outcome, Outcome::Failed);
     assert!(!after.hits.is_empty());
     assert_eq!(recoverable(&case), hurt);
+    // What still opened has a copy elsewhere, so the rest of the pack may rot.
+    case.store.remove(&key).unwrap();
+    assert_eq!(recoverable(&case), hurt, "good frames went with their pack");
     // The same source again: what was lost is stored again, so that both snapshots are whole.
     let repo = open(case.store.clone(), cache.path()).unwrap();
     for tree in case.trees.values() {

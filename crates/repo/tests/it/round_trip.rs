@@ -24,6 +24,7 @@ fn what_is_backed_up_comes_back_in_another_process() {
     }
 }
 
+/// Keeps RS-8, EC-9.
 #[test]
 fn the_second_backup_of_the_same_adds_next_to_nothing() {
     for cut in [Cut::Files, Cut::Rows, Cut::Pages(4096)] {

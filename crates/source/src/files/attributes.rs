@@ -11,7 +11,7 @@ use std::io;
 use std::os::fd::AsRawFd as _;
 use std::sync::{Mutex, PoisonError};
 
-use hikae_model::{Attributes, FileTime, Problem, TreePath};
+use hikae_model::{Attributes, FileTime, Problem, TreePath, sabotage};
 use rustix::fd::BorrowedFd;
 use rustix::fs::{
     AtFlags, CWD, Gid, Mode, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags, chmodat, chownat, fchmod,
@@ -66,9 +66,10 @@ impl Made<'_> {
     }
 
     fn set_modified(self, modified: FileTime) -> Result<(), Errno> {
+        let nanoseconds = if sabotage::on("times-in-seconds") { 0 } else { modified.nanoseconds };
         let times = Timestamps {
             last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
-            last_modification: Timespec { tv_sec: modified.seconds, tv_nsec: modified.nanoseconds.into() },
+            last_modification: Timespec { tv_sec: modified.seconds, tv_nsec: nanoseconds.into() },
         };
         match self {
             Self::File(fd) => futimens(fd, &times),
@@ -134,7 +135,7 @@ impl AttributeWriter {
                 let _ = made.remove_xattr(name);
             }
         }
-        for xattr in &attributes.xattrs {
+        for xattr in attributes.xattrs.iter().filter(|_| !sabotage::on("no-xattrs")) {
             if let Err(error) = made.set_xattr(&xattr.name, &xattr.value) {
                 if matches!(error, Errno::NOSPC | Errno::DQUOT) {
                     return Err(error);
@@ -150,6 +151,9 @@ impl AttributeWriter {
             self.lose(Loss::SetId, path);
         }
         made.set_mode(mode)?;
+        if sabotage::on("owner-last") {
+            self.own(made, attributes)?;
+        }
         made.set_modified(attributes.modified)
     }
 

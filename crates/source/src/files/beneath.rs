@@ -7,7 +7,7 @@ use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Statx, StatxFlags, openat2, statx};
 use rustix::io::{Errno, retry_on_intr};
 
-use hikae_model::FileTime;
+use hikae_model::{FileTime, sabotage};
 
 /// Longest stretch of a path given to the kernel at once; `PATH_MAX` is 4,096 with the closing NUL.
 const STRETCH_BYTES: usize = 4000;
@@ -47,7 +47,8 @@ fn open_stretch(
     more: ResolveFlags,
 ) -> Result<OwnedFd, Errno> {
     let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    retry_on_intr(|| openat2(from, path, flags, Mode::empty(), RESOLVE | more))
+    let resolve = if sabotage::on("links-followed") { more } else { RESOLVE | more };
+    retry_on_intr(|| openat2(from, path, flags, Mode::empty(), resolve))
 }
 
 /// Opens for reading without leaving an access time, if we may: the owner and root may.

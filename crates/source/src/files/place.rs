@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use hikae_model::{Attributes, Entry, EntryKind, Problem, TreePath};
+use hikae_model::{Attributes, Entry, EntryKind, Problem, TreePath, sabotage};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{
     AtFlags, FileType, Mode, OFlags, RenameFlags, ResolveFlags, fdatasync, ftruncate, linkat, makedev,
@@ -30,6 +30,9 @@ pub enum PlaceError {
 impl PlaceError {
     pub(super) fn of(path: &TreePath, error: Errno) -> Self {
         match error {
+            Errno::NOSPC if sabotage::on("full-is-a-problem") => {
+                Self::Entry(Problem::new("not-written", path, "no space"))
+            }
             Errno::NOSPC | Errno::DQUOT | Errno::ROFS | Errno::MFILE | Errno::NFILE => {
                 Self::Target(SourceError::Io {
                     verb: "write",
@@ -93,7 +96,10 @@ impl Target {
         if way == Way::Keep {
             return Ok(None);
         }
-        let temporary = self.temporary_name();
+        let temporary = match sabotage::on("restored-in-place") {
+            true => String::from_utf8_lossy(name).into_owned(),
+            false => self.temporary_name(),
+        };
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = openat(parent.as_fd(), &temporary, flags, Mode::RUSR | Mode::WUSR)
             .map_err(|error| PlaceError::of(&entry.path, error))?;
@@ -192,7 +198,7 @@ impl Target {
         let standing = self.standing(parent, name).map_err(|error| PlaceError::of(&entry.path, error))?;
         let Some(seen) = standing else { return Ok(Way::Free) };
         let replaces = match overwrite {
-            Overwrite::Never => false,
+            Overwrite::Never => sabotage::on("never-is-always"),
             Overwrite::IfNewer => entry.attributes.modified > beneath::modified(&seen),
             Overwrite::IfChanged => !self.is_same(entry, &seen),
             Overwrite::Always => true,
@@ -296,6 +302,7 @@ impl Temporary<'_> {
         let at = self.parent.as_fd();
         match way {
             Way::Replace => renameat(at, ours, at, name)?,
+            Way::Free if sabotage::on("rename-replaces") => renameat(at, ours, at, name)?,
             Way::Free | Way::Keep => match renameat_with(at, ours, at, name, RenameFlags::NOREPLACE) {
                 // NFS among others cannot rename so. A second name is refused just as well where one stands.
                 Err(Errno::INVAL) => return linkat(at, ours, at, name, AtFlags::empty()),

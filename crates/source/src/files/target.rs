@@ -15,7 +15,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use hikae_model::{Attributes, Cx, Entry, EntryKind, ErrorCode, Problem, TreePath};
+use hikae_model::{Attributes, Cx, Entry, EntryKind, ErrorCode, Problem, TreePath, sabotage};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{
     AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, ResolveFlags, Statx, StatxAttributes, fchmod,
@@ -141,7 +141,9 @@ impl Target {
                 let _ = fremovexattr(&target.root, acl);
             }
         }
-        target.require_empty(directory)?;
+        if !sabotage::on("target-in-use") {
+            target.require_empty(directory)?;
+        }
         Ok(target)
     }
 

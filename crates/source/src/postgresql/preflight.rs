@@ -11,7 +11,7 @@ use super::settings::PostgresqlSettings;
 use super::wire::{Authentication, Client, WireError};
 use super::{failed, programs};
 use crate::SourceError;
-use hikae_model::{ErrorCode, Problem};
+use hikae_model::{ErrorCode, Problem, sabotage};
 use std::collections::BTreeSet;
 
 /// Oldest and newest major versions of servers that are known to work.
@@ -150,7 +150,7 @@ pub(super) fn look(
         hidden_large_objects: &hidden_objects,
         schemas: relations.iter().map(|relation| relation.schema.as_str()).collect(),
     };
-    if me.superuser && !settings.allow_superuser {
+    if me.superuser && !settings.allow_superuser && !sabotage::on("superuser-welcome") {
         let what = format!("role {} is a superuser, and a backup need only read", shown_name(&me.name));
         let advice = format!("make a role that may read and nothing else:\n{}", role.sql());
         find(Weight::Blocks, Problem::new("superuser", &on, what).advise(advice));

@@ -8,6 +8,7 @@
 //! This module decides and asks nobody.
 
 use super::catalog::{Edge, Edges, Relation};
+use hikae_model::sabotage;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What is read of a database.
@@ -59,7 +60,9 @@ pub(super) fn plan_selection(
     // Down to partitions and children, along foreign keys, and from a chosen view to what it shows.
     let mut wanted = chosen.clone();
     grow(&mut wanted, |wanted, next| {
-        next.extend(edges.parents.iter().filter(|edge| wanted.contains(&edge.on)).map(|edge| edge.of));
+        if !sabotage::on("partitions-forgotten") {
+            next.extend(edges.parents.iter().filter(|edge| wanted.contains(&edge.on)).map(|edge| edge.of));
+        }
         next.extend(targets(&edges.foreign_keys, wanted).chain(targets(&edges.views, wanted)));
     });
     // A partition cannot be made without its parent, whose rows are not wanted for that.

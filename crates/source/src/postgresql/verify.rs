@@ -14,7 +14,7 @@ use super::wire::{Client, WireError};
 use super::{connect, failed, wire_failed};
 use crate::SourceError;
 use crate::check::Check;
-use hikae_model::{Cx, ErrorCode, HashKey};
+use hikae_model::{Cx, ErrorCode, HashKey, sabotage};
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -37,7 +37,9 @@ pub(super) fn verify(
     let mut client = session(target, cx)?;
     let wire = |error: WireError| wire_failed("cannot compare the restored database", &error);
     let mut checks = check_tables(target, manifest, &database.encoding, key, jobs, cx)?;
-    checks.extend(check_sequences(&mut client, manifest)?);
+    if !sabotage::on("sequences-ignored") {
+        checks.extend(check_sequences(&mut client, manifest)?);
+    }
     checks.extend(check_views(&mut client, manifest)?);
     if let Some(expected) = &manifest.large_objects {
         let mut sum = RowSum::new(key);
@@ -75,8 +77,8 @@ pub(super) fn verify(
         let count =
             Check::equal(format!("number of {kind}"), expected.count, found.map_or(0, |found| found.count));
         let same_number = count.passed;
-        checks.push(count);
-        if same_number {
+        checks.extend(Some(count).filter(|_| !sabotage::on("objects-ignored")));
+        if same_number && !sabotage::on("objects-ignored") {
             let names = found.map_or("none", |found| &found.names);
             checks.push(Check::equal(format!("names of {kind}"), &expected.names, names));
         }
@@ -154,7 +156,8 @@ fn check_table(
     match sum_copy(client, &copy.out(None), &mut sum) {
         Ok(()) => {
             let rows = Check::equal(on_rows, table.rows, sum.rows());
-            Ok(([rows, Check::equal(on_content, &table.hash, sum.hex())], true))
+            let found = if sabotage::on("pg-rows-counted-only") { table.hash.clone() } else { sum.hex() };
+            Ok(([rows, Check::equal(on_content, &table.hash, found)], true))
         }
         Err(WireError::Server(error)) => {
             let rows = Check::equal(on_rows, table.rows, &error);

@@ -6,7 +6,7 @@ use super::manifest::{ForeignKeys, Manifest, Table};
 use super::open;
 use crate::SourceError;
 use crate::check::Check;
-use hikae_model::{Cx, HashKey};
+use hikae_model::{Cx, HashKey, sabotage};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -28,7 +28,9 @@ pub fn check_restored(
     let should = u64::from(manifest.page_size) * u64::from(manifest.page_count);
     let mut checks = vec![Check::equal("bytes of the file", should, bytes)];
     checks.extend(compare(manifest, &found));
-    checks.push(nothing_beside(path));
+    if !sabotage::on("log-beside-ignored") {
+        checks.push(nothing_beside(path));
+    }
     Ok(checks)
 }
 
@@ -51,6 +53,12 @@ fn compare(expected: &Manifest, found: &Manifest) -> Vec<Check> {
         Check::equal("foreign_key_check", show(&expected.foreign_keys), show(&found.foreign_keys)),
         Check::equal("schema", &expected.schema_hash, &found.schema_hash),
     ];
+    checks.retain(|check| match check.name.as_str() {
+        "integrity_check" => !sabotage::on("integrity-ignored"),
+        "foreign_key_check" => !sabotage::on("foreign-keys-ignored"),
+        "schema" => !sabotage::on("schema-ignored"),
+        _ => true,
+    });
     let by_name = |tables: &[Table]| -> BTreeMap<String, Table> {
         tables.iter().map(|table| (table.name.clone(), table.clone())).collect()
     };
@@ -61,7 +69,9 @@ fn compare(expected: &Manifest, found: &Manifest) -> Vec<Check> {
             continue;
         };
         checks.push(Check::equal(format!("rows of {name}"), show_rows(&expected), show_rows(&found)));
-        checks.push(Check::equal(format!("hash of {name}"), expected.hash, found.hash));
+        if !sabotage::on("sqlite-rows-counted-only") {
+            checks.push(Check::equal(format!("hash of {name}"), expected.hash, found.hash));
+        }
     }
     for name in found.into_keys() {
         checks.push(Check::equal(format!("table {name}"), "none", "there"));

@@ -33,7 +33,7 @@ pub use restore::{RestoreOptions, SqliteRestored, look, restore};
 pub use scratch::PREFIX as SCRATCH_PREFIX;
 
 use crate::{Reading, Source, SourceError};
-use hikae_model::{Cx, ErrorCode, HashKey, Problem};
+use hikae_model::{Cx, ErrorCode, HashKey, Problem, sabotage};
 use reading::SqliteReading;
 use std::path::PathBuf;
 
@@ -103,7 +103,7 @@ const SAFE_LIBRARY: i32 = 3_051_003;
 /// # Errors
 /// [`SourceError::Failed`] for every version before 3.51.3.
 pub fn require_safe_library(version: i32) -> Result<(), SourceError> {
-    if version >= SAFE_LIBRARY {
+    if version >= SAFE_LIBRARY || sabotage::on("any-sqlite") {
         return Ok(());
     }
     let (major, minor, patch) = (version / 1_000_000, version / 1_000 % 1_000, version % 1_000);
@@ -118,6 +118,7 @@ pub fn require_safe_library(version: i32) -> Result<(), SourceError> {
 mod tests {
     use super::*;
 
+    /// Keeps E-9.
     #[test]
     fn a_sqlite_that_can_corrupt_a_wal_is_refused() {
         for old in [3_007_000, 3_044_006, 3_050_007, 3_051_000, 3_051_002] {

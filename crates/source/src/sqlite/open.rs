@@ -1,5 +1,6 @@
 //! How databases are opened: a live one, so that nothing of it changes; a copy that only we have.
 
+use hikae_model::sabotage;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, Result};
 use std::fmt::Write;
@@ -11,7 +12,10 @@ use std::time::Duration;
 ///
 /// `path` is absolute: SQLite would take one that begins with `file:` for a URI.
 pub(super) fn live(path: &Path) -> Result<Connection> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let mut flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    if sabotage::on("opened-for-writing") {
+        flags = OpenFlags::SQLITE_OPEN_READ_WRITE;
+    }
     let connection = Connection::open_with_flags(path, flags)?;
     // The last connection to a WAL database checkpoints it when it closes, unless told not to.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;

@@ -58,7 +58,8 @@ impl Incoming {
     pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         let past_the_cache = if bytes.len() >= LARGE { self.write_directly(bytes)? } else { 0 };
         self.file.write_all(&bytes[past_the_cache..])?;
-        match rustix::fs::fchmod(&self.file, READ_ONLY) {
+        let mode = if sabotage::on("objects-for-everybody") { Mode::from_raw_mode(0o644) } else { READ_ONLY };
+        match rustix::fs::fchmod(&self.file, mode) {
             // exFAT and some network file systems have no such permissions. Objects are never written to
             // anyway; this is for people.
             Ok(()) | Err(Errno::PERM | Errno::OPNOTSUPP) => {}
@@ -121,7 +122,7 @@ impl Incoming {
 
     /// Gives the file its name in `directory`, unless the name is taken: then the error is `EXIST`.
     pub(super) fn name_it(mut self, directory: &OwnedFd, name: &str) -> Result<(), Errno> {
-        let flags = RenameFlags::NOREPLACE;
+        let flags = if sabotage::on("put-replaces") { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
         match rustix::fs::renameat_with(&self.tmp, &self.temporary_name, directory, name, flags) {
             Ok(()) => {
                 self.is_named = true;

@@ -5,11 +5,13 @@ use hikae_testkit::{store_contract, test_cx};
 use std::ops::Range;
 use tempfile::TempDir;
 
+/// Keeps C-10.
 #[test]
 fn a_memory_store_keeps_every_promise() {
     store_contract::check(|| Box::new(MemoryStore::new()));
 }
 
+/// Keeps C-10.
 #[test]
 fn a_directory_store_keeps_every_promise() {
     store_contract::check(|| {

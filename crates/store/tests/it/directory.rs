@@ -59,6 +59,7 @@ fn what_was_put_is_there_for_the_next_process() {
     assert_eq!(again.address(), world.store.path().display().to_string());
 }
 
+/// Keeps L-3.
 #[test]
 fn objects_are_read_only_and_for_their_owner_alone() {
     let world = world();
@@ -79,6 +80,7 @@ fn nothing_is_left_in_tmp_by_a_put_that_won_or_lost() {
     assert_eq!(world.store.get(&key("log/1")).unwrap(), b"first");
 }
 
+/// Keeps MK-12, EC-16.
 #[test]
 fn what_a_killed_run_left_is_never_listed_and_reclaimed_when_old() {
     let world = world();
@@ -256,6 +258,7 @@ fn create_leaves_other_peoples_directories_alone() {
     assert!(create(&file, Reserve::Usual).is_err());
 }
 
+/// Keeps MK-60, IN-86.
 #[test]
 fn modes_that_are_too_wide_are_repaired_and_reported() {
     let world = world();

@@ -16,6 +16,8 @@ pub(crate) struct Sabotage {
     pub(crate) test: TestName,
     /// A part of what that test says when it fails for the right reason.
     pub(crate) says: String,
+    /// Whether its test is one of the slow ones, which a quick run leaves out.
+    pub(crate) slow: bool,
 }
 
 /// A test by its crate, as `repo`, and its path, as `prune::a_second_prune_finds_nothing_to_do`.
@@ -54,6 +56,7 @@ pub(crate) fn parse(text: &str) -> Result<Vec<Sabotage>, String> {
             promises: need("promise")?.split(", ").map(str::to_owned).collect(),
             test: TestName { krate: krate.to_owned(), path: path.to_owned() },
             says: need("says")?,
+            slow: value.get("slow").and_then(toml::Value::as_bool).unwrap_or_default(),
         })
     };
     list.iter().map(entry).collect()

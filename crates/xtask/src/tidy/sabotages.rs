@@ -3,8 +3,9 @@
 use super::Finding;
 use super::rust::Layers;
 use super::tree::{Tree, is_shipped};
-use crate::sabotages::table::{self, TABLE};
-use std::collections::BTreeMap;
+use crate::promises::tests;
+use crate::sabotages::table::{self, Sabotage, TABLE, TestName};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Where the feature is declared, and the one line that does it.
 const HOME: (&str, &str) = ("crates/model/Cargo.toml", "sabotage = []");
@@ -22,6 +23,7 @@ pub(crate) fn check(tree: &Tree) -> Result<Vec<Finding>, String> {
             findings.push(Finding::new("sabotage", TABLE, 0, format!("{} is listed twice", sabotage.name)));
         }
     }
+    findings.extend(unknown_tests(tree, &table::parse(list)?));
     for (path, text) in tree.rust_files().filter(|(path, _)| is_shipped(path) && !path.contains("/xtask/")) {
         let code = Layers::of(text).without_tests().uncommented;
         for (i, line) in code.lines().enumerate() {
@@ -40,6 +42,15 @@ pub(crate) fn check(tree: &Tree) -> Result<Vec<Finding>, String> {
         findings.push(Finding::new("sabotage", TABLE, 0, format!("no code asks for {name}")));
     }
     Ok(findings)
+}
+
+/// Tests that a sabotage names and that are not there.
+fn unknown_tests(tree: &Tree, sabotages: &[Sabotage]) -> Vec<Finding> {
+    let tests: BTreeSet<TestName> = tests(tree).into_iter().map(|test| test.name).collect();
+    let unknown = sabotages.iter().filter(|sabotage| !tests.contains(&sabotage.test));
+    unknown
+        .map(|s| Finding::new("sabotage", TABLE, 0, format!("{}: there is no test `{}`", s.name, s.test)))
+        .collect()
 }
 
 /// Files other than ours in `xtask` that name the feature.
@@ -70,16 +81,18 @@ mod tests {
 
     #[test]
     fn a_bug_that_no_test_catches_is_found() {
-        let files = |code| {
-            let entry = "[[sabotage]]\nname = 'a'\nbug = 'b'\npromise = 'A-1'\ntest = 'repo c'\nsays = 'd'\n";
-            Tree::of(&[(TABLE, entry), ("crates/repo/src/e.rs", code)])
+        let entry = "[[sabotage]]\nname = 'a'\nbug = 'b'\npromise = 'A-1'\ntest = 'repo it::c'\nsays = 'd'\n";
+        let test = ("crates/repo/tests/it/it.rs", "#[test]\nfn c() {}");
+        let places = |code| {
+            let tree = Tree::of(&[(TABLE, entry), test, ("crates/repo/src/e.rs", code)]);
+            check(&tree).unwrap().iter().map(|f| (f.path.clone(), f.line)).collect::<Vec<_>>()
         };
-        let places =
-            |code| check(&files(code)).unwrap().iter().map(|f| (f.path.clone(), f.line)).collect::<Vec<_>>();
         assert_eq!(places("if sabotage::on(\"a\") {}"), []);
         assert_eq!(places("// sabotage::on(\"a\")"), [(TABLE.to_owned(), 0)]);
         let both = "\nsabotage::flip(\"f\", x); sabotage::on(\"a\");";
         assert_eq!(places(both), [("crates/repo/src/e.rs".to_owned(), 2)]);
+        let without = Tree::of(&[(TABLE, entry), ("crates/repo/src/e.rs", "if sabotage::on(\"a\") {}")]);
+        assert!(check(&without).unwrap()[0].to_string().contains("there is no test `repo it::c`"));
     }
 
     #[test]

@@ -181,6 +181,7 @@ fn with_something_to_prune() -> (World, Vec<String>) {
 
 const PRUNE: [&str; 5] = ["prune", "--soft", "0s", "--orphan-grace", "0s"];
 
+/// Keeps D-7.
 #[test]
 fn a_prune_that_dies_loses_nothing() {
     if !can_step() {

@@ -33,7 +33,7 @@ use create::{
 };
 use files::{incomplete, see_files_are_there};
 use fill::Work;
-use hikae_model::{Cx, HashKey};
+use hikae_model::{Cx, HashKey, sabotage};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -167,6 +167,9 @@ pub(super) fn restore_at(
 
     let mut watch = Stopwatch::new(cx);
     let version = maintenance.server_version_num();
+    if sabotage::on("database-replaced") {
+        let _ = maintenance.execute(&format!("DROP DATABASE IF EXISTS {}", quote(&name)));
+    }
     let created = maintenance.execute(&create_statement(&name, &database, version, in_tablespaces));
     created.map_err(|error| creation_failed(&name, &database, &error))?;
     watch.lap("create");
@@ -191,6 +194,7 @@ pub(super) fn restore_at(
     });
     match filled {
         Ok(checks) => Ok(Restored { database: name, checks, notes, timings: watch.times }),
+        Err(error) if sabotage::on("failed-database-stays") => Err(error),
         Err(error) => {
             // Ours since a moment ago, and nobody else's. What matters is the first error.
             let _ = maintenance.execute(&format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", quote(&name)));

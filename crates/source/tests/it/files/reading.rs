@@ -96,6 +96,7 @@ fn an_include_inside_what_is_excluded_is_still_read() {
     assert_eq!(names(&world, settings), ["a", "a/w", "a/x", "a/x/y", "a/x/y/z"]);
 }
 
+/// Keeps MK-19, EC-44.
 #[test]
 fn what_hikae_fills_itself_is_left_out_whatever_leads_there() {
     let world = World::new();
@@ -152,6 +153,7 @@ fn an_open_database_among_files_is_named() {
     assert!(snapshot.notes[0].advice.as_ref().unwrap().contains("kind sqlite"));
 }
 
+/// Keeps MK-19, EC-44.
 #[test]
 fn only_files_newer_than_the_limit_are_read() {
     let world = World::new();
@@ -211,6 +213,7 @@ fn names_of_one_file_are_listed_as_links_to_the_first() {
     }
 }
 
+/// Keeps H-2.
 #[test]
 fn holes_are_told_from_data() {
     let world = World::new();
@@ -257,6 +260,7 @@ fn read_while(world: &World, name: &str, harm: impl Fn(u32)) -> Result<Vec<Piece
 /// Something done to a file behind our back.
 type Harm = fn(&Path);
 
+/// Keeps E-1.
 #[test]
 fn a_file_that_is_written_to_while_it_is_read_is_in_doubt() {
     let harms: [(&str, Harm); 4] = [
@@ -294,6 +298,7 @@ fn a_file_that_is_written_to_while_it_is_read_is_in_doubt() {
     assert_eq!(n, 5004);
 }
 
+/// Keeps E-1.
 #[test]
 fn a_second_reading_goes_no_further_than_the_first() {
     let world = World::new();
@@ -318,6 +323,7 @@ fn a_second_reading_goes_no_further_than_the_first() {
     assert_eq!(bytes(read_content(&mut log, &mut [0; 1000]).unwrap()), 100);
 }
 
+/// Keeps E-1.
 #[test]
 fn a_file_that_vanished_or_was_replaced_before_it_was_read_is_not_read() {
     let replaced: [(&str, Harm); 4] = [
@@ -360,6 +366,7 @@ fn a_directory_that_becomes_a_link_leads_nowhere() {
     assert!(matches!(read, Err(ContentError::ChangedWhileRead)), "{read:?}");
 }
 
+/// Keeps E-1.
 #[test]
 fn what_may_not_be_read_is_named_and_its_siblings_are_complete() {
     if !is_root() {

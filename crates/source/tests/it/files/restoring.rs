@@ -62,6 +62,7 @@ fn check_problem(result: Result<Placed, PlaceError>, code: &str) {
     }
 }
 
+/// Keeps G-7.
 #[test]
 fn a_target_that_is_not_empty_is_refused_without_a_rule_for_what_is_there() {
     let world = World::new();
@@ -211,6 +212,7 @@ fn links_that_are_exchanged_for_directories_meanwhile_lead_nowhere() {
     assert_eq!(describe(&outside), before);
 }
 
+/// Keeps G-7.
 #[test]
 fn an_existing_file_is_kept_or_replaced_as_the_rule_says() {
     let newer = FileTime { seconds: 1_800_000_000, nanoseconds: 0 };
@@ -311,6 +313,7 @@ fn a_hostile_listing_with_one_name_twice_places_it_once() {
     assert_eq!(describe(&world.target()).len(), 2, "nothing else is left");
 }
 
+/// Keeps G-2.
 #[test]
 fn a_file_has_its_name_only_when_it_is_whole() {
     let world = World::new();
@@ -360,6 +363,7 @@ fn what_an_interrupted_restore_left_is_removed_by_the_next() {
     check_same(&world.source(), &world.restored());
 }
 
+/// Keeps H-2.
 #[test]
 fn a_sparse_file_stays_sparse_and_is_written_by_several_threads() {
     const PIECE: u64 = 1 << 16;

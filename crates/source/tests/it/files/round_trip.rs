@@ -105,6 +105,7 @@ fn decorate(path: &Path, random: &TestRandom) {
     utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).unwrap();
 }
 
+/// Keeps G-1.
 #[test]
 fn any_tree_comes_back_as_it_was() {
     let seed = Seed::draw();
@@ -129,6 +130,7 @@ fn any_tree_comes_back_as_it_was() {
     }
 }
 
+/// Keeps G-1.
 #[test]
 fn capabilities_and_set_id_bits_survive_the_change_of_owner() {
     if !is_root() {

@@ -11,6 +11,7 @@ use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
 
 use super::{World, check_same, read_all, restore, settings};
 
+/// Keeps H-3.
 #[test]
 fn a_tree_5000_deep_comes_back() {
     const DEPTH: usize = 5000;
@@ -59,6 +60,7 @@ fn a_tree_5000_deep_comes_back() {
     assert!(tail(&snapshot, &world.source()) == tail(&again, &world.restored()), "the trees differ");
 }
 
+/// Keeps H-3.
 #[test]
 fn a_directory_of_100_000_entries_is_listed_in_order() {
     let world = World::in_memory();
@@ -74,6 +76,7 @@ fn a_directory_of_100_000_entries_is_listed_in_order() {
     );
 }
 
+/// Keeps H-3.
 #[test]
 fn names_of_any_bytes_and_of_any_length_come_back() {
     let world = World::new();

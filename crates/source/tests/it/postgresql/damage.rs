@@ -1,4 +1,4 @@
-//! A drill goes red when it must: each sabotage is one thing that a restore would get wrong in silence.
+//! A drill goes red when it must (G-8): each sabotage is one thing that a restore would get wrong in silence.
 
 use super::*;
 use hikae_source::check::Check;
@@ -25,6 +25,7 @@ fn red(kept: &Kept) -> Vec<Check> {
     }
 }
 
+/// Keeps MK-34.
 #[test]
 fn rows_that_are_missing_doubled_changed_or_swapped_are_found() {
     let db = shop("sabotage");
@@ -72,6 +73,7 @@ fn rows_that_are_missing_doubled_changed_or_swapped_are_found() {
     red(&empty);
 }
 
+/// Keeps EC-20.
 #[test]
 fn files_that_are_missing_or_cut_are_found() {
     let db = shop("cut");

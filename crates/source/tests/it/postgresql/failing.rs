@@ -1,4 +1,4 @@
-//! A dump that died is a dump that failed.
+//! A dump that died is a dump that failed (E-2).
 
 use super::*;
 use hikae_model::Advise as _;
@@ -62,6 +62,20 @@ fn the_session_that_holds_the_snapshot_must_live_to_the_end() {
     assert!(result.is_err());
 }
 
+/// Its locks went with it, and tables may have been rewritten while they were read.
+#[test]
+fn a_snapshot_that_is_lost_after_the_last_row_fails_the_reading() {
+    let db = big("lost");
+    let mut reading = db.source().begin(KEY, &system_cx()).unwrap();
+    while let Some(item) = reading.next().unwrap() {
+        let mut content = item.content.map(|content| content.reader);
+        while content.as_mut().is_some_and(|c| matches!(c.read(&mut [0; 100_000]), Ok(Stretch::Data(_)))) {}
+    }
+    let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1 AND state = 'idle in transaction'";
+    assert!(db.client_as("postgres", "postgres").execute(sql, &[&db.name]).unwrap() >= 1);
+    assert!(reading.finish().is_err(), "nobody saw that the snapshot was lost");
+}
+
 #[test]
 fn a_content_that_was_not_read_to_its_end_fails_the_reading() {
     let db = big("unread");
@@ -104,6 +118,7 @@ fn a_reading_that_is_dropped_leaves_nothing_behind() {
 }
 
 /// Programs that end in every wrong way: silently, in the middle, with words and a zero.
+/// Keeps MK-66.
 #[test]
 fn a_dump_program_that_dies_or_lies_fails_the_reading() {
     let db = big("liar");

@@ -16,6 +16,7 @@ fn refused(settings: PostgresqlSettings) -> SourceError {
     }
 }
 
+/// Keeps MK-10.
 #[test]
 fn a_superuser_is_refused_with_a_role_to_paste_that_works() {
     let db = Db::new("super");
@@ -32,6 +33,7 @@ fn a_superuser_is_refused_with_a_role_to_paste_that_works() {
     db.sql("DROP OWNED BY super_hikae; DROP ROLE super_hikae");
 }
 
+/// Keeps MK-10, MK-11.
 #[test]
 fn the_role_that_we_offer_is_enough_on_a_plain_database() {
     let db = Db::new("offer");
@@ -115,6 +117,7 @@ fn a_password_in_the_connection_is_refused_and_never_shown() {
 }
 
 /// SCRAM, MD5 and plain passwords, for us and for the programs that we start.
+/// Keeps MK-64, EC-14.
 #[test]
 fn passwords_work_and_reach_no_argument_and_no_environment() {
     let cluster = start(&[]);

@@ -14,6 +14,7 @@ fn live(tag: &str) -> Db {
     db
 }
 
+/// Keeps MK-32.
 #[test]
 fn a_restore_goes_beside_and_a_swap_gives_it_the_name() {
     let db = live("swap");
@@ -45,6 +46,7 @@ fn a_swap_without_keeping_drops_the_old_one() {
     assert_eq!(names(&db, &format!("{}%", db.name)), std::slice::from_ref(&db.name));
 }
 
+/// Keeps G-7, MK-38.
 #[test]
 fn a_swap_that_fails_leaves_the_live_database_as_it_was() {
     let db = live("rollback");
@@ -63,6 +65,7 @@ fn a_swap_that_fails_leaves_the_live_database_as_it_was() {
     assert!(error.to_string().contains("no_such_database"), "{error}");
 }
 
+/// Keeps G-7.
 #[test]
 fn a_restore_never_writes_into_a_database_that_is_there() {
     let db = live("there");
@@ -72,6 +75,7 @@ fn a_restore_never_writes_into_a_database_that_is_there() {
     assert_eq!(db.count("SELECT count(*) FROM t"), 100);
 }
 
+/// Keeps G-2, MK-38.
 #[test]
 fn a_restore_that_fails_leaves_no_database() {
     let db = live("nothing");
@@ -106,6 +110,7 @@ fn missing_roles_are_made_without_login_or_left_out() {
 }
 
 /// D2, D3: what pg_dump --create --clean writes never reaches a server.
+/// Keeps MK-37, EC-15.
 #[test]
 fn a_real_dump_with_create_is_refused_and_one_without_passes() {
     let db = live("foreign");

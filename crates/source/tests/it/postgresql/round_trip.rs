@@ -93,6 +93,7 @@ pub(super) fn nasty_on(cluster: Arc<Cluster>) -> Db {
     db
 }
 
+/// Keeps MK-3.
 #[test]
 fn a_nasty_database_comes_back_in_a_server_of_its_own() {
     let db = nasty();
@@ -179,6 +180,7 @@ fn rows_do_not_depend_on_the_size_of_the_buffer() {
     }
 }
 
+/// Keeps MK-78.
 #[test]
 fn a_big_table_in_parts_is_the_same_table() {
     let db = Db::new("parts");
@@ -296,6 +298,7 @@ impl Drop for StopOnDrop<'_> {
     }
 }
 
+/// Keeps E-4.
 #[test]
 fn no_name_becomes_a_command_or_an_option() {
     let names = [

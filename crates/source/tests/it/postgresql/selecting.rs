@@ -29,6 +29,7 @@ fn tables(kept: &Kept) -> Vec<String> {
 }
 
 /// D14: types, functions, extensions and sequences come along, so it loads into an empty server.
+/// Keeps BC-6.
 #[test]
 fn one_table_restores_into_an_empty_server() {
     let db = shop("d14");
@@ -42,6 +43,7 @@ fn one_table_restores_into_an_empty_server() {
 }
 
 /// D18: a partitioned table comes with the rows of all its partitions.
+/// Keeps BC-6, BC-8.
 #[test]
 fn a_partitioned_table_is_never_empty() {
     let db = shop("d18");

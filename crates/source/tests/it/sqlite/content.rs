@@ -48,6 +48,7 @@ fn every_kind_of_value_and_of_table_is_counted() {
     );
 }
 
+/// Keeps E-4.
 #[test]
 fn names_that_look_like_sql_are_only_names() {
     check_whole(

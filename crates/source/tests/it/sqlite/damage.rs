@@ -1,4 +1,4 @@
-//! Files that are not what SQLite wrote: before the backup, and after it.
+//! Files that are not what SQLite wrote: before the backup, and after it (G-8, IN-69).
 
 use super::{World, make, rows};
 use hikae_model::{Advise, ErrorCode};
@@ -72,6 +72,7 @@ fn a_database_that_was_cut_short_is_kept_with_its_problems() {
     assert_eq!(world.red(&world.write(&snapshot, "copy.db"), &snapshot.manifest()), [""; 0]);
 }
 
+/// Keeps IN-69.
 #[test]
 fn what_differs_from_the_manifest_is_seen() {
     let world = World::new();
@@ -110,6 +111,41 @@ fn what_differs_from_the_manifest_is_seen() {
         std::fs::write(&path, spoilt).unwrap();
         assert!(!world.red(&path, &manifest).is_empty(), "{name}");
     }
+}
+
+/// Keeps IN-69.
+#[test]
+fn an_index_that_misses_a_row_is_seen() {
+    let world = World::new();
+    drop(make(&world.live(), &format!("{} CREATE INDEX by_v ON t (v);", rows(500))));
+    let snapshot = world.backup(&world.live());
+    let path = world.write(&snapshot, "copy.db");
+    // Put back while nobody knows of the index, the row is in the table as it was and in the index no more.
+    let steps = [
+        "CREATE TABLE kept AS SELECT * FROM t WHERE id = 77; DELETE FROM t WHERE id = 77",
+        "CREATE TABLE hidden AS SELECT * FROM sqlite_schema WHERE name = 'by_v'; PRAGMA writable_schema = 1;
+         DELETE FROM sqlite_schema WHERE name = 'by_v'",
+        "INSERT INTO t SELECT * FROM kept; PRAGMA writable_schema = 1; INSERT INTO sqlite_schema SELECT * FROM hidden",
+        "DROP TABLE kept; DROP TABLE hidden",
+    ];
+    steps.iter().for_each(|sql| Connection::open(&path).unwrap().execute_batch(sql).unwrap());
+    let red = world.red(&path, &snapshot.manifest());
+    assert!(red.contains(&"integrity_check".to_owned()), "{red:?}");
+    assert!(!red.iter().any(|name| name.ends_with(" of t")), "the rows are as they were: {red:?}");
+}
+
+/// Keeps IN-69.
+#[test]
+fn violated_foreign_keys_that_the_manifest_does_not_know_are_seen() {
+    let world = World::new();
+    let sql = "CREATE TABLE p (a PRIMARY KEY); CREATE TABLE c (a REFERENCES p); PRAGMA foreign_keys = 0; INSERT INTO c VALUES (7)";
+    drop(make(&world.live(), sql));
+    let snapshot = world.backup(&world.live());
+    let path = world.write(&snapshot, "copy.db");
+    assert_eq!(world.red(&path, &snapshot.manifest()), [""; 0]);
+    let mut manifest = snapshot.manifest();
+    manifest.foreign_keys.violations.clear();
+    assert_eq!(world.red(&path, &manifest), ["foreign_key_check"]);
 }
 
 #[test]

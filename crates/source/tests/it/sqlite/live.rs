@@ -1,4 +1,4 @@
-//! Databases that somebody uses, or was using when he was killed.
+//! Databases that somebody uses, or was using when he was killed (E-9).
 
 use super::actor::Actor;
 use super::{World, count, integrity, make, names_in, rows, turn};
@@ -17,6 +17,7 @@ const BANK: &str = "CREATE TABLE account (id INTEGER PRIMARY KEY, money INT);
     INSERT INTO ballast SELECT randomblob(10000) FROM n;";
 
 /// D12: `cp` keeps 0 of these rows, and `integrity_check` calls its copy ok.
+/// Keeps E-9, IN-7.
 #[test]
 fn rows_that_are_only_in_the_wal_are_kept() {
     let world = World::new();
@@ -91,6 +92,7 @@ fn every_backup_of_a_busy_database_is_one_state_of_it() {
     }
 }
 
+/// Keeps E-9.
 #[test]
 fn a_hot_journal_is_rolled_back_in_the_copy_and_left_where_it_is() {
     let _turn = turn();

@@ -31,6 +31,7 @@ fn a_database_comes_back_into_a_directory() {
     assert_eq!((count(&restored.path, "t"), mode_of(&restored.path)), (500, 0o640));
 }
 
+/// Keeps G-7.
 #[test]
 fn what_stands_there_is_replaced_only_if_asked_for() {
     let world = World::new();
@@ -76,6 +77,7 @@ fn an_old_wal_is_not_played_into_the_restored_database() {
     assert_eq!(count(&aside, "t"), 39_800, "the old one is whole, with its log");
 }
 
+/// Keeps G-7, MK-32.
 #[test]
 fn a_database_that_somebody_has_open_is_not_replaced() {
     let _turn = turn();
@@ -105,6 +107,7 @@ fn a_connection_of_this_very_process_counts_as_well() {
     put_back(&world, &snapshot, &world.live()).unwrap();
 }
 
+/// Keeps G-2, MK-30.
 #[test]
 fn bytes_that_differ_from_the_manifest_never_get_the_name() {
     let world = World::new();
