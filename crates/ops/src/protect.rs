@@ -50,6 +50,22 @@ pub struct Chosen {
     pub identities: Vec<PathBuf>,
 }
 
+impl Chosen {
+    /// The configuration: the one that is named or there, or the one that a first call writes.
+    pub fn file(&self, around: &Surroundings) -> PathBuf {
+        Config::find(self.config.as_deref(), around).unwrap_or_else(|| around.config.join("config.toml"))
+    }
+
+    /// The directory of the repository that a first call makes.
+    pub fn new_store(&self, around: &Surroundings) -> PathBuf {
+        self.store.clone().unwrap_or_else(|| around.data.join(self.new_name()))
+    }
+
+    fn new_name(&self) -> &str {
+        self.repository.as_deref().unwrap_or(REPOSITORY)
+    }
+}
+
 /// What is ready to be backed up, once [`write_configuration`](Prepared::write_configuration) was called.
 pub struct Prepared {
     /// The configuration, with the new sources.
@@ -254,8 +270,7 @@ pub fn prepare(
     around: &Surroundings,
     cx: &Cx,
 ) -> Result<Prepared, ProtectError> {
-    let file = Config::find(chosen.config.as_deref(), around);
-    let file = file.unwrap_or_else(|| around.config.join("config.toml"));
+    let file = chosen.file(around);
     let before = read_if_there(&file)?;
     let known = match &before {
         Some(text) => parse(text, Some(&file))?,
@@ -280,8 +295,7 @@ pub fn prepare(
             (text, Ready::open(&place, around, cx)?)
         }
         None => {
-            let name = chosen.repository.unwrap_or_else(|| REPOSITORY.to_owned());
-            let store = chosen.store.unwrap_or_else(|| around.data.join(&name));
+            let (name, store) = (chosen.new_name().to_owned(), chosen.new_store(around));
             let key =
                 chosen.key.unwrap_or_else(|| KeyChoice::KeyFile(around.config.join(format!("{name}.key"))));
             let unlock = match &key {

@@ -10,7 +10,7 @@ use crate::sheet::{self, WrittenSheet};
 use clap::Args;
 use hikae_model::SnapshotId;
 use hikae_ops::backup::{BackupOptions, backup};
-use hikae_ops::config::{Config, SourceSettings};
+use hikae_ops::config::SourceSettings;
 use hikae_ops::drill::DrillOptions;
 use hikae_ops::open::KeyChoice;
 use hikae_ops::protect::{Chosen, Made, Prepared, prepare, recognise};
@@ -63,25 +63,23 @@ pub fn run(args: &ProtectArgs, app: &App) -> Result<Ended, Failure> {
         }
     }
     let global = &app.global;
-    let is_new = Config::find(global.config.as_deref(), &app.around).is_none_or(|path| !path.exists());
-    if args.dry_run {
-        return dry_run(&what, is_new, app);
-    }
-    let (key, identities) = if is_new {
-        let key = app.key()?;
-        let key = if key.is_none() && app.may_ask() { choose_key(app)? } else { key };
-        (key, Vec::new())
-    } else {
-        let place = app.place()?;
-        (place.key, place.identities)
-    };
-    let chosen = Chosen {
+    let mut chosen = Chosen {
         config: global.config.as_deref().map(absolute).transpose()?,
         repository: global.repository.clone(),
         store: global.store.as_deref().map(absolute).transpose()?,
-        key,
-        identities,
+        ..Chosen::default()
     };
+    let is_new = !chosen.file(&app.around).exists();
+    if args.dry_run {
+        return dry_run(&what, &chosen, is_new, app);
+    }
+    if is_new {
+        let key = app.key()?;
+        chosen.key = if key.is_none() && app.may_ask() { choose_key(app)? } else { key };
+    } else {
+        let place = app.place()?;
+        (chosen.key, chosen.identities) = (place.key, place.identities);
+    }
     let mut prepared = prepare(&what, chosen, &app.around, &app.cx)?;
     let written = match &prepared.sheet {
         Some(recovery) => Some(sheet::write(recovery, &app.around.data, app)?),
@@ -204,7 +202,7 @@ fn honest_end(prepared: &Prepared, app: &App) -> String {
     text
 }
 
-fn dry_run(what: &[SourceSettings], is_new: bool, app: &App) -> Result<Ended, Failure> {
+fn dry_run(what: &[SourceSettings], chosen: &Chosen, is_new: bool, app: &App) -> Result<Ended, Failure> {
     #[derive(Serialize)]
     struct Planned {
         kind: &'static str,
@@ -213,12 +211,13 @@ fn dry_run(what: &[SourceSettings], is_new: bool, app: &App) -> Result<Ended, Fa
     let planned: Vec<Planned> =
         what.iter().map(|settings| Planned { kind: settings.kind(), what: settings.shown() }).collect();
     let mut text = String::new();
-    // A configuration that is wrong would stop the real call too.
-    app.config_or_none()?;
     if is_new {
-        let config = app.around.config.join("config.toml");
-        text.push_str(&format!("would write {}\n", config.display()));
-        text.push_str(&format!("would make a repository in {}\n", app.around.data.join("main").display()));
+        let (file, store) = (chosen.file(&app.around), chosen.new_store(&app.around));
+        text.push_str(&format!("would write {}\n", file.display()));
+        text.push_str(&format!("would make a repository in {}\n", store.display()));
+    } else {
+        // A configuration that is wrong would stop the real call too.
+        app.config()?;
     }
     for planned in &planned {
         text.push_str(&format!("would back up, restore and compare {} ({})\n", planned.what, planned.kind));

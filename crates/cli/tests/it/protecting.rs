@@ -53,6 +53,11 @@ fn a_first_call_uses_the_configuration_and_the_store_that_it_is_given() {
     let home = Home::new();
     home.write("docs/a.txt", "one");
     let first = ["protect", "docs", "--config", "own.toml", "--store", "disk"];
+    let planned = home.expect(0, &[&first[..], &["--dry-run"]].concat()).stdout;
+    for place in ["own.toml", "disk"].map(|name| home.path(name).display().to_string()) {
+        assert!(planned.contains(&place), "{place} is missing in {planned}");
+    }
+    assert!(!home.path("own.toml").exists() && !home.path("disk").exists());
     home.expect(0, &first);
     assert!(
         home.path("own.toml").exists() && home.path("disk/hikae.json").exists() && !home.store().exists()
