@@ -21,6 +21,7 @@ mod prune;
 mod repair;
 mod rights;
 mod round_trip;
+mod scale;
 mod seals;
 mod small;
 mod stale;
