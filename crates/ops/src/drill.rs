@@ -20,7 +20,7 @@ use hikae_repo::state::SnapshotState;
 use hikae_repo::{RELEASE, Repo};
 use hikae_source::check::Check;
 use hikae_source::files::Target;
-use hikae_source::{SourceError, postgresql, sqlite};
+use hikae_source::{SourceError, Stored as _, postgresql, sqlite};
 use serde::Serialize;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -266,8 +266,30 @@ impl OneDrill<'_> {
         found.recovery = watch.lap("restore and compare", &mut found.phases);
         (found.entries, found.bytes) = (1, restored.bytes);
         found.checks = restored.checks;
+        found.checks.extend(self.whole_check(&stored, &restored.path, &mut found.notes)?);
+        watch.lap("integrity_check", &mut found.phases);
         found.notes.extend(restored.problems.iter().map(ToString::to_string));
         Ok(found)
+    }
+
+    /// SQLite's whole check, which a backup leaves out.
+    fn whole_check(
+        &self,
+        stored: &StoredSnapshot<'_>,
+        path: &Path,
+        notes: &mut Vec<String>,
+    ) -> Result<Option<Check>, OpsError> {
+        let Some(Ok(manifest)) = stored.manifest().map(sqlite::Manifest::parse) else { return Ok(None) };
+        self.cx.progress().begin("checking", &self.record.source, 0);
+        let check = sqlite::check_whole(path, &manifest, self.cx);
+        let check = check.map_err(OpsError::of_source(&self.record.source))?;
+        if check.as_ref().is_some_and(|check| !check.passed) {
+            notes.push(
+                "every page and row is as it was backed up: the database itself is damaged; REINDEX mends its indexes"
+                    .to_owned(),
+            );
+        }
+        Ok(check)
     }
 
     fn postgresql(&self) -> Result<Found, OpsError> {

@@ -431,3 +431,31 @@ fn every_part_of_a_drill_is_timed_its_cleaning_up_too() {
     let names: Vec<_> = phases.iter().map(|phase| phase["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["restore", "compare", "remove"]);
 }
+
+#[test]
+fn a_drill_makes_the_whole_check_that_a_backup_leaves_out() {
+    let home = Home::new();
+    database(&home, 20);
+    home.expect(0, &["protect", "notes.db"]);
+    let drill = home.json(&["drill"]);
+    let checks = drill["result"]["drills"][0]["checks"].as_array().unwrap();
+    let names: Vec<_> = checks.iter().map(|check| check["name"].as_str().unwrap()).collect();
+    assert!(names.contains(&"quick_check") && names.contains(&"integrity_check"), "{names:?}");
+    // An index with an old value: every page is well formed, and a backup keeps it as it is.
+    let sql = |sql: &str| {
+        rusqlite::Connection::open(home.path("notes.db")).unwrap().execute_batch(sql).unwrap();
+    };
+    sql("CREATE INDEX by_text ON note (text)");
+    sql(
+        "PRAGMA writable_schema = ON; UPDATE sqlite_schema SET tbl_name = tbl_name, type = 'gone' WHERE name = 'by_text'; \
+         CREATE TABLE kept AS SELECT rootpage FROM sqlite_schema WHERE name = 'by_text'; \
+         DELETE FROM sqlite_schema WHERE name = 'by_text'",
+    );
+    sql("UPDATE note SET text = 'not in the index' WHERE id = 7");
+    sql("PRAGMA writable_schema = ON; INSERT INTO sqlite_schema \
+         SELECT 'index', 'by_text', 'note', rootpage, 'CREATE INDEX by_text ON note (text)' FROM kept");
+    home.expect(0, &["backup"]);
+    let ran = home.expect(4, &["drill"]);
+    assert!(ran.stdout.contains("integrity_check") && ran.stdout.contains("REINDEX"), "{}", ran.stdout);
+    home.expect(0, &["restore", "notes", "--target", "back.db"]);
+}

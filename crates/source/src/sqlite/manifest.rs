@@ -41,10 +41,36 @@ pub struct Manifest {
     /// Tables that have none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub skipped: Vec<Skipped>,
-    /// What `integrity_check` said: `ok`, or up to 100 lines of what is wrong.
+    /// Which of SQLite's own checks was made. Manifests that do not say were made with the whole one.
+    #[serde(default)]
+    pub checked: Checked,
+    /// What it said: `ok`, or up to 100 lines of what is wrong.
     pub integrity: Vec<String>,
     /// What `foreign_key_check` said. Applications live with violations; a restore must bring back as many.
     pub foreign_keys: ForeignKeys,
+}
+
+/// How far SQLite looked whether a database is whole.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Checked {
+    /// `integrity_check`: also that each index holds the rows of its table and nothing else. That looks up every row in
+    /// every index, page by page all over the file.
+    #[default]
+    IntegrityCheck,
+    /// `quick_check`: every page, every row and every constraint, and of each index that it is well formed and has as
+    /// many entries as its table has rows.
+    QuickCheck,
+}
+
+impl Checked {
+    /// As SQLite calls it.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::IntegrityCheck => "integrity_check",
+            Self::QuickCheck => "quick_check",
+        }
+    }
 }
 
 /// The rows of one table.
@@ -134,7 +160,7 @@ impl Manifest {
                       `.recover` of the sqlite3 program";
         let mut problems = Vec::new();
         if self.integrity != ["ok"] && !self.integrity.iter().any(|line| line.starts_with(NOT_CHECKED)) {
-            let what = format!("integrity_check: {}", self.integrity.join("; "));
+            let what = format!("{}: {}", self.checked.name(), self.integrity.join("; "));
             problems.push(Problem::new("damaged", path.display(), what).advise(advice));
         }
         for table in &self.tables {
@@ -150,33 +176,43 @@ impl Manifest {
     pub(super) fn take(
         connection: &Connection,
         key: HashKey,
+        checked: Checked,
         cancelled: &(dyn Fn() -> bool + Sync),
     ) -> std::result::Result<Self, Cancelled> {
-        let interrupt = connection.get_interrupt_handle();
-        let done = AtomicBool::new(false);
-        let manifest = std::thread::scope(|scope| {
-            // One statement may run for minutes, so somebody else has to look whether we were cancelled.
-            let watcher = scope.spawn(|| {
-                while !done.load(Ordering::Acquire) {
-                    if cancelled() {
-                        interrupt.interrupt();
-                    }
-                    std::thread::park_timeout(Duration::from_millis(20));
-                }
-            });
-            let manifest = take_all(connection, key);
-            done.store(true, Ordering::Release);
-            watcher.thread().unpark();
-            manifest
-        });
-        if cancelled() { Err(Cancelled) } else { Ok(manifest) }
+        interruptible(connection, cancelled, || take_all(connection, key, checked))
     }
+}
+
+/// Does something that asks SQLite, unless it is cancelled meanwhile.
+pub(super) fn interruptible<T>(
+    connection: &Connection,
+    cancelled: &(dyn Fn() -> bool + Sync),
+    work: impl FnOnce() -> T,
+) -> std::result::Result<T, Cancelled> {
+    let interrupt = connection.get_interrupt_handle();
+    let done = AtomicBool::new(false);
+    let found = std::thread::scope(|scope| {
+        // One statement may run for minutes, so somebody else has to look whether we were cancelled.
+        let watcher = scope.spawn(|| {
+            while !done.load(Ordering::Acquire) {
+                if cancelled() {
+                    interrupt.interrupt();
+                }
+                std::thread::park_timeout(Duration::from_millis(20));
+            }
+        });
+        let found = work();
+        done.store(true, Ordering::Release);
+        watcher.thread().unpark();
+        found
+    });
+    if cancelled() { Err(Cancelled) } else { Ok(found) }
 }
 
 /// Begins a line that says that SQLite could not check, which is no damage.
 const NOT_CHECKED: &str = "not checked: ";
 
-fn take_all(connection: &Connection, key: HashKey) -> Manifest {
+fn take_all(connection: &Connection, key: HashKey, checked: Checked) -> Manifest {
     let mut integrity = Vec::new();
     let mut header = read_header(connection);
     if let Err(error) = &header {
@@ -193,7 +229,7 @@ fn take_all(connection: &Connection, key: HashKey) -> Manifest {
     });
     let row_key = key_for(key, "rows");
     let tables = names.into_iter().map(|name| read_table(connection, name, &row_key)).collect();
-    integrity.extend(check_integrity(connection));
+    integrity.extend(check_integrity(connection, checked));
     Manifest {
         kind: KIND.into(),
         version: VERSION,
@@ -206,6 +242,7 @@ fn take_all(connection: &Connection, key: HashKey) -> Manifest {
         schema_hash,
         tables,
         skipped,
+        checked,
         integrity,
         foreign_keys: check_foreign_keys(connection),
     }
@@ -307,14 +344,13 @@ fn quote(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-/// The lines of `integrity_check`. Where the application's own collations or functions are needed for that,
+/// The lines of the check. Where the application's own collations or functions are needed for the whole one,
 /// `quick_check` does without the indexes.
-fn check_integrity(connection: &Connection) -> Vec<String> {
+pub(super) fn check_integrity(connection: &Connection, checked: Checked) -> Vec<String> {
     let lines = |pragma: &str| -> Result<Vec<String>> {
         connection.prepare(pragma)?.query_map([], |row| row.get(0))?.collect()
     };
-    let whole = lines("PRAGMA integrity_check(100)");
-    match whole {
+    match lines(&format!("PRAGMA {}(100)", checked.name())) {
         Ok(lines) => lines,
         Err(error) if is_damage(&error) => vec![said(&error)],
         Err(error) => match lines("PRAGMA quick_check(100)") {

@@ -27,8 +27,8 @@ mod restore;
 mod rows;
 mod scratch;
 
-pub use compare::check_restored;
-pub use manifest::{BadManifest, ForeignKeys, Manifest, Skipped, Table, Violations};
+pub use compare::{check_restored, check_whole};
+pub use manifest::{BadManifest, Checked, ForeignKeys, Manifest, Skipped, Table, Violations};
 pub use restore::{RestoreOptions, SqliteRestored, look, restore};
 pub use scratch::PREFIX as SCRATCH_PREFIX;
 
@@ -58,12 +58,15 @@ pub fn library_version() -> &'static str {
 pub struct SqliteSource {
     path: PathBuf,
     scratch: PathBuf,
+    /// The version of the SQLite that reads it.
+    library: i32,
 }
 
 impl SqliteSource {
     /// The database that `settings` names; its copy is made in `scratch` unless they name another place.
     pub fn new(settings: SqliteSettings, scratch: PathBuf) -> Self {
-        Self { path: settings.path, scratch: settings.scratch.unwrap_or(scratch) }
+        let library = rusqlite::version_number();
+        Self { path: settings.path, scratch: settings.scratch.unwrap_or(scratch), library }
     }
 }
 
@@ -73,7 +76,7 @@ impl Source for SqliteSource {
     }
 
     fn check(&self, cx: &Cx) -> Result<Vec<Problem>, SourceError> {
-        require_safe_library(rusqlite::version_number())?;
+        require_safe_library(self.library)?;
         let original = copy::Original::look_at(&self.path)?;
         let mut problems = Vec::new();
         // A hot journal alone is no problem: the backup rolls it back in its copy.
@@ -87,7 +90,7 @@ impl Source for SqliteSource {
     }
 
     fn begin(&self, key: HashKey, cx: &Cx) -> Result<Box<dyn Reading>, SourceError> {
-        require_safe_library(rusqlite::version_number())?;
+        require_safe_library(self.library)?;
         Ok(Box::new(SqliteReading::begin(&self.path, &self.scratch, key, cx)?))
     }
 }
@@ -127,6 +130,17 @@ mod tests {
         }
         for fixed in [3_051_003, 3_052_000, 3_054_001, 4_000_000] {
             assert!(require_safe_library(fixed).is_ok(), "{fixed}");
+        }
+    }
+
+    /// The gate stands before anything is opened: neither the database nor its directory need be there.
+    #[test]
+    fn nothing_is_read_with_a_sqlite_that_can_corrupt_a_wal() {
+        let settings = SqliteSettings { path: "/nowhere/app.db".into(), scratch: None };
+        let source = SqliteSource { library: 3_051_002, ..SqliteSource::new(settings, "/nowhere".into()) };
+        let cx = hikae_testkit::test_cx();
+        for error in [source.check(&cx).err(), source.begin(HashKey([0; 32]), &cx).err()] {
+            assert!(error.unwrap().to_string().contains("3.51.2, which can corrupt a WAL"));
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::copy::{self, Original};
 use super::failure::{failed, refused};
-use super::manifest::Manifest;
+use super::manifest::{Checked, Manifest};
 use super::open;
 use super::scratch::Scratch;
 use crate::{Content, Finished, Item, Reading, SourceError};
@@ -92,7 +92,9 @@ impl ManifestWorker {
         let stop = Arc::new(AtomicBool::new(false));
         let (stop_too, cx) = (Arc::clone(&stop), cx.clone());
         let thread = std::thread::spawn(move || {
-            Manifest::take(&connection, key, &|| stop_too.load(Ordering::Relaxed) || cx.check().is_err())
+            Manifest::take(&connection, key, Checked::QuickCheck, &|| {
+                stop_too.load(Ordering::Relaxed) || cx.check().is_err()
+            })
         });
         Self { stop, thread: Some(thread) }
     }

@@ -1,5 +1,8 @@
 //! Other processes: this test binary, started again to play one part.
 
+use hikae_model::Stretch;
+use hikae_source::Source as _;
+use hikae_source::sqlite::{SqliteSettings, SqliteSource};
 use rusqlite::Connection;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -38,7 +41,7 @@ impl Drop for Actor {
 fn play() {
     let Ok(part) = std::env::var("HIKAE_TEST_PART") else { return };
     let database = std::env::var_os("HIKAE_TEST_DATABASE").unwrap();
-    let connection = Connection::open(database).unwrap();
+    let connection = Connection::open(&database).unwrap();
     connection.busy_timeout(std::time::Duration::from_secs(60)).unwrap();
     let run = |sql: &str| connection.execute_batch(sql).unwrap();
     let read = |sql: &str| connection.query_row(sql, [], |_| Ok(())).unwrap();
@@ -65,6 +68,21 @@ fn play() {
             println!("ready");
             loop {
                 let _ = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+            }
+        }
+        // Backups without end, as hikae makes them; their scratch is beside the database.
+        "backup" => {
+            let database = std::path::PathBuf::from(database);
+            let scratch = database.parent().unwrap().with_file_name("scratch");
+            let settings = SqliteSettings { path: database, scratch: None };
+            let (source, cx) = (SqliteSource::new(settings, scratch), hikae_testkit::system_cx());
+            println!("ready");
+            loop {
+                let mut reading = source.begin(super::KEY, &cx).unwrap();
+                let mut content = reading.next().unwrap().unwrap().content.unwrap().reader;
+                let mut buffer = vec![0; 1 << 16];
+                while content.read(&mut buffer).unwrap() != Stretch::End {}
+                drop(reading.finish().unwrap());
             }
         }
         "exclusive" => run("BEGIN EXCLUSIVE"),

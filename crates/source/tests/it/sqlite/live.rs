@@ -93,6 +93,50 @@ fn every_backup_of_a_busy_database_is_one_state_of_it() {
 }
 
 /// Keeps E-9.
+///
+/// With deaths: a writer at full speed, somebody who checkpoints, and backups that are killed at any moment, the
+/// writer too from time to time. 10,000 rounds with `HIKAE_FULL=1`.
+#[test]
+fn killed_backups_and_writers_leave_a_whole_database_and_the_next_backup_is_one_state_of_it() {
+    let _turn = turn();
+    let n_rounds = if std::env::var_os("HIKAE_FULL").is_some() { 10_000 } else { 24 };
+    let world = World::new();
+    drop(make(&world.live(), &format!("PRAGMA journal_mode = WAL; PRAGMA synchronous = OFF; {BANK}")));
+    let mut writer = Actor::start("writer", &world.live());
+    let _checkpointer = Actor::start("checkpointer", &world.live());
+    let (mut n_states, mut last) = (0, 0);
+    for round in 0..n_rounds {
+        let backup = Actor::start("backup", &world.live());
+        // Spread over the length of a backup, the same in every run.
+        std::thread::sleep(Duration::from_millis(round * 7919 % 61));
+        drop(backup);
+        if round % 8 == 7 {
+            drop(writer);
+            writer = Actor::start("writer", &world.live());
+        }
+        // Nine of ten rounds are for the killed ones; every backup that lives is looked at.
+        if n_rounds > 100 && round % 10 != 0 {
+            continue;
+        }
+        // What was killed left scratch, which goes with the next.
+        let snapshot = world.backup(&world.live());
+        assert!(snapshot.problems.is_empty(), "{round}: {:?}", snapshot.problems);
+        let copy = world.write(&snapshot, "copy.db");
+        assert_eq!(world.red(&copy, &snapshot.manifest()), [""; 0], "{round}");
+        assert_eq!(integrity(&copy), "ok", "{round}");
+        let copied = Connection::open(&copy).unwrap();
+        let number = |sql: &str| copied.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap() as u64;
+        assert_eq!(number("SELECT sum(money) FROM account"), 100_000, "{round}");
+        assert_eq!(number("SELECT n FROM total"), number("SELECT count(*) FROM transfer"), "{round}");
+        n_states += u64::from(number("SELECT coalesce(max(id), 0) FROM transfer") > last);
+        last = number("SELECT coalesce(max(id), 0) FROM transfer");
+        assert_eq!(integrity(&world.live()), "ok", "{round}: the source is whole");
+    }
+    println!("{n_rounds} rounds, {n_states} states of the database seen");
+    assert!(n_states > 10, "the writer wrote all the time: {n_states} states");
+}
+
+/// Keeps E-9.
 #[test]
 fn a_hot_journal_is_rolled_back_in_the_copy_and_left_where_it_is() {
     let _turn = turn();
