@@ -122,7 +122,7 @@ impl App {
         {
             place.identities.push(absolute(identity)?);
         }
-        if place.key.is_none() && self.may_ask() {
+        if place.key.is_none() && self.may_ask() && place.has_repository(&self.cx) {
             place.key = Some(KeyChoice::Passphrase(ask_passphrase("Passphrase")?));
         }
         Ok(place)
@@ -305,7 +305,14 @@ fn read_recovery(sheet: &Path) -> Result<Zeroizing<String>, Failure> {
         read.map_err(|error| Failure::of_io("read the recovery sheet", &error))?;
     } else {
         let read = std::fs::File::open(sheet).and_then(|file| file.take(MAX_SHEET).read_to_string(&mut text));
-        read.map_err(|error| Failure::of_io(format_args!("read {}", sheet.display()), &error))?;
+        read.map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => Failure::new(
+                ErrorCode::Usage,
+                format!("{} is not there", sheet.display()),
+                Some("name the file of the recovery sheet, or give `-` and type or paste its secret".into()),
+            ),
+            _ => Failure::of_io(format_args!("read {}", sheet.display()), &error),
+        })?;
     }
     Ok(text)
 }

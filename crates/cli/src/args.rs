@@ -127,13 +127,19 @@ fn with_variables(command: clap::Command) -> clap::Command {
     command.mut_subcommands(with_variables)
 }
 
-/// Reads the command line and its environment variables.
+/// Reads the command line and its environment variables. Gives the subcommand's name too, as `key list`.
 ///
 /// # Errors
 /// clap's, with help and version among them.
-pub fn parse() -> Result<Cli, clap::Error> {
+pub fn parse() -> Result<(Cli, String), clap::Error> {
     let matches = command().try_get_matches()?;
-    Cli::from_arg_matches(&matches)
+    let mut names = Vec::new();
+    let mut below = matches.subcommand();
+    while let Some((name, matches)) = below {
+        names.push(name.to_owned());
+        below = matches.subcommand();
+    }
+    Ok((Cli::from_arg_matches(&matches)?, names.join(" ")))
 }
 
 #[cfg(test)]

@@ -54,16 +54,7 @@ impl Failure {
 
     /// What failed and why, in one line: each cause that its effect does not repeat already.
     pub fn message(&self) -> String {
-        let mut message = self.0.to_string();
-        let mut cause = self.0.source();
-        while let Some(error) = cause {
-            let text = error.to_string();
-            if !message.ends_with(&text) {
-                message = format!("{message}: {text}");
-            }
-            cause = error.source();
-        }
-        message
+        hikae_ops::with_causes(&*self.0)
     }
 }
 

@@ -16,6 +16,7 @@ use app::App;
 use args::{Cli, Command};
 use failure::{Ended, Failure, compatible};
 use hikae_model::{Cancel, ErrorCode};
+use output::{Form, Output};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -24,14 +25,14 @@ fn main() -> ExitCode {
     // What we make is for our own user: caches and temporary files too. Restored files get their own modes, and
     // the programs around a source the mask that we were given.
     let umask = rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
-    let Cli { global, command } = match args::parse() {
-        Ok(cli) => cli,
+    let (Cli { global, command }, name) = match args::parse() {
+        Ok(parsed) => parsed,
         Err(error) => return usage(&error),
     };
     let cancel = Cancel::default();
     signals::cancel_on_signals(&cancel);
     let compat_exit_codes = global.compat_exit_codes;
-    let app = App::new(global, name_of(&command), passphrase, umask.bits(), clock::system_cx(cancel));
+    let app = App::new(global, &name, passphrase, umask.bits(), clock::system_cx(cancel));
     let exit_code = match run(command, &app) {
         Ok(ended) => ended.exit_code(),
         Err(failure) => {
@@ -44,15 +45,31 @@ fn main() -> ExitCode {
 
 /// Help and version are results; everything else is a command line that cannot be.
 fn usage(error: &clap::Error) -> ExitCode {
-    // If that cannot be printed there is nobody to tell.
-    drop(error.print());
+    let asks_for = |flag: &str, variable: &str| {
+        std::env::args_os().any(|arg| arg == flag) || environment::is_set(variable)
+    };
+    let form = match (asks_for("--json", "HIKAE_JSON"), asks_for("--json-lines", "HIKAE_JSON_LINES")) {
+        (true, _) => Form::Json,
+        (false, true) => Form::JsonLines,
+        (false, false) => Form::Text,
+    };
+    if form == Form::Text || !error.use_stderr() {
+        // If that cannot be printed there is nobody to tell.
+        drop(error.print());
+    } else {
+        let said = error.render().to_string();
+        let (what, more) = said.split_once("\n\n").unwrap_or((&said, ""));
+        let what = what.trim().trim_start_matches("error: ").to_owned();
+        let more = more.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ");
+        let hint = (!more.is_empty()).then(|| more.into());
+        Output::new(form, true, true, "").failure(&Failure::new(ErrorCode::Usage, what, hint));
+    }
     if !error.use_stderr() {
         return ExitCode::SUCCESS;
     }
-    let compat_exit_codes = std::env::args_os().any(|arg| arg == "--compat-exit-codes")
-        || environment::is_set("HIKAE_COMPAT_EXIT_CODES");
     let code = ErrorCode::Usage.exit_code();
-    ExitCode::from(if compat_exit_codes { compatible(code) } else { code })
+    let is_compatible = asks_for("--compat-exit-codes", "HIKAE_COMPAT_EXIT_CODES");
+    ExitCode::from(if is_compatible { compatible(code) } else { code })
 }
 
 fn run(command: Command, app: &App) -> Result<Ended, Failure> {
@@ -78,31 +95,5 @@ fn run(command: Command, app: &App) -> Result<Ended, Failure> {
         Command::Doctor(args) => command::doctor::run(&args, app),
         Command::Config(config) => command::config::run(&config, app),
         Command::Completions(args) => command::completions::run(&args, app),
-    }
-}
-
-fn name_of(command: &Command) -> &'static str {
-    match command {
-        Command::Protect(_) => "protect",
-        Command::Init(_) => "init",
-        Command::Backup(_) => "backup",
-        Command::List(_) => "list",
-        Command::Show(_) => "show",
-        Command::Ls(_) => "ls",
-        Command::Find(_) => "find",
-        Command::Cat(_) => "cat",
-        Command::Diff(_) => "diff",
-        Command::Restore(_) => "restore",
-        Command::Verify(_) => "verify",
-        Command::Drill(_) => "drill",
-        Command::Forget(_) => "forget",
-        Command::Undelete(_) => "undelete",
-        Command::Prune(_) => "prune",
-        Command::Key(_) => "key",
-        Command::Recipient(_) => "recipient",
-        Command::Repo(_) => "repo",
-        Command::Doctor(_) => "doctor",
-        Command::Config(_) => "config",
-        Command::Completions(_) => "completions",
     }
 }

@@ -3,7 +3,8 @@
 //! ```text
 //!                 stdout                            stderr
 //! text            the result                        progress, notes, errors
-//! --json          one object: result or error       nothing
+//! --json          one object: result or error,      nothing
+//!                 with the warnings in it
 //! --json-lines    events, the result or error last  nothing
 //! ```
 
@@ -12,6 +13,7 @@ use crate::page::{Mark, marked, render};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::io::{self, IsTerminal, Write};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The form of what is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +27,7 @@ pub enum Form {
 }
 
 /// Where results, notes and errors go.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Output {
     /// The form.
     pub form: Form,
@@ -33,6 +35,8 @@ pub struct Output {
     pub quiet: bool,
     /// The command, as JSON names it.
     pub command: String,
+    /// Warnings that the one object of `--json` will hold.
+    warnings: Mutex<Vec<Value>>,
     colour_out: bool,
     colour_err: bool,
 }
@@ -44,6 +48,7 @@ impl Output {
             form,
             quiet,
             command: command.to_owned(),
+            warnings: Mutex::default(),
             colour_out: !no_color && io::stdout().is_terminal(),
             colour_err: !no_color && io::stderr().is_terminal(),
         }
@@ -62,6 +67,7 @@ impl Output {
                 "command": self.command,
                 "status": ended.name(),
                 "exit_code": ended.exit_code(),
+                "warnings": self.warnings(),
                 "result": value,
             })),
             Form::JsonLines => self.put_json(&json!({
@@ -113,7 +119,7 @@ impl Output {
                 }
                 drop(write!(io::stderr().lock(), "{}", render(&warning, self.colour_err)));
             }
-            Form::Json => {}
+            Form::Json => self.lock_warnings().push(json!({ "message": text, "hint": hint })),
             Form::JsonLines => self.event("warning", &json!({ "message": text, "hint": hint })),
         }
     }
@@ -139,6 +145,7 @@ impl Output {
                 "command": self.command,
                 "status": code.name(),
                 "exit_code": code.exit_code(),
+                "warnings": self.warnings(),
                 "error": { "code": code.name(), "message": message, "hint": hint },
             })),
             Form::JsonLines => self.put_json(&json!({
@@ -150,6 +157,14 @@ impl Output {
                 "hint": hint,
             })),
         }
+    }
+
+    fn warnings(&self) -> Vec<Value> {
+        self.lock_warnings().clone()
+    }
+
+    fn lock_warnings(&self) -> MutexGuard<'_, Vec<Value>> {
+        self.warnings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn put_json(&self, value: &Value) {

@@ -22,28 +22,21 @@ pub struct WrittenSheet {
     pub html: PathBuf,
 }
 
-/// Writes both forms below `directory`, under a name that is not taken.
+/// Writes both forms below `directory`, in place of an earlier sheet of the same repository.
 ///
 /// # Errors
 /// A file that cannot be written.
 pub fn write(sheet: &RecoverySheet, directory: &Path, app: &App) -> Result<WrittenSheet, Failure> {
     private_file::create_directory_durably(directory)?;
     let name = format!("recovery-sheet-{}", &sheet.repository.to_string()[..8]);
-    let names = std::iter::once(name.clone()).chain((2..1000).map(|n| format!("{name}-{n}")));
-    for name in names {
-        let written = WrittenSheet {
-            text: directory.join(format!("{name}.txt")),
-            html: directory.join(format!("{name}.html")),
-        };
-        if written.text.exists() || written.html.exists() {
-            continue;
-        }
-        private_file::create(&written.text, text(sheet, app)?.as_bytes())?;
-        private_file::create(&written.html, html(sheet, app)?.as_bytes())?;
-        SheetsDue::below(&app.around.data).remove(&sheet.address)?;
-        return Ok(written);
-    }
-    Err(Failure::new(ErrorCode::Failure, format!("{} is full of recovery sheets", directory.display()), None))
+    let written = WrittenSheet {
+        text: directory.join(format!("{name}.txt")),
+        html: directory.join(format!("{name}.html")),
+    };
+    private_file::replace(&written.text, text(sheet, app)?.as_bytes())?;
+    private_file::replace(&written.html, html(sheet, app)?.as_bytes())?;
+    SheetsDue::below(&app.around.data).remove(&sheet.address)?;
+    Ok(written)
 }
 
 /// What stands on the sheet beside the secret.

@@ -56,15 +56,7 @@ impl Condition {
 
     /// One that stops backups or restores.
     pub fn fail(name: impl Into<String>, error: &(impl Advise + ?Sized)) -> Self {
-        let mut found = error.to_string();
-        let mut cause = std::error::Error::source(error);
-        while let Some(error) = cause {
-            let text = error.to_string();
-            if !found.ends_with(&text) {
-                found = format!("{found}: {text}");
-            }
-            cause = error.source();
-        }
+        let found = crate::with_causes(error);
         let advice = error.advice().map(std::borrow::Cow::into_owned);
         Self { name: name.into(), health: Health::Fail, found, advice }
     }
@@ -138,7 +130,7 @@ pub fn look_at_programs(config: &Config, around: &Surroundings) -> Vec<Condition
             false => around.path.iter().any(|directory| directory.join(name).is_file()),
         };
         found.push(match there {
-            true => Condition::ok(title, name),
+            true => Condition::ok(title, words.join(" ")),
             false => {
                 let what = format!("there is no program `{name}`");
                 Condition { health: Health::Fail, ..Condition::warn(title, what, "see its path, or PATH") }
@@ -325,7 +317,7 @@ fn look_at_newest(name: &str, snapshots: &[&ListedSnapshot], now: Timestamp) -> 
         };
     }
     let Some(good) = snapshots.iter().find(|snapshot| snapshot.complete) else {
-        let what = format!("none is complete; the newest has {} problems", newest.n_problems);
+        let what = format!("none is complete; the newest has {}", n_problems(newest));
         return Condition::warn(title, what, format!("`hikae show {}` lists them", newest.id.short()));
     };
     let hours = (now.as_second() - good.moment.as_second()) / 3600;
@@ -335,7 +327,7 @@ fn look_at_newest(name: &str, snapshots: &[&ListedSnapshot], now: Timestamp) -> 
         (true, true) => Condition::warn(title, what, "run `hikae backup`"),
         (false, _) => Condition::warn(
             title,
-            format!("the newest has {} problems; {what}", newest.n_problems),
+            format!("the newest has {}; {what}", n_problems(newest)),
             format!("`hikae show {}` lists them", newest.id.short()),
         ),
     }
@@ -369,6 +361,13 @@ fn look_at_drills(name: &str, snapshots: &[&ListedSnapshot], now: Timestamp) -> 
             }
         }
     })
+}
+
+fn n_problems(snapshot: &ListedSnapshot) -> String {
+    match snapshot.n_problems {
+        1 => "1 problem".to_owned(),
+        n => format!("{n} problems"),
+    }
 }
 
 fn age(hours: i64) -> String {

@@ -8,11 +8,11 @@
 
 use crate::OpsError;
 use crate::compare::{Exactness, compare};
-use crate::report::with_causes;
 use crate::restore::restore_files;
 use crate::scratch::Scratch;
 use crate::stored::StoredSnapshot;
 use crate::surroundings::Surroundings;
+use crate::with_causes;
 use hikae_model::{Advise as _, Cx, ErrorCode, EvidenceId, Outcome, Problem, SnapshotId};
 use hikae_repo::evidence::{CheckRecord, EvidenceRecord, PhaseRecord, put_evidence};
 use hikae_repo::snapshot::SnapshotRecord;

@@ -1,6 +1,7 @@
 //! Key slots and recipients: what opens a repository, and who can open contents written from now on.
 
 use crate::OpsError;
+use crate::error::printable;
 use crate::open::{KeyChoice, OpenError, long_enough, read_key_file};
 use hikae_model::{ErrorCode, SlotId};
 use hikae_repo::log::Change;
@@ -56,12 +57,65 @@ pub fn add(repo: &Repo, key: &NewKey, label: &str) -> Result<SlotId, OpenError> 
             Ok(repo.add_slot(&Wrap::KeyFile(&read_key_file(path)?), label)?)
         }
         NewKey::Recipient(recipient) => {
-            parse_recipient(recipient).map_err(|error| RepoError::BadKey { what: error.to_string() })?;
+            check_recipient(recipient)?;
             Ok(repo.add_slot(&Wrap::Recipient(recipient), label)?)
         }
         NewKey::Choice(KeyChoice::IdentityFile(_) | KeyChoice::Recovery(_)) => {
             Err(OpenError::NoKey { address: repo.store().address() })
         }
+    }
+}
+
+/// Looks whether [`add`] would take this key, and adds nothing.
+///
+/// # Errors
+/// As for [`add`].
+pub fn check_new(repo: &Repo, key: &NewKey) -> Result<(), OpenError> {
+    if repo.secret().is_none() {
+        return Err(RepoError::NoRight { what: "add a key" }.into());
+    }
+    match key {
+        NewKey::Choice(KeyChoice::Passphrase(passphrase)) => long_enough(passphrase).map(drop),
+        NewKey::Choice(KeyChoice::KeyFile(path)) => read_key_file(path).map(drop),
+        NewKey::Recipient(recipient) => Ok(check_recipient(recipient)?),
+        NewKey::Choice(KeyChoice::IdentityFile(_) | KeyChoice::Recovery(_)) => {
+            Err(OpenError::NoKey { address: repo.store().address() })
+        }
+    }
+}
+
+/// Looks whether a recipient is one.
+///
+/// # Errors
+/// [`RepoError::BadKey`]
+pub fn check_recipient(recipient: &str) -> Result<(), RepoError> {
+    let parsed = parse_recipient(recipient).map(drop);
+    parsed.map_err(|error| RepoError::BadKey { what: error.to_string() })
+}
+
+/// Those who can open contents once this one can too.
+///
+/// # Errors
+/// [`RepoError::BadKey`] if it is no recipient, or one already.
+pub fn with_recipient(known: &[String], recipient: &str) -> Result<Vec<String>, RepoError> {
+    check_recipient(recipient)?;
+    if known.iter().any(|known| known == recipient) {
+        return Err(RepoError::BadKey { what: "this recipient is one already".to_owned() });
+    }
+    Ok(known.iter().cloned().chain([recipient.to_owned()]).collect())
+}
+
+/// The one recipient that begins so, and those who stay when it goes.
+///
+/// # Errors
+/// [`RepoError::BadKey`] if there is none or more than one, or it is the last.
+pub fn without_recipient(known: &[String], prefix: &str) -> Result<(String, Vec<String>), RepoError> {
+    let begins = |known: &String| !prefix.is_empty() && known.starts_with(prefix);
+    let (gone, kept): (Vec<_>, Vec<_>) = known.iter().cloned().partition(begins);
+    match (gone.as_slice(), kept.is_empty()) {
+        ([one], false) => Ok((one.clone(), kept)),
+        ([_], true) => Err(RepoError::BadKey { what: "the last recipient cannot be removed".to_owned() }),
+        (several, _) => Err(RepoError::BadKey { what: format!("{} recipients begin so", several.len()) }),
     }
 }
 
@@ -83,7 +137,7 @@ pub fn find(repo: &Repo, prefix: &str) -> Result<ListedKey, OpsError> {
     match keys.pop() {
         Some(key) if n == 1 => Ok(key),
         _ => {
-            let shown: String = prefix.chars().flat_map(char::escape_default).collect();
+            let shown = printable(prefix);
             let what = format!("{n} keys have a name that begins with `{shown}`");
             Err(OpsError::refused(ErrorCode::Usage, what, Some("`hikae key list` shows them".into())))
         }
@@ -119,15 +173,7 @@ pub struct ListedRecipient {
 /// # Errors
 /// [`RepoError`] if it is no recipient, or the key may not.
 pub fn add_recipient(repo: &Repo, recipient: &str) -> Result<usize, RepoError> {
-    parse_recipient(recipient).map_err(|error| RepoError::BadKey { what: error.to_string() })?;
-    repo.append(&mut |state| {
-        let mut recipients = state.recipients.clone();
-        if recipients.iter().any(|known| known == recipient) {
-            return Err(RepoError::BadKey { what: "this recipient is one already".to_owned() });
-        }
-        recipients.push(recipient.to_owned());
-        Ok(Change::Recipients(recipients))
-    })?;
+    repo.append(&mut |state| Ok(Change::Recipients(with_recipient(&state.recipients, recipient)?)))?;
     let state = repo.follow()?;
     let mut n_rewrapped = 0;
     for epoch in &state.epochs {
@@ -155,19 +201,9 @@ pub fn add_recipient(repo: &Repo, recipient: &str) -> Result<usize, RepoError> {
 pub fn remove_recipient(repo: &Repo, prefix: &str) -> Result<String, RepoError> {
     let mut removed = String::new();
     repo.append(&mut |state| {
-        let (gone, kept): (Vec<_>, Vec<_>) = state
-            .recipients
-            .iter()
-            .cloned()
-            .partition(|known| !prefix.is_empty() && known.starts_with(prefix));
-        match (gone.as_slice(), kept.is_empty()) {
-            ([one], false) => {
-                removed.clone_from(one);
-                Ok(Change::Recipients(kept))
-            }
-            ([_], true) => Err(RepoError::BadKey { what: "the last recipient cannot be removed".to_owned() }),
-            (several, _) => Err(RepoError::BadKey { what: format!("{} recipients begin so", several.len()) }),
-        }
+        let kept;
+        (removed, kept) = without_recipient(&state.recipients, prefix)?;
+        Ok(Change::Recipients(kept))
     })?;
     Ok(removed)
 }

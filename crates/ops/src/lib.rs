@@ -39,7 +39,7 @@ pub mod stored;
 pub mod surroundings;
 pub mod verify;
 
-pub use error::OpsError;
+pub use error::{OpsError, with_causes};
 pub use hikae_repo::Repo;
 pub use hikae_repo::state::State;
 pub use hikae_source::SourceError;

@@ -1,6 +1,7 @@
 //! Making and opening a repository as the configuration or the command line says: store, key, cache.
 
 use crate::config::{RepositoryConfig, SecretError, SecretRef, StoreConfig, UnlockConfig};
+use crate::keys::check_recipient;
 use crate::private_file::{self, PrivateFileError};
 use crate::recovery::SheetsDue;
 use crate::secret_text::{self, BadSecretText, SecretKind};
@@ -216,6 +217,10 @@ impl Place {
     /// [`OpenError`].
     pub fn open(&self, around: &Surroundings, cx: &Cx) -> Result<Opened, OpenError> {
         let store = self.open_store(cx)?;
+        // Before any key is asked for: on a disk that is not mounted, nothing is wrong with the key.
+        if !self.has_repository(cx) {
+            return Err(RepoError::NoRepository { address: self.address() }.into());
+        }
         let mut identities: Vec<Identity> = Vec::new();
         for path in &self.identities {
             identities.extend(parse_identities(&private_file::read(path)?)?);
@@ -247,6 +252,27 @@ impl Place {
             drop(store.reclaim_temporary(before));
         }
         Ok(Opened { repo: Arc::new(repo), repaired })
+    }
+
+    /// Looks whether [`init`](Self::init) would make a repository, and makes nothing. `may_ask` if a key can still be
+    /// asked for.
+    ///
+    /// # Errors
+    /// As for [`init`](Self::init).
+    pub fn check_init(&self, recipients: &[String], may_ask: bool, cx: &Cx) -> Result<(), OpenError> {
+        recipients.iter().try_for_each(|recipient| check_recipient(recipient))?;
+        match &self.key {
+            None if may_ask => {}
+            None | Some(KeyChoice::Recovery(_)) => return Err(OpenError::NoKey { address: self.address() }),
+            Some(KeyChoice::Passphrase(given)) => drop(long_enough(given)?),
+            Some(KeyChoice::KeyFile(path)) if path.exists() => drop(read_key_file(path)?),
+            Some(KeyChoice::KeyFile(_)) => {}
+            Some(KeyChoice::IdentityFile(path)) => drop(recipient_of(path)?),
+        }
+        match self.has_repository(cx) {
+            true => Err(RepoError::RepositoryExists { address: self.address() }.into()),
+            false => Ok(()),
+        }
     }
 
     /// Makes a repository. Its recovery sheet is due until [`SheetsDue::remove`] is told that it was written.

@@ -96,23 +96,9 @@ impl SnapshotReport {
     }
 }
 
-/// An error with its causes, each that its effect does not repeat already.
-pub(crate) fn with_causes(error: &OpsError) -> String {
-    let mut what = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        let text = error.to_string();
-        if !what.ends_with(&text) {
-            what = format!("{what}: {text}");
-        }
-        cause = error.source();
-    }
-    what
-}
-
 /// An error as a problem of a report: its kind, the chain of causes, its advice.
 pub(crate) fn problem_of(on: &str, error: &OpsError) -> Problem {
-    let what = with_causes(error);
+    let what = crate::with_causes(error);
     let what = what.strip_prefix(&format!("{on}: ")).map_or(what.clone(), str::to_owned);
     let problem = Problem::new(error.code().name(), on, what);
     match error.advice() {

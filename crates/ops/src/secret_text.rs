@@ -51,7 +51,12 @@ impl Advise for BadSecretText {
 
     fn advice(&self) -> Option<Hint> {
         match self {
-            Self::NotThere { .. } => None,
+            Self::NotThere { wanted: SecretKind::KeyFile } => {
+                Some("name the file that `hikae init`, `hikae protect` or `hikae key add` made".into())
+            }
+            Self::NotThere { wanted: SecretKind::Recovery } => {
+                Some("give the whole sheet, or the groups of its secret".into())
+            }
             Self::Checksum => Some("compare it with the sheet, group by group".into()),
         }
     }

@@ -14,6 +14,7 @@
 
 use crate::OpsError;
 use crate::config::nearest;
+use crate::error::printable;
 use hikae_model::ErrorCode;
 use hikae_repo::state::{SnapshotState, State};
 use jiff::civil::{Date, DateTime};
@@ -212,7 +213,7 @@ fn no_source(name: &str, sources: &BTreeSet<&str>) -> OpsError {
             list(sources)
         ),
     };
-    let shown: String = name.chars().flat_map(char::escape_default).collect();
+    let shown = printable(name);
     OpsError::refused(ErrorCode::Usage, format!("there is no snapshot of `{shown}`"), Some(advice.into()))
 }
 

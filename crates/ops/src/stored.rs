@@ -1,7 +1,7 @@
 //! A snapshot as a database restore sees it: entries, a manifest, and contents to be read from start to end.
 
 use crate::OpsError;
-use crate::report::with_causes;
+use crate::with_causes;
 use hikae_model::{Advise as _, Entry, ErrorCode, SnapshotId};
 use hikae_repo::content::WholeHash;
 use hikae_repo::extent::Extent;

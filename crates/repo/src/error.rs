@@ -188,9 +188,8 @@ impl Advise for RepoError {
             Self::Store(error) => error.code(),
             Self::NoRepository { .. } => ErrorCode::RepositoryMissing,
             Self::RepositoryExists { .. } | Self::NoRight { .. } => ErrorCode::Forbidden,
-            Self::WrongKey { .. } | Self::NeedsIdentity | Self::BadKey { .. } | Self::Age { .. } => {
-                ErrorCode::WrongKey
-            }
+            Self::BadKey { .. } => ErrorCode::Usage,
+            Self::WrongKey { .. } | Self::NeedsIdentity | Self::Age { .. } => ErrorCode::WrongKey,
             Self::HeaderChanged { .. }
             | Self::Damaged { .. }
             | Self::BlobMissing { .. }
@@ -223,7 +222,8 @@ impl Advise for RepoError {
             }
             Self::RepositoryExists { .. } => "use it as it is, or choose another place",
             Self::WrongKey { .. } => {
-                "check passphrase or key file; the recovery sheet opens it with `hikae key add --recovery`"
+                "check passphrase or key file; the recovery sheet gives it a new key: \
+                 `hikae key add --recovery SHEET --new-key-file FILE`"
             }
             Self::HeaderChanged { .. } => "put back hikae.json from a copy; do not write to this repository",
             Self::TooNew { .. } => "use a newer release of hikae",

@@ -14,6 +14,9 @@ use std::os::unix::ffi::OsStrExt as _;
 
 /// Write the content of one file of a snapshot to standard output
 #[derive(Debug, Args)]
+#[command(
+    after_help = "The file and nothing else, also with --json.\n\nExample:\n  hikae cat documents home/me/letter.txt > letter.txt"
+)]
 pub struct CatArgs {
     /// Snapshot: beginning of its id, a source, a time, `latest` or `latest-verified`
     snapshot: SnapshotSelector,

@@ -5,7 +5,7 @@ use crate::args;
 use crate::failure::{Ended, Failure};
 use clap::Args;
 use clap_complete::Shell;
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 
 /// Print completions for a shell
 #[derive(Debug, Args)]
@@ -20,7 +20,10 @@ pub struct CompletionsArgs {
 pub fn run(args: &CompletionsArgs, _: &App) -> Result<Ended, Failure> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut args::command(), "hikae", &mut script);
-    let written = std::io::stdout().lock().write_all(&script);
-    written.map_err(|error| Failure::of_io("write the completions", &error))?;
-    Ok(Ended::Well)
+    match std::io::stdout().lock().write_all(&script) {
+        // Whoever reads it has read enough.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(Ended::Well),
+        Err(error) => Err(Failure::of_io("write the completions", &error)),
+        Ok(()) => Ok(Ended::Well),
+    }
 }

@@ -24,6 +24,7 @@ pub enum ConfigCommand {
 
 /// Show what the configuration says, with secrets left out
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  hikae config show --effective")]
 pub struct ShowArgs {
     /// Everything, with the defaults
     #[arg(long)]
@@ -32,6 +33,7 @@ pub struct ShowArgs {
 
 /// Show in which settings two configurations differ
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  hikae config diff\n  hikae config diff /etc/hikae/config.toml new.toml")]
 pub struct DiffArgs {
     /// A configuration to compare with [default: the defaults]
     #[arg(value_name = "FILE")]

@@ -12,6 +12,7 @@ use serde::Serialize;
 
 /// Show what differs between two snapshots
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  hikae diff 3f2a latest --source documents")]
 pub struct DiffArgs {
     /// The earlier snapshot
     first: SnapshotSelector,

@@ -11,6 +11,7 @@ use hikae_ops::doctor::{
 
 /// Look at everything that backups rest on, one line each
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  hikae doctor --json")]
 pub struct DoctorArgs {}
 
 pub fn run(_: &DoctorArgs, app: &App) -> Result<Ended, Failure> {

@@ -14,6 +14,7 @@ use std::path::PathBuf;
 
 /// Restore into a scratch place, compare everything, and keep signed evidence
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  hikae drill\n  hikae drill shop --scratch /var/tmp")]
 pub struct DrillArgs {
     /// Snapshots [default: the latest of each source]
     #[arg(value_name = "SNAPSHOT")]

@@ -5,6 +5,7 @@ use crate::failure::{Ended, Failure};
 use crate::sheet;
 use clap::Args;
 use hikae_ops::config::StoreConfig;
+use hikae_ops::keys::check_recipient;
 use hikae_ops::open::{KeyChoice, OpenError, Place, make_key_file};
 use hikae_ops::recovery::{RecoverySheet, SheetsDue};
 use serde_json::json;
@@ -39,12 +40,19 @@ pub fn run(args: &InitArgs, app: &App) -> Result<Ended, Failure> {
         write_only |= repository.write_only;
     }
     if args.dry_run {
-        let key = app.key()?;
-        let how = if key.is_some() { "with the key that was given" } else { "and ask for a passphrase" };
-        let text = format!("would make a repository {how}; nothing was written\n");
+        let place = app.place_of_new()?;
+        place.check_init(&recipients, app.may_ask(), &app.cx)?;
+        let how = match &place.key {
+            Some(KeyChoice::KeyFile(file)) => format!("opened by the key file {}", file.display()),
+            Some(_) => "opened by the key that was given".to_owned(),
+            None => "and ask for a passphrase".to_owned(),
+        };
+        let text = format!("would make a repository in {}, {how}; nothing was written\n", place.address());
         app.output.result(Ended::Well, &json!({ "recipients": recipients, "write_only": write_only }), &text);
         return Ok(Ended::Well);
     }
+    // Before a key file is made for nothing.
+    recipients.iter().try_for_each(|recipient| check_recipient(recipient))?;
     let mut place = app.place_of_new()?;
     if let Some(KeyChoice::KeyFile(file)) = &place.key
         && make_key_file(file, &app.cx)?

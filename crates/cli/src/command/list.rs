@@ -1,18 +1,27 @@
 //! `hikae list`
 
+use super::backup::Purpose;
 use crate::app::App;
 use crate::failure::{Ended, Failure};
 use crate::page::{Align, Mark, Table, count, marked};
 use clap::Args;
 use hikae_model::{Bytes, Count};
 use hikae_ops::list::{ListedSnapshot, list, list_forgotten};
+use hikae_ops::select::SnapshotSelector;
 
 /// List snapshots, newest first
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  hikae list\n  hikae list documents --type daily -n 10")]
 pub struct ListArgs {
     /// Only of this source
     #[arg(value_name = "SOURCE")]
     source: Option<String>,
+    /// The same
+    #[arg(long = "source", value_name = "NAME", conflicts_with = "source", id = "source-flag")]
+    of_source: Option<String>,
+    /// Only those that were made as this
+    #[arg(long = "type", value_enum, value_name = "TYPE")]
+    purpose: Option<Purpose>,
     /// Show at most so many
     #[arg(long, short = 'n', value_name = "N")]
     limit: Option<usize>,
@@ -25,16 +34,27 @@ pub fn run(args: &ListArgs, app: &App) -> Result<Ended, Failure> {
     let repo = app.open()?;
     let mut snapshots = match args.forgotten {
         true => list_forgotten(&repo)?,
-        false => list(&repo, args.source.as_deref())?,
+        false => list(&repo, None)?,
     };
-    snapshots.retain(|snapshot| args.source.as_ref().is_none_or(|source| *source == snapshot.source));
+    let source = args.source.as_ref().or(args.of_source.as_ref());
+    if let Some(source) = source
+        && !snapshots.iter().any(|snapshot| snapshot.source == *source)
+    {
+        let known = app.config_or_none().is_ok_and(|config| config.sources.contains_key(source));
+        if !known {
+            SnapshotSelector::Latest.resolve(&*repo.follow()?, Some(source), &app.around.zone)?;
+        }
+    }
+    snapshots.retain(|snapshot| source.is_none_or(|source| *source == snapshot.source));
+    snapshots.retain(|snapshot| args.purpose.is_none_or(|purpose| purpose.name() == snapshot.purpose));
     let n = snapshots.len();
     snapshots.truncate(args.limit.unwrap_or(n));
     let mut text = table(&snapshots, app);
     if snapshots.is_empty() {
-        text = match &args.source {
-            Some(source) => format!("There is no snapshot of {source}.\n"),
-            None => "There is no snapshot yet.\n".to_owned(),
+        text = match (source, args.purpose) {
+            (_, Some(purpose)) => format!("There is no {} snapshot.\n", purpose.name()),
+            (Some(source), None) => format!("There is no snapshot of {source}.\n"),
+            (None, None) => "There is no snapshot yet.\n".to_owned(),
         };
     } else if snapshots.len() < n {
         text.push_str(&format!("and {}\n", count((n - snapshots.len()) as u64, "more", "more")));

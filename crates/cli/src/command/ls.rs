@@ -12,6 +12,7 @@ use std::os::unix::ffi::OsStrExt as _;
 
 /// List what is in a snapshot
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  hikae ls documents home/me")]
 pub struct LsArgs {
     /// Snapshot: beginning of its id, a source, a time, `latest` or `latest-verified`
     #[arg(default_value = "latest")]

@@ -10,7 +10,7 @@ use crate::sheet::{self, WrittenSheet};
 use clap::Args;
 use hikae_model::SnapshotId;
 use hikae_ops::backup::{BackupOptions, backup};
-use hikae_ops::config::SourceSettings;
+use hikae_ops::config::{SourceConfig, SourceSettings};
 use hikae_ops::drill::DrillOptions;
 use hikae_ops::open::KeyChoice;
 use hikae_ops::protect::{Chosen, Made, Prepared, prepare, recognise};
@@ -211,13 +211,16 @@ fn dry_run(what: &[SourceSettings], chosen: &Chosen, is_new: bool, app: &App) ->
     let planned: Vec<Planned> =
         what.iter().map(|settings| Planned { kind: settings.kind(), what: settings.shown() }).collect();
     let mut text = String::new();
+    // What would stop the real call stops this one.
+    for settings in what {
+        SourceConfig::of(settings.clone()).require_ready(&settings.shown(), &app.around, &app.cx)?;
+    }
     if is_new {
         let (file, store) = (chosen.file(&app.around), chosen.new_store(&app.around));
         text.push_str(&format!("would write {}\n", file.display()));
         text.push_str(&format!("would make a repository in {}\n", store.display()));
     } else {
-        // A configuration that is wrong would stop the real call too.
-        app.config()?;
+        app.open()?;
     }
     for planned in &planned {
         text.push_str(&format!("would back up, restore and compare {} ({})\n", planned.what, planned.kind));

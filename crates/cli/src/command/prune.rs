@@ -11,6 +11,7 @@ use std::time::Duration;
 
 /// Free the space of what no snapshot needs, after a time in which it can be brought back
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  hikae prune --dry-run\n  hikae prune --max-copied 10GiB")]
 pub struct PruneArgs {
     /// How long what is not needed stays, as 14d
     #[arg(long, value_name = "TIME", default_value = "14d")]

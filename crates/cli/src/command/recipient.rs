@@ -4,7 +4,7 @@ use crate::app::App;
 use crate::failure::{Ended, Failure};
 use crate::page::{Align, Mark, Table, count, marked};
 use clap::{Args, Subcommand};
-use hikae_ops::keys::{add_recipient, recipients, remove_recipient};
+use hikae_ops::keys::{add_recipient, recipients, remove_recipient, with_recipient, without_recipient};
 use serde_json::json;
 
 #[derive(Debug, Subcommand)]
@@ -17,6 +17,9 @@ pub enum RecipientCommand {
 
 /// Let somebody open contents, earlier ones too as far as our key opens them
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  hikae recipient add age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p"
+)]
 pub struct AddArgs {
     /// As age or OpenSSH writes it: age1… or "ssh-ed25519 …"
     recipient: String,
@@ -27,6 +30,7 @@ pub struct AddArgs {
 
 /// Take somebody from those who can open what is written from now on
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  hikae recipient remove age1ql3z7h --dry-run")]
 pub struct RemoveArgs {
     /// The recipient, or its beginning
     recipient: String,
@@ -55,6 +59,7 @@ pub fn run(command: &RecipientCommand, app: &App) -> Result<Ended, Failure> {
             app.output.result(Ended::Well, &listed, &table.text());
         }
         RecipientCommand::Add(args) if args.dry_run => {
+            with_recipient(&repo.follow()?.recipients, &args.recipient)?;
             let text = format!("{} could open what is written from now on.\n", args.recipient);
             app.output.result(Ended::Well, &json!({ "recipient": args.recipient }), &text);
         }
@@ -66,7 +71,8 @@ pub fn run(command: &RecipientCommand, app: &App) -> Result<Ended, Failure> {
             app.output.result(Ended::Well, &result, &text);
         }
         RecipientCommand::Remove(args) => {
-            let what = format!("{} will not open what is written from now on", args.recipient);
+            let (goes, _) = without_recipient(&repo.follow()?.recipients, &args.recipient)?;
+            let what = format!("{goes} will not open what is written from now on");
             if args.dry_run {
                 app.output.result(Ended::Well, &json!({}), &format!("{what}. Nothing was changed.\n"));
                 return Ok(Ended::Well);

@@ -21,6 +21,7 @@ pub enum RepoCommand {
 
 /// Mend what can be mended: adds and marks, deletes nothing
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  hikae repo repair --dry-run")]
 pub struct RepairArgs {
     /// Read, open and compare all contents before
     #[arg(long)]

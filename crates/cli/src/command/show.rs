@@ -11,6 +11,7 @@ use hikae_ops::select::SnapshotSelector;
 
 /// Show everything that is known of one snapshot
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  hikae show documents")]
 pub struct ShowArgs {
     /// Snapshot: beginning of its id, a source, a time, `latest` or `latest-verified`
     #[arg(default_value = "latest")]

@@ -10,6 +10,7 @@ use hikae_ops::list::list_forgotten;
 
 /// Bring forgotten snapshots back
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  hikae undelete\n  hikae undelete 3f2a")]
 pub struct UndeleteArgs {
     /// Beginnings of their ids [default: list what can be brought back]
     #[arg(value_name = "SNAPSHOT")]

@@ -88,3 +88,52 @@ fn a_planned_backup_ends_as_the_real_one_would() {
     fs::remove_file(home.key_file()).unwrap();
     both_end(2, "main.key");
 }
+
+/// Every verb that writes, asked for what it must refuse: planned or real, it ends the same way.
+#[test]
+fn a_dry_run_refuses_what_the_real_call_refuses() {
+    let home = Home::new();
+    home.write("docs/a.txt", "one");
+    home.expect(0, &["protect", "docs"]);
+    let no_key = home.write_private("no.key", "nonsense").display().to_string();
+    for (code, arguments) in [
+        (12, &["init"][..]),
+        (2, &["init", "--store", "new", "--key-file", "new.key", "--recipient", "nonsense"]),
+        (2, &["recipient", "add", "nonsense"]),
+        (2, &["recipient", "remove", "age1nobody", "--yes"]),
+        (2, &["key", "add"]),
+        (2, &["key", "add", "--new-recipient", "nonsense"]),
+        (2, &["key", "remove", "ffff", "--yes"]),
+        (2, &["backup", "nothing"]),
+        (6, &["protect", "nothing"]),
+        (2, &["drill", "nothing"]),
+        (2, &["forget", "nothing"]),
+        (2, &["undelete", "nothing"]),
+        (2, &["restore", "nothing"]),
+    ] {
+        home.expect(code, &[arguments, &["--dry-run"]].concat());
+        home.expect(code, arguments);
+    }
+    let before = everything(&home.path("data"));
+    for arguments in [
+        &["key", "add", "--new-key-file", "new.key"][..],
+        &["key", "recovery-sheet"],
+        &["recipient", "add", "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p"],
+        &["init", "--store", "new", "--key-file", "new.key"],
+        &["protect", "docs"],
+        &["backup"],
+        &["prune"],
+        &["forget", "--keep-last", "1"],
+        &["repo", "repair"],
+        &["drill"],
+        &["restore", "docs"],
+    ] {
+        home.expect(0, &[arguments, &["--dry-run"]].concat());
+    }
+    assert!(before == everything(&home.path("data")), "nothing was written");
+    assert!(!home.path("new.key").exists() && !home.path("new").exists());
+    let said = home.expect(7, &["list", "--key-file", "docs/a.txt"]);
+    assert!(said.stderr.contains("chmod 600"), "{}", said.stderr);
+    home.expect(11, &["key", "add", "--new-key-file", &no_key, "--dry-run"]);
+    home.expect(11, &["key", "add", "--new-key-file", &no_key]);
+}

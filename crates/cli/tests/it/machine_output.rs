@@ -41,7 +41,9 @@ fn every_verb_prints_one_object() {
         let value: Value =
             serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{arguments:?}: {error}"));
         assert_eq!((value["status"].as_str(), value["exit_code"].as_u64()), (Some("ok"), Some(0)));
-        assert_eq!(value["command"], arguments[0]);
+        let named = value["command"].as_str().unwrap();
+        assert!(!named.is_empty() && arguments.join(" ").starts_with(named), "{arguments:?}: {named}");
+        assert_eq!(value["warnings"], serde_json::json!([]));
         assert!(value.get("result").is_some(), "{arguments:?}");
         assert_eq!(ran.stderr, "", "{arguments:?}");
     }
@@ -128,4 +130,42 @@ fn a_reader_that_goes_away_is_no_failure() {
     std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut start).unwrap();
     drop(child.stdout.take());
     assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_command_line_that_cannot_be_is_an_object_too() {
+    let home = Home::new();
+    for arguments in [&["list", "--json", "--nope"][..], &["--json", "lsit"], &["cat", "--json"]] {
+        let ran = home.expect(2, arguments);
+        let value: Value = serde_json::from_str(&ran.stdout).unwrap();
+        assert_eq!((&value["error"]["code"], &value["exit_code"]), (&"usage".into(), &2.into()));
+        assert!(!value["error"]["message"].as_str().unwrap().starts_with("error:"), "{value}");
+        assert_eq!(ran.stderr, "");
+    }
+    let ran = home.expect(2, &["list", "--json-lines", "--nope"]);
+    assert_eq!(serde_json::from_str::<Value>(&ran.stdout).unwrap()["event"], "exit_error");
+    assert!(home.expect(0, &["list", "--help", "--json"]).stdout.contains("Usage:"));
+    assert!(home.expect(2, &["list", "--nope"]).stderr.contains("--nope"));
+}
+
+#[test]
+fn warnings_are_part_of_the_object() {
+    let home = Home::new();
+    home.configure(
+        "[repository.main]\nstore = '/a'\n[source.a]\nkind = 'files'\ninclude = ['/srv/a']\nexclude = ['/srv/a/tmp']\n",
+    );
+    let value = home.json(&["config", "check"]);
+    let warning = &value["warnings"][0];
+    assert!(warning["message"].as_str().unwrap().contains("`/srv/a/tmp` matches nothing"), "{value}");
+    assert_eq!(warning["hint"], "write \"/tmp\"");
+}
+
+#[test]
+fn each_fault_of_a_configuration_has_its_own_hint() {
+    let home = Home::new();
+    home.configure("[repository.main]\nstroe = '/a'\n[source.a]\nkind = 'fils'\ninclude = ['/srv/a']\n");
+    let said = home.expect(2, &["config", "check"]).stderr;
+    for hint in ["line 2: did you mean `store`?", "line 4: did you mean `files`?"] {
+        assert!(said.contains(hint), "{said}");
+    }
 }

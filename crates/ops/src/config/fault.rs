@@ -135,7 +135,18 @@ impl Advise for ConfigError {
         match self {
             Self::None { .. } => Some("`hikae protect FOLDER` writes one, or name one with --config".into()),
             Self::Unreadable { .. } => Some("see that the path is right and this user may read it".into()),
-            Self::Wrong { faults } => faults.iter().find_map(|fault| fault.advice.clone()).map(Into::into),
+            Self::Wrong { faults } => {
+                let advised: Vec<_> =
+                    faults.iter().filter_map(|fault| Some((fault.line, fault.advice.as_ref()?))).collect();
+                match advised.as_slice() {
+                    [] => None,
+                    [(_, advice)] => Some((*advice).clone().into()),
+                    several => {
+                        let lines = several.iter().map(|(line, advice)| format!("line {line}: {advice}"));
+                        Some(lines.collect::<Vec<_>>().join("\n").into())
+                    }
+                }
+            }
             Self::NoSuch { advice, .. } => Some(advice.clone().into()),
             Self::WhichOne { what, .. } => Some(format!("say which with --{what} NAME").into()),
         }

@@ -53,6 +53,7 @@ pub fn parse(text: &str, file: Option<&Path>) -> Result<Config, ConfigError> {
     }
     reading.refuse_passwords(&config);
     config.warnings = reading.secrets_in_arguments(&config);
+    config.warnings.extend(reading.absolute_excludes(&config));
     match reading.faults.is_empty() {
         true => Ok(config),
         false => Err(reading.wrong()),
@@ -256,6 +257,27 @@ impl<'t> Parsing<'t> {
             }
         }
         warnings
+    }
+
+    /// Patterns that are written as paths of the machine: they are relative to each include, and match nothing so.
+    fn absolute_excludes(&self, config: &Config) -> Vec<Fault> {
+        let mut found = Vec::new();
+        for (name, source) in &config.sources {
+            let SourceSettings::Files(files) = &source.settings else { continue };
+            for pattern in files.exclude.iter().filter(|pattern| pattern.starts_with('/')) {
+                let below =
+                    |include: &Path| Path::new(pattern).strip_prefix(include).ok().map(Path::to_owned);
+                let Some(below) = files.include.iter().find_map(|include| below(&include.path)) else {
+                    continue;
+                };
+                let span = self.span_of(&format!("source.{name}"), pattern);
+                let what =
+                    format!("the pattern `{pattern}` matches nothing: patterns are relative to each include");
+                let advice = format!("write \"/{}\"", below.display());
+                found.push(Fault::at(self.text, self.file, span, what).advise(advice));
+            }
+        }
+        found
     }
 
     /// Where `needle` first stands in the table `[header]`, or else the table.

@@ -8,7 +8,7 @@
 
 use super::connection::{Connection, Host};
 use crate::SourceError;
-use hikae_model::sabotage;
+use hikae_model::{ErrorCode, sabotage};
 use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
@@ -87,9 +87,16 @@ fn read_private(file: &Path) -> Result<String, SourceError> {
     // The mode of what is open, not of the name: the name may be changed between two looks.
     let mode = opened.metadata().map_err(failed)?.mode() & 0o777;
     if mode & 0o077 != 0 && !sabotage::on("pgpass-open") {
-        return Err(SourceError::Setting {
-            setting: format!("{}", file.display()),
-            why: format!("others may use this password file (mode {mode:03o}); run chmod 600 on it"),
+        return Err(SourceError::Failed {
+            code: ErrorCode::Permission,
+            what: format!("others may use the password file {} (mode {mode:03o})", file.display()),
+            advice: Some(
+                format!(
+                    "run chmod 600 {}, and change the password if somebody may have read it",
+                    file.display()
+                )
+                .into(),
+            ),
         });
     }
     let mut text = String::new();
