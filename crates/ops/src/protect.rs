@@ -17,7 +17,7 @@ use crate::open::{KeyChoice, OpenError, Opened, Place, make_key_file};
 use crate::private_file::{self, PrivateFileError};
 use crate::recovery::{RecoverySheet, SheetsDue};
 use crate::surroundings::Surroundings;
-use hikae_model::{Advise, Cx, ErrorCode, Hint, Problem};
+use hikae_model::{Advise, Cx, ErrorCode, Hint, Problem, sabotage};
 use hikae_repo::Repo;
 use hikae_source::files::FilesSettings;
 use hikae_source::postgresql::PostgresqlSettings;
@@ -292,7 +292,11 @@ pub fn prepare(
         Some(mut text) => {
             append_sources(&mut text, &new_sources);
             let place = configured_place(&known, chosen, around, cx)?;
-            (text, Ready::open(&place, around, cx)?)
+            let ready = match sabotage::on("gone-is-made-anew") {
+                true => first_repository(&Place { id: None, ..place }, around, cx)?,
+                false => Ready::open(&place, around, cx)?,
+            };
+            (text, ready)
         }
         None => {
             let (name, store) = (chosen.new_name().to_owned(), chosen.new_store(around));
@@ -541,6 +545,7 @@ mod tests {
         assert!(calls.configuration().exists());
     }
 
+    /// Keeps X-9.
     #[test]
     fn a_repository_that_is_gone_is_never_made_anew() {
         let calls = Calls::new();

@@ -95,6 +95,7 @@ fn a_source_that_is_not_there_is_missing() {
     home.expect(6, &["backup"]);
 }
 
+/// Keeps X-9.
 #[test]
 fn a_repository_whose_disk_is_not_mounted_is_missing_and_never_made_anew() {
     let home = protected();

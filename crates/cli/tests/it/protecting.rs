@@ -66,7 +66,6 @@ fn a_first_call_uses_the_configuration_and_the_store_that_it_is_given() {
     assert_eq!(home.json(&["list", "--config", "own.toml"])["result"].as_array().unwrap().len(), 2);
 }
 
-/// Keeps MK-35, MK-36, IN-26, IN-44, IN-45, IN-46, IN-48, IN-76.
 #[test]
 fn a_home_that_holds_its_own_repository_does_not_grow_by_it() {
     let home = Home::new();
@@ -98,7 +97,7 @@ fn a_home_that_holds_its_own_repository_does_not_grow_by_it() {
     assert!(again.stderr.contains("is in the configuration already"), "{}", again.stderr);
 }
 
-/// Keeps MK-35, MK-36.
+/// Keeps MK-35, MK-36, IN-26, IN-44, IN-45, IN-46, IN-48, IN-76.
 #[test]
 fn what_was_protected_is_found_looked_at_and_restored() {
     let home = Home::new();

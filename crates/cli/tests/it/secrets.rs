@@ -101,6 +101,7 @@ fn the_passphrase_of_a_command_opens_what_the_variable_made() {
     home.expect(7, &["list", "--passphrase-command", "false"]);
 }
 
+/// Keeps X-8.
 #[test]
 fn a_secret_file_is_shown_only_to_who_asks_for_it() {
     let home = Home::new();

@@ -1,4 +1,6 @@
 //! Files that are written to while a backup reads them.
+//!
+//! Keeps E-1.
 
 use crate::files::noise;
 use crate::world::{World, named};
@@ -176,6 +178,7 @@ fn a_file_that_goes_away_while_it_is_rewritten_is_kept_and_in_doubt() {
     assert!(restored == before);
 }
 
+/// Keeps MK-14.
 #[test]
 fn a_file_that_must_be_json_and_is_not_is_kept_and_named_until_it_is() {
     let world = World::new();

@@ -198,6 +198,7 @@ fn check_child_is_gone(file: &Path) {
     assert!(status.is_err() || status.unwrap().contains("State:\tZ"), "process {number} goes on");
 }
 
+/// Keeps MK-14.
 #[test]
 fn all_that_a_program_started_ends_with_it_at_its_time_limit() {
     let world = World::new();
@@ -212,6 +213,7 @@ fn all_that_a_program_started_ends_with_it_at_its_time_limit() {
     check_child_is_gone(&child);
 }
 
+/// Keeps MK-14.
 #[test]
 fn a_run_that_is_cancelled_ends_what_runs_before_and_still_runs_what_comes_after() {
     let world = World::new();

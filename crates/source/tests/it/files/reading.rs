@@ -96,7 +96,6 @@ fn an_include_inside_what_is_excluded_is_still_read() {
     assert_eq!(names(&world, settings), ["a", "a/w", "a/x", "a/x/y", "a/x/y/z"]);
 }
 
-/// Keeps MK-19, EC-44.
 #[test]
 fn what_hikae_fills_itself_is_left_out_whatever_leads_there() {
     let world = World::new();
@@ -125,6 +124,7 @@ fn what_hikae_fills_itself_is_left_out_whatever_leads_there() {
     assert!(snapshot.problems.is_empty());
 }
 
+/// Keeps IN-7.
 #[test]
 fn an_open_database_among_files_is_named() {
     let world = World::new();
@@ -418,6 +418,7 @@ fn what_cannot_be_read_is_found_before_a_backup() {
     assert_eq!((problems.len(), &*problems[0].code), (1, "unreadable"));
 }
 
+/// Keeps E-1, X-9.
 #[test]
 fn a_source_of_which_nothing_can_be_read_has_failed() {
     if !is_root() {
