@@ -7,7 +7,9 @@ use hikae_model::{Cx, Outcome, Problem, SnapshotId};
 use hikae_repo::Repo;
 use hikae_repo::repair as repo_repair;
 use hikae_repo::verify as repo_verify;
+use hikae_store::{DirectoryStore, ObjectKey, Reserve};
 use serde::Serialize;
+use std::path::Path;
 
 pub use hikae_repo::verify::VerifyOptions;
 
@@ -106,6 +108,34 @@ fn report(report: repo_verify::VerifyReport) -> VerifyReport {
         orphans: report.n_orphans,
         seconds: report.took.as_secs_f64(),
     }
+}
+
+/// What was put back out of another copy.
+#[derive(Clone, Debug, Serialize)]
+pub struct PutBackReport {
+    /// Objects that are well again.
+    pub put_back: Vec<String>,
+    /// Objects that the copy has not, or not as they were.
+    pub not_in_copy: Vec<String>,
+}
+
+/// Verifies, and puts back what is damaged or gone out of the copy in the directory `copy`, proving each object. With
+/// `dry_run` it only says what it would put back. Open the repository anew afterwards.
+///
+/// # Errors
+/// Any failure to read the copy, or to read or write the repository.
+pub fn put_back(
+    repo: &Repo,
+    options: &VerifyOptions,
+    copy: &Path,
+    dry_run: bool,
+    cx: &Cx,
+) -> Result<PutBackReport, OpsError> {
+    let copy = DirectoryStore::open(copy, Reserve::Usual, cx.random_source())?;
+    let found = repo_verify::verify(repo, options, cx)?;
+    let done = hikae_repo::put_back::put_back(repo, &found, &copy, dry_run, cx)?;
+    let names = |keys: Vec<ObjectKey>| keys.iter().map(ToString::to_string).collect();
+    Ok(PutBackReport { put_back: names(done.done), not_in_copy: names(done.not_in_copy) })
 }
 
 /// Verifies, and repairs what can be: it adds and marks, and deletes nothing. With `dry_run` it only plans.

@@ -61,8 +61,8 @@ impl Advise for Doubt {
     fn advice(&self) -> Option<Hint> {
         let text = match self {
             Self::Entry { .. } => {
-                "put it back from a copy of the repository (the same path below it); until then nothing is written, and \
-                 lists and restores go by the snapshot records"
+                "put it back from a copy of the repository with `hikae repo repair --from DIR`; until then nothing is \
+                 written, and lists and restores go by the snapshot records"
                     .to_owned()
             }
             Self::RolledBack { memory, .. } | Self::Older { memory, .. } | Self::Another { memory, .. } => {
@@ -120,6 +120,11 @@ impl Repo {
             None if place == self.store().address() => Some(Doubt::RolledBack { seen, memory }),
             None => Some(Doubt::Older { seen, place, memory }),
         })
+    }
+
+    /// True unless this machine has seen another entry `n` than that of this hash.
+    pub(crate) fn remembers_no_other(&self, n: u64, hash: EntryHash) -> Result<bool, RepoError> {
+        Ok(read(&self.head_memory())?.is_none_or(|head| head.n != n || head.hash == hex(&hash)))
     }
 
     /// Remembers the last entry of `state`, unless a later one is remembered already.

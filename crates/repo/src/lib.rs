@@ -32,6 +32,7 @@ pub mod object;
 pub mod pack;
 pub mod pieces;
 pub mod prune;
+pub mod put_back;
 pub mod reach;
 pub mod reader;
 pub mod recipient;

@@ -20,9 +20,11 @@ mod reach;
 mod unnamed;
 
 use crate::RepoError;
+use crate::layout;
 use crate::repo::{Repo, lock};
 use crate::state::State;
 use hikae_model::{Advise, Cx, IndexId, Outcome, PackId, Problem, SnapshotId};
+use hikae_store::ObjectKey;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex};
@@ -92,6 +94,8 @@ pub struct Damage {
     pub snapshots: BTreeSet<SnapshotId>,
     /// Snapshots that are set aside and whose record was found well.
     pub snapshots_well: BTreeSet<SnapshotId>,
+    /// Every object that is damaged or gone and that a copy of the repository would have.
+    pub objects: BTreeSet<ObjectKey>,
 }
 
 /// What is wrong with a pack.
@@ -156,6 +160,11 @@ pub fn verify(repo: &Repo, options: &VerifyOptions, cx: &Cx) -> Result<VerifyRep
     let read = packs::check(repo, &state, &index, &stored, &plan, &found, &mut damage)?;
 
     let walked = reach::walk(repo, &state, &index, options.snapshots.as_deref(), &mut damage, &found)?;
+    damage.objects = std::mem::take(&mut *lock(&found.hurt));
+    damage.objects.extend(damage.indexes.iter().map(|id| layout::index(*id)));
+    damage.objects.extend(damage.snapshots.iter().map(|id| layout::snapshot(*id)));
+    let packs = damage.packs.iter().filter(|(_, pack)| !pack.unread);
+    damage.objects.extend(packs.map(|(id, _)| layout::pack(*id)));
     let notes = std::mem::take(&mut *lock(&found.notes));
     let (problems, n_problems) = found.into_parts();
     Ok(VerifyReport {
@@ -185,11 +194,18 @@ struct Found<'a> {
     cx: &'a Cx,
     problems: Mutex<(Vec<Problem>, u64)>,
     notes: Mutex<Vec<Problem>>,
+    /// Objects that another copy could bring back.
+    hurt: Mutex<BTreeSet<ObjectKey>>,
 }
 
 impl<'a> Found<'a> {
     fn new(cx: &'a Cx) -> Self {
-        Self { cx, problems: Mutex::default(), notes: Mutex::default() }
+        Self { cx, problems: Mutex::default(), notes: Mutex::default(), hurt: Mutex::default() }
+    }
+
+    /// Notes that this object is not what it was.
+    fn hurt(&self, key: ObjectKey) {
+        lock(&self.hurt).insert(key);
     }
 
     /// Something to be known that harms nothing that is kept.

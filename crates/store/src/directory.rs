@@ -349,6 +349,40 @@ impl DirectoryStore {
         rustix::fs::fsync(directory).inspect_err(|_| self.broken.store(true, Ordering::Relaxed))
     }
 
+    /// Writes an object beside, whole and durable, and then lets `name_it` give it its name.
+    fn bring(
+        &self,
+        key: &ObjectKey,
+        bytes: &[u8],
+        name_it: impl FnOnce(Incoming, &OwnedFd, &str) -> Result<(), Errno>,
+    ) -> Result<(), StoreError> {
+        let before = |error: io::Error| self.error("write", key.as_str(), error);
+        let after = |error: io::Error| self.io_error("write", key.as_str(), error);
+        let Some((parent, name)) = place(key) else {
+            return Err(before(io::Error::new(io::ErrorKind::InvalidInput, "`tmp` is the store's own")));
+        };
+        self.check_not_broken("write", key)?;
+        if key.is_below(PACKS) {
+            self.check_reserve(key, bytes.len())?;
+        }
+        let directory = self.directory_for_writing(parent).map_err(|errno| before(errno.into()))?;
+        let tmp = self.directory_for_writing(TMP).map_err(|errno| before(errno.into()))?;
+        let mut incoming =
+            Incoming::create(tmp, self.owner, &*self.random).map_err(|errno| before(errno.into()))?;
+        incoming.write(bytes).map_err(before)?;
+        if self.should_read_back(key) {
+            incoming.compare_with_disk(bytes).map_err(before)?;
+        }
+        match name_it(incoming, &directory, name) {
+            Ok(()) => self.sync_directory(&directory).map_err(|errno| after(errno.into())),
+            Err(Errno::EXIST) => {
+                self.sync_existing(&directory, name).map_err(after)?;
+                Err(StoreError::Exists { key: key.clone() })
+            }
+            Err(errno) => Err(before(errno.into())),
+        }
+    }
+
     /// What somebody else put under our key is there, but perhaps not on the disk yet.
     fn sync_existing(&self, directory: &OwnedFd, name: &str) -> io::Result<()> {
         let (existing, _) = open_regular(directory, name)?;
@@ -378,31 +412,11 @@ impl Store for DirectoryStore {
     }
 
     fn put(&self, key: &ObjectKey, bytes: &[u8]) -> Result<(), StoreError> {
-        let before = |error: io::Error| self.error("write", key.as_str(), error);
-        let after = |error: io::Error| self.io_error("write", key.as_str(), error);
-        let Some((parent, name)) = place(key) else {
-            return Err(before(io::Error::new(io::ErrorKind::InvalidInput, "`tmp` is the store's own")));
-        };
-        self.check_not_broken("write", key)?;
-        if key.is_below(PACKS) {
-            self.check_reserve(key, bytes.len())?;
-        }
-        let directory = self.directory_for_writing(parent).map_err(|errno| before(errno.into()))?;
-        let tmp = self.directory_for_writing(TMP).map_err(|errno| before(errno.into()))?;
-        let mut incoming =
-            Incoming::create(tmp, self.owner, &*self.random).map_err(|errno| before(errno.into()))?;
-        incoming.write(bytes).map_err(before)?;
-        if self.should_read_back(key) {
-            incoming.compare_with_disk(bytes).map_err(before)?;
-        }
-        match incoming.name_it(&directory, name) {
-            Ok(()) => self.sync_directory(&directory).map_err(|errno| after(errno.into())),
-            Err(Errno::EXIST) => {
-                self.sync_existing(&directory, name).map_err(after)?;
-                Err(StoreError::Exists { key: key.clone() })
-            }
-            Err(errno) => Err(before(errno.into())),
-        }
+        self.bring(key, bytes, Incoming::name_it)
+    }
+
+    fn replace(&self, key: &ObjectKey, bytes: &[u8]) -> Result<(), StoreError> {
+        self.bring(key, bytes, Incoming::take_the_place)
     }
 
     fn get(&self, key: &ObjectKey) -> Result<Vec<u8>, StoreError> {

@@ -32,6 +32,13 @@ pub trait Store: Send + Sync {
     /// ([`StoreError::outcome_is_unknown`]).
     fn put(&self, key: &ObjectKey, bytes: &[u8]) -> Result<(), StoreError>;
 
+    /// Stores `bytes` in place of what stands under `key`, damaged as it is, or of nothing: who reads meanwhile sees
+    /// the one or the other. Only repair calls this, with bytes that are proved to be those that were there.
+    ///
+    /// # Errors
+    /// As for `put`, without `Exists`.
+    fn replace(&self, key: &ObjectKey, bytes: &[u8]) -> Result<(), StoreError>;
+
     /// Reads a whole object.
     ///
     /// # Errors

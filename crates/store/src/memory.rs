@@ -144,6 +144,16 @@ impl Store for MemoryStore {
         Ok(())
     }
 
+    fn replace(&self, key: &ObjectKey, bytes: &[u8]) -> Result<(), StoreError> {
+        let mut state = self.state();
+        let stored = match &self.clock {
+            Some(clock) => clock.now(),
+            None => state.next_second(),
+        };
+        state.apply(Change::Put { key: key.clone(), bytes: bytes.into(), stored });
+        Ok(())
+    }
+
     fn get(&self, key: &ObjectKey) -> Result<Vec<u8>, StoreError> {
         Ok(self.kept(key)?.bytes.to_vec())
     }

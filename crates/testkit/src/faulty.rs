@@ -447,6 +447,11 @@ impl Store for FaultyStore {
         self.change(Verb::Put, key, delayed, || self.inner.put(key, bytes))
     }
 
+    fn replace(&self, key: &ObjectKey, bytes: &[u8]) -> Result<(), StoreError> {
+        let delayed = || Delayed::Put { key: key.clone(), bytes: bytes.to_vec() };
+        self.change(Verb::Put, key, delayed, || self.inner.replace(key, bytes))
+    }
+
     fn get(&self, key: &ObjectKey) -> Result<Vec<u8>, StoreError> {
         self.read(key, || self.inner.get(key))
     }

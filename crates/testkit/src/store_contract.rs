@@ -18,6 +18,7 @@ pub const PROMISES: &[Promise] = &[
     ("sizes at every edge come back", sizes_at_every_edge_come_back),
     ("keys of every form and length are kept apart", keys_of_every_form_and_length_are_kept_apart),
     ("an object is never replaced", an_object_is_never_replaced),
+    ("what is put back takes the place of what was there", what_is_put_back_takes_the_place),
     ("of many putters of one key exactly one wins", of_many_putters_of_one_key_exactly_one_wins),
     ("an object is seen whole or not at all", an_object_is_seen_whole_or_not_at_all),
     ("ranges are exact", ranges_are_exact),
@@ -107,6 +108,18 @@ fn keys_of_every_form_and_length_are_kept_apart(store: &dyn Store) {
     let shown: BTreeSet<String> =
         listed(store, "").unwrap().into_iter().map(|object| object.key.to_string()).collect();
     assert_eq!(shown, keys.into_iter().collect());
+}
+
+fn what_is_put_back_takes_the_place(store: &dyn Store) {
+    let damaged = key("log/00000000000000000001");
+    store.put(&damaged, b"damaged").unwrap();
+    store.replace(&damaged, b"as it was").unwrap();
+    assert_eq!(store.get(&damaged).unwrap(), b"as it was");
+    let gone = key("snapshots/aa");
+    store.replace(&gone, b"this too").unwrap();
+    assert_eq!(store.get(&gone).unwrap(), b"this too");
+    assert_eq!(listed(store, "").unwrap().len(), 2);
+    assert!(matches!(store.put(&gone, b"other"), Err(StoreError::Exists { .. })));
 }
 
 fn an_object_is_never_replaced(store: &dyn Store) {

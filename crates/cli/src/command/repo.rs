@@ -1,14 +1,15 @@
 //! `hikae repo`
 
 use super::verify;
-use crate::app::App;
+use crate::app::{App, absolute};
 use crate::failure::{Ended, Failure};
 use crate::page::{Align, Mark, Table, count, marked};
 use clap::{Args, Subcommand};
 use hikae_model::{Bytes, Count, ErrorCode, Outcome};
 use hikae_ops::stats::{Space, stats};
-use hikae_ops::verify::{VerifyOptions, repair};
+use hikae_ops::verify::{PutBackReport, VerifyOptions, put_back, repair};
 use serde_json::json;
+use std::path::PathBuf;
 
 #[derive(Debug, Subcommand)]
 pub enum RepoCommand {
@@ -26,6 +27,9 @@ pub struct RepairArgs {
     /// Read, open and compare all contents before
     #[arg(long)]
     read_data: bool,
+    /// First put back what is damaged or gone here and well in this copy of the repository; each object is proved
+    #[arg(long, value_name = "DIR")]
+    from: Option<PathBuf>,
     /// Say what would be done, and do nothing
     #[arg(long)]
     dry_run: bool,
@@ -126,14 +130,38 @@ fn info(app: &App) -> Result<Ended, Failure> {
     Ok(Ended::Well)
 }
 
+fn put_back_text(done: &PutBackReport, dry_run: bool) -> String {
+    let (n, n_missed) = (done.put_back.len() as u64, done.not_in_copy.len() as u64);
+    let did = if dry_run { "Would put back" } else { "Put back" };
+    let mut text = format!("{did} {}.\n", count(n, "object", "objects"));
+    if n_missed > 0 {
+        text.push_str(&format!(
+            "{} not to be had from the copy:\n",
+            count(n_missed, "object is", "objects are")
+        ));
+        done.not_in_copy.iter().take(5).for_each(|key| text.push_str(&format!("    {key}\n")));
+    }
+    text.push('\n');
+    text
+}
+
 fn mend(args: &RepairArgs, app: &App) -> Result<Ended, Failure> {
-    let repo = app.open()?;
+    let mut repo = app.open()?;
     let options = VerifyOptions { read_data: args.read_data, ..VerifyOptions::default() };
+    let mut from_copy = None;
+    if let Some(copy) = &args.from {
+        let copy = absolute(copy)?;
+        let _progress = app.progress();
+        from_copy = Some(put_back(&repo, &options, &copy, args.dry_run, &app.cx)?);
+        // What is well again may be the log itself.
+        repo = app.open()?;
+    }
     let (found, done) = {
         let _progress = app.progress();
         repair(&repo, &options, args.dry_run, &app.cx)?
     };
-    let mut text = verify::text(&found);
+    let mut text = from_copy.as_ref().map_or(String::new(), |done| put_back_text(done, args.dry_run));
+    text.push_str(&verify::text(&found));
     if done.anything {
         let did = if args.dry_run { "Would do" } else { "Did" };
         text.push_str(&format!(
@@ -152,8 +180,8 @@ fn mend(args: &RepairArgs, app: &App) -> Result<Ended, Failure> {
         let snapshots = count(done.set_aside, "snapshot is", "snapshots are");
         let did = if args.dry_run { "would be " } else { "" };
         text.push_str(&format!(
-            "{snapshots} {did}set aside: no record, no restore. Its data stays; with the record put back from a copy, \
-             run this again.\n"
+            "{snapshots} {did}set aside: no record, no restore. Its data stays; with a copy of the \
+             repository, --from DIR puts the record back.\n"
         ));
     }
     if done.taken_back > 0 {
@@ -173,6 +201,6 @@ fn mend(args: &RepairArgs, app: &App) -> Result<Ended, Failure> {
         true => Ended::Well,
         false => Ended::With(ErrorCode::VerificationFailed),
     };
-    app.output.result(ended, &json!({ "verify": found, "repair": done }), &text);
+    app.output.result(ended, &json!({ "from_copy": from_copy, "verify": found, "repair": done }), &text);
     Ok(ended)
 }

@@ -101,6 +101,9 @@ fn a_damaged_entry_of_the_log_keeps_nobody_from_a_restore() {
     let mut entries: Vec<_> =
         fs::read_dir(home.store().join("log")).unwrap().map(|entry| entry.unwrap().path()).collect();
     entries.sort();
+    let copied =
+        std::process::Command::new("cp").arg("-a").args([&home.store(), &home.path("copy")]).status();
+    assert!(copied.unwrap().success());
     for entry in &entries {
         let well = fs::read(entry).unwrap();
         change(entry, |bytes| bytes[70] ^= 1);
@@ -112,7 +115,9 @@ fn a_damaged_entry_of_the_log_keeps_nobody_from_a_restore() {
         home.expect(4, &["repo", "repair"]);
         let refused = home.expect(4, &["backup"]);
         assert!(refused.stderr.contains("until then nothing is written"), "{}", refused.stderr);
-        change(entry, |bytes| *bytes = well);
+        let mended = home.expect(0, &["repo", "repair", "--from", "copy"]);
+        assert!(mended.stdout.contains("Put back 1 object"), "{}", mended.stdout);
+        assert_eq!(fs::read(entry).unwrap(), well);
         home.expect(0, &["verify"]);
     }
 }

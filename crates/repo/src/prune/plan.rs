@@ -119,8 +119,8 @@ impl PruneStop {
                  snapshots that `hikae verify` names; nothing was doomed"
             }
             Self::RecordsLost { .. } => {
-                "put the records back from a copy of the repository, or let the snapshots go: `hikae list` names them, \
-                 `hikae forget ID` drops one; nothing was doomed"
+                "put the records back with `hikae repo repair --from` a copy of the repository, or let the snapshots go: \
+                 `hikae list` names them, `hikae forget ID` drops one; nothing was doomed"
             }
             Self::Overtaken { .. } => "run it again when fewer backups are running",
             Self::NamesDoomed { .. } => "report it; nothing was doomed",

@@ -76,10 +76,13 @@ pub(super) fn check_log(repo: &Repo, found: &Found<'_>) -> Result<History, RepoE
                 }
             }
             Ok(None) => {
-                found.add(replaced(n, &"is missing, and later ones are there"));
+                found.hurt(layout::log_entry(n));
+                let advice = Doubt::Entry { n, why: String::new() }.advice().unwrap_or_default();
+                found.add(replaced(n, &"is missing, and later ones are there").advise(advice));
                 fold = None;
             }
             Err(RepoError::Damaged { key, why }) => {
+                found.hurt(key.clone());
                 let advice = Doubt::Entry { n, why: why.to_string() }.advice().unwrap_or_default();
                 found.add(Problem::new("damaged-log", key, format_args!("is damaged: {why}")).advise(advice));
                 fold = None;
@@ -178,11 +181,15 @@ pub(super) fn check_keys(
         let stored = match repo.store().get(&key) {
             Ok(stored) => stored,
             Err(error) => {
+                if error.is_not_found() {
+                    found.hurt(key.clone());
+                }
                 found.error("damaged-key", key, error.into())?;
                 continue;
             }
         };
         if hash_of(&stored) != *id.as_bytes() {
+            found.hurt(key.clone());
             let problem = Problem::new("damaged-key", &key, "is not what its name says");
             found.add(problem.advise("add a key with `hikae key add`, then remove this one"));
         } else if let Some((epoch, writer)) = history.epochs.get(id) {
@@ -206,6 +213,7 @@ pub(super) fn check_keys(
     }
     let named = state.slots.keys().chain(state.epochs.iter().map(|state| &state.epoch.object));
     for id in named.filter(|id| !there.contains(id)) {
+        found.hurt(layout::slot(*id));
         let problem = Problem::new("missing-key", layout::slot(*id), "is not there");
         found.add(problem.advise("put it back from a copy, or add a key with `hikae key add`"));
     }
@@ -224,6 +232,9 @@ pub(super) fn check_evidence(repo: &Repo, history: &History, found: &Found<'_>) 
                 .map_err(RepoError::damaged(key.clone()))
         });
         if let Err(error) = read {
+            if error.is_damage() {
+                found.hurt(key.clone());
+            }
             let advised = found.error("damaged-evidence", &key, error);
             advised?;
         }

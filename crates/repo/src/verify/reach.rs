@@ -110,7 +110,7 @@ pub(super) fn walk(
             Err(error)
                 if only.is_none() && state.set_aside.contains(&known.snapshot.id) && error.is_damage() =>
             {
-                found.note(set_aside(known, &error));
+                set_aside(known, &error, found);
                 None
             }
             Err(error) => {
@@ -142,7 +142,7 @@ pub(super) fn walk(
             match repo.snapshot(*id) {
                 Ok(_) => note_readable(state, *id, walk.damage, found),
                 Err(error) if state.set_aside.contains(id) && error.is_damage() => {
-                    found.note(set_aside(&forgotten.snapshot, &error));
+                    set_aside(&forgotten.snapshot, &error, found);
                 }
                 Err(error) => {
                     if error.is_damage() {
@@ -166,11 +166,13 @@ fn note_readable(state: &State, id: SnapshotId, damage: &mut Damage, found: &Fou
     }
 }
 
-fn set_aside(known: &SnapshotState, error: &RepoError) -> Problem {
+fn set_aside(known: &SnapshotState, error: &RepoError, found: &Found<'_>) {
+    found.hurt(layout::snapshot(known.snapshot.id));
     let on = format!("snapshot {} of {}", known.snapshot.id.short(), known.snapshot.source);
-    Problem::new("set-aside", on, format_args!("is set aside and cannot be restored: {error}")).advise(
-        "put its record back from a copy of the repository and run `hikae repo repair`, or forget it by its id",
-    )
+    let what = format_args!("is set aside and cannot be restored: {error}");
+    found.note(Problem::new("set-aside", on, what).advise(
+        "with a copy of the repository, `hikae repo repair --from DIR` puts its record back; else forget it by its id",
+    ));
 }
 
 /// Reads a record and compares it with what the log says of it. The inner error is about this snapshot.

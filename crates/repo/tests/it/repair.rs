@@ -3,9 +3,10 @@
 use crate::small::{Small, open};
 use crate::world::{Tree, World, backup, noise, restore};
 use hikae_model::{Cut, Outcome, SnapshotId};
-use hikae_repo::Repo;
+use hikae_repo::put_back::put_back;
 use hikae_repo::repair::{plan_repair, repair};
 use hikae_repo::verify::{VerifyOptions, VerifyReport, verify};
+use hikae_repo::{Repo, layout};
 use hikae_store::{MemoryStore, ObjectKey, Store};
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -141,6 +142,60 @@ fn a_pack_that_was_put_back_counts_again() {
     assert_eq!(repaired(&case).outcome, Outcome::Complete);
     let cache = tempfile::tempdir().unwrap();
     assert!(open(case.store.clone(), cache.path()).unwrap().state().damaged.is_empty());
+}
+
+#[test]
+fn a_copy_brings_back_every_object_and_nothing_but_what_was_there() {
+    let case = small_case();
+    let copy = case.store.fork();
+    let keys: Vec<_> = copy.keys().into_iter().filter(|key| !key.is_below("checkpoints")).collect();
+    let cache = tempfile::tempdir().unwrap();
+    let seen = open(copy.clone(), cache.path()).unwrap();
+    let last = layout::log_entry(seen.state().n);
+    for removed in [false, true] {
+        for key in keys.iter().filter(|key| key.as_str() != "hikae.json" && !(removed && **key == last)) {
+            let hurt = case.store.fork();
+            match removed {
+                true => hurt.remove(key).unwrap(),
+                false => assert!(hurt.damage(key, |bytes| bytes[20] ^= 1)),
+            }
+            let scratch = tempfile::tempdir().unwrap();
+            // Without its key slot nobody opens it; what is in the sheet would.
+            let Ok(repo) = open(hurt.clone(), scratch.path()) else { continue };
+            let found = report(&repo);
+            // A copy in which the object is another one is of no use.
+            let other = copy.fork();
+            other.damage(key, |bytes| bytes[21] ^= 1);
+            let done = put_back(&repo, &found, &other, false, repo.cx()).unwrap();
+            assert_eq!((done.done, done.not_in_copy), (vec![], vec![key.clone()]), "{key}");
+            let done = put_back(&repo, &found, &copy, false, repo.cx()).unwrap();
+            assert_eq!((done.done, done.not_in_copy), (vec![key.clone()], vec![]), "{key}");
+            assert_eq!(hurt.get(key).unwrap(), copy.get(key).unwrap());
+            let repo = open(hurt, scratch.path()).unwrap();
+            assert_eq!((report(&repo).outcome, repo.doubts()), (Outcome::Complete, &[][..]), "{key}");
+        }
+    }
+}
+
+#[test]
+fn an_entry_of_another_history_is_not_put_back() {
+    let case = small_case();
+    let scratch = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    // Two copies that went different ways: entry 34 is another one in each.
+    let copy = case.store.fork();
+    for (store, scratch) in [&case.store, &copy].into_iter().zip(&scratch) {
+        let repo = open(store.clone(), scratch.path()).unwrap();
+        for _ in 0..2 {
+            repo.append(&mut |_| Ok(hikae_repo::log::Change::Removed(Default::default()))).unwrap();
+        }
+    }
+    for n in [34, 35] {
+        let hurt = case.store.fork();
+        assert!(hurt.damage(&layout::log_entry(n), |bytes| bytes[70] ^= 1));
+        let repo = open(hurt.clone(), scratch[0].path()).unwrap();
+        let done = put_back(&repo, &report(&repo), &copy, false, repo.cx()).unwrap();
+        assert_eq!((done.done, done.not_in_copy), (vec![], vec![layout::log_entry(n)]));
+    }
 }
 
 #[test]

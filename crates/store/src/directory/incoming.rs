@@ -134,6 +134,13 @@ impl Incoming {
         }
     }
 
+    /// Gives the file the name in `directory`, whatever bears it.
+    pub(super) fn take_the_place(mut self, directory: &OwnedFd, name: &str) -> Result<(), Errno> {
+        rustix::fs::renameat(&self.tmp, &self.temporary_name, directory, name)?;
+        self.is_named = true;
+        Ok(())
+    }
+
     fn link(&self, directory: &OwnedFd, name: &str) -> Result<(), Errno> {
         match rustix::fs::linkat(&self.tmp, &self.temporary_name, directory, name, AtFlags::empty()) {
             // An NFS client that lost the first answer asks again, and finds the link that it made itself.

@@ -54,6 +54,9 @@ impl Store for Kept {
     fn put(&self, key: &ObjectKey, bytes: &[u8]) -> Result<(), StoreError> {
         self.store.put(key, bytes)
     }
+    fn replace(&self, key: &ObjectKey, bytes: &[u8]) -> Result<(), StoreError> {
+        self.store.replace(key, bytes)
+    }
     fn get(&self, key: &ObjectKey) -> Result<Vec<u8>, StoreError> {
         self.store.get(key)
     }
@@ -77,6 +80,9 @@ impl Store for Pair {
     }
     fn put(&self, key: &ObjectKey, bytes: &[u8]) -> Result<(), StoreError> {
         if bytes.len().is_multiple_of(2) { self.first.put(key, bytes) } else { self.second.put(key, bytes) }
+    }
+    fn replace(&self, key: &ObjectKey, bytes: &[u8]) -> Result<(), StoreError> {
+        self.first.replace(key, bytes)
     }
     fn get(&self, key: &ObjectKey) -> Result<Vec<u8>, StoreError> {
         self.second.get(key)
