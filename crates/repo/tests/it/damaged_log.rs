@@ -37,16 +37,15 @@ fn history() -> (Lab, BTreeMap<SnapshotId, Tree>) {
 fn check_no_writing(lab: &Lab, process: &Process, what: &str) {
     let before = lab.memory.keys();
     let id = *process.repo.state().snapshots.keys().next().unwrap();
-    let tried: [(&str, Result<(), RepoError>); 5] = [
-        ("a backup", process.backup(&tree(9, 9)).map(drop)),
-        ("a forget", process.forget(id)),
-        ("a prune", process.prune(&eager()).map(drop)),
-        ("a removal", process.remove().map(drop)),
-        ("a key", process.repo.add_slot(&Wrap::KeyFile(&Secret32::new([5; 32])), "").map(drop)),
-    ];
-    for (verb, tried) in tried {
+    let check = |verb: &str, tried: Result<(), RepoError>| {
         assert!(matches!(tried, Err(RepoError::LogInDoubt(_))), "{what}: {verb} was let in: {tried:?}");
-    }
+    };
+    // First what ends even where it is let in: an entry of the others would be refused and tried again for ever.
+    check("a removal", process.remove().map(drop));
+    check("a backup", process.backup(&tree(9, 9)).map(drop));
+    check("a forget", process.forget(id));
+    check("a prune", process.prune(&eager()).map(drop));
+    check("a key", process.repo.add_slot(&Wrap::KeyFile(&Secret32::new([5; 32])), "").map(drop));
     assert_eq!(lab.memory.keys(), before, "{what}: something was written");
 }
 
