@@ -168,7 +168,7 @@ struct Postgresql {
     tables: Option<Vec<String>>,
     /// Schemas all of whose tables are kept.
     schemas: Option<Vec<String>>,
-    /// Read as a superuser; a backup needs to read, nothing more.
+    /// Read as a superuser or as a role that can become one; a backup needs to read, nothing more.
     allow_superuser: Option<bool>,
     /// How long to wait for a table that somebody holds locked, as "60s".
     lock_timeout: Option<String>,

@@ -3,7 +3,11 @@
 //! Everything is looked at in one read-only transaction. What the role may not read is named, table by table, because a
 //! dump that stops at the first of them makes its owner ask twenty times.
 
-use super::catalog::{self, Database, Relation, literal, quote};
+mod role;
+
+pub use role::least_privilege_role;
+
+use super::catalog::{self, Database, Relation, literal};
 use super::connection::{Connection, shown_name};
 use super::programs::{Environment, Programs};
 use super::selection::{Selection, foreign_views, plan_selection};
@@ -12,6 +16,7 @@ use super::wire::{Authentication, Client, WireError};
 use super::{failed, programs};
 use crate::SourceError;
 use hikae_model::{ErrorCode, Problem, sabotage};
+use role::RoleAdvice;
 use std::collections::BTreeSet;
 
 /// Oldest and newest major versions of servers that are known to work.
@@ -70,15 +75,6 @@ impl Look {
     }
 }
 
-#[derive(serde::Deserialize)]
-struct Me {
-    name: String,
-    superuser: bool,
-    may_read_passwords: bool,
-    is_standby: bool,
-    n_large_objects: u64,
-}
-
 /// Looks at everything. The session has the settings of [`catalog::session_settings`] and is in a transaction.
 pub(super) fn look(
     client: &mut Client,
@@ -88,16 +84,8 @@ pub(super) fn look(
 ) -> Result<Look, SourceError> {
     let wire =
         |error: WireError| super::wire_failed(&format!("cannot look at {}", connection.shown()), &error);
-    let me: Me = client
-        .rows(
-            "SELECT r.rolname AS name, r.rolsuper AS superuser,
-                has_table_privilege('pg_authid', 'SELECT') AS may_read_passwords, pg_is_in_recovery() AS is_standby,
-                (SELECT count(*) FROM pg_largeobject_metadata) AS n_large_objects
-            FROM pg_roles r WHERE r.rolname = current_user",
-            &[],
-        )
+    let me = role::me(client)
         .map_err(wire)?
-        .pop()
         .ok_or_else(|| failed(ErrorCode::Failure, "our own role is not in pg_roles".into(), None))?;
     let database = catalog::database(client).map_err(wire)?;
     let relations = catalog::relations(client).map_err(wire)?;
@@ -131,28 +119,45 @@ pub(super) fn look(
     let blocked: Vec<&Relation> =
         relations.iter().filter(|r| selection.unreadable.contains(&r.oid)).collect();
     let filtered = blocked.iter().any(|relation| relation.filtered);
-    let hidden_objects = if chosen.is_none() && me.n_large_objects > 0 {
-        hidden_large_objects(client).map_err(wire)?
+    let reads_large_objects = chosen.is_none() && me.n_large_objects > 0;
+    let hidden_objects =
+        if reads_large_objects { role::hidden_large_objects(client).map_err(wire)? } else { Vec::new() };
+    // What is offered to who is too mighty is what nobody has yet; all others have some of it.
+    let too_mighty = me.can_become.is_some();
+    let large_objects = if reads_large_objects && too_mighty {
+        role::first_large_objects(client).map_err(wire)?
     } else {
-        Vec::new()
+        hidden_objects.clone()
     };
+    let large_object_owners = if large_objects.is_empty() {
+        Vec::new()
+    } else {
+        role::large_object_owners(client).map_err(wire)?
+    };
+    let makes_one = too_mighty && me.ways.is_empty();
     let role = RoleAdvice {
-        role: if me.superuser { "hikae" } else { &me.name },
+        role: if makes_one { "hikae" } else { &me.name },
         database: &database.name,
         major,
-        create: me.superuser,
-        bypass_row_security: filtered || me.superuser && has_row_security(client).map_err(wire)?,
-        large_object_owners: if me.superuser {
-            large_object_owners(client).map_err(wire)?
-        } else {
-            Vec::new()
-        },
-        hidden_large_objects: &hidden_objects,
+        create: makes_one,
+        inherits: makes_one || me.inherits,
+        revoke: &me.ways,
+        bypass_row_security: filtered || too_mighty && role::has_row_security(client).map_err(wire)?,
+        large_objects: &large_objects,
+        large_object_owners: &large_object_owners,
         schemas: relations.iter().map(|relation| relation.schema.as_str()).collect(),
     };
-    if me.superuser && !settings.allow_superuser && !sabotage::on("superuser-welcome") {
-        let what = format!("role {} is a superuser, and a backup need only read", shown_name(&me.name));
-        let advice = format!("make a role that may read and nothing else:\n{}", role.sql());
+    let may = settings.allow_superuser || me.superuser && sabotage::on("superuser-welcome");
+    if let Some(superuser) = me.can_become.as_deref().filter(|_| !may) {
+        let name = shown_name(&me.name);
+        let what = if me.superuser {
+            format!("role {name} is a superuser, and a backup need only read")
+        } else {
+            let superuser = shown_name(superuser);
+            format!("role {name} can become the superuser {superuser}, and a backup need only read")
+        };
+        let advice = if makes_one { "make a role" } else { "make it a role" };
+        let advice = format!("{advice} that may read and nothing else:\n{}", role.sql());
         find(Weight::Blocks, Problem::new("superuser", &on, what).advise(advice));
     }
     if !blocked.is_empty() {
@@ -266,93 +271,6 @@ fn choose(
     Ok(chosen)
 }
 
-/// Large objects that our role may not read.
-fn hidden_large_objects(client: &mut Client) -> Result<Vec<u32>, WireError> {
-    let may_read = if client.server_version_num() >= 180_000 {
-        "has_largeobject_privilege(m.oid, 'SELECT')"
-    } else {
-        "pg_has_role(m.lomowner, 'USAGE') OR EXISTS (SELECT FROM aclexplode(m.lomacl) a
-            WHERE a.privilege_type = 'SELECT' AND (a.grantee = 0 OR pg_has_role(a.grantee, 'USAGE')))"
-    };
-    let sql = format!(
-        "SELECT m.oid::int8 FROM pg_largeobject_metadata m
-        WHERE NOT ({may_read}) AND current_setting('lo_compat_privileges') = 'off' ORDER BY 1"
-    );
-    let rows = client.query(&sql, &[])?;
-    Ok(rows.into_iter().flatten().flatten().filter_map(|oid| oid.parse().ok()).collect())
-}
-
-fn large_object_owners(client: &mut Client) -> Result<Vec<String>, WireError> {
-    let rows = client
-        .query("SELECT DISTINCT pg_get_userbyid(lomowner) FROM pg_largeobject_metadata ORDER BY 1", &[])?;
-    Ok(rows.into_iter().flatten().flatten().collect())
-}
-
-fn has_row_security(client: &mut Client) -> Result<bool, WireError> {
-    let answer =
-        client.value("SELECT EXISTS (SELECT FROM pg_class WHERE relrowsecurity AND oid >= 16384)", &[])?;
-    Ok(answer.as_deref() == Some("t"))
-}
-
-/// What a role lacks, or what a new one needs.
-struct RoleAdvice<'a> {
-    role: &'a str,
-    database: &'a str,
-    major: u32,
-    create: bool,
-    bypass_row_security: bool,
-    large_object_owners: Vec<String>,
-    hidden_large_objects: &'a [u32],
-    schemas: BTreeSet<&'a str>,
-}
-
-impl RoleAdvice<'_> {
-    /// Statements to paste. They set no password: psql's `\password` does, without showing it.
-    fn sql(&self) -> String {
-        let role = quote(self.role);
-        let mut lines = Vec::new();
-        if self.create {
-            lines.push(format!("CREATE ROLE {role} LOGIN; -- then \\password {role}"));
-        }
-        lines.push(format!("GRANT CONNECT ON DATABASE {} TO {role};", quote(self.database)));
-        if self.major >= 14 {
-            lines.push(format!("GRANT pg_read_all_data TO {role};"));
-        } else {
-            for schema in &self.schemas {
-                let schema = quote(schema);
-                lines.push(format!("GRANT USAGE ON SCHEMA {schema} TO {role};"));
-                lines.push(format!("GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO {role};"));
-                lines.push(format!("GRANT SELECT ON ALL SEQUENCES IN SCHEMA {schema} TO {role};"));
-            }
-        }
-        if self.bypass_row_security {
-            lines.push(format!("ALTER ROLE {role} BYPASSRLS; -- some tables have row security"));
-        }
-        for owner in &self.large_object_owners {
-            lines.push(format!("GRANT {} TO {role}; -- owner of large objects", quote(owner)));
-        }
-        for oid in self.hidden_large_objects.iter().take(MAX_NAMES) {
-            lines.push(format!("GRANT SELECT ON LARGE OBJECT {oid} TO {role};"));
-        }
-        lines.join("\n")
-    }
-}
-
-/// The statements that make a role which may back up `database` and nothing else, ready to paste.
-pub fn least_privilege_role(role: &str, database: &str, server_major: u32) -> String {
-    RoleAdvice {
-        role,
-        database,
-        major: server_major,
-        create: true,
-        bypass_row_security: false,
-        large_object_owners: Vec::new(),
-        hidden_large_objects: &[],
-        schemas: BTreeSet::from(["public"]),
-    }
-    .sql()
-}
-
 /// `3 things: a, b, c`, and no more than [`MAX_NAMES`] of them.
 fn list(names: impl Iterator<Item = String>) -> String {
     let names: Vec<String> = names.collect();
@@ -380,20 +298,6 @@ pub(super) fn set_snapshot(snapshot: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_role_that_we_offer_may_only_read() {
-        let sql = least_privilege_role("it\"s", "my db", 17);
-        assert_eq!(
-            sql,
-            "CREATE ROLE \"it\"\"s\" LOGIN; -- then \\password \"it\"\"s\"\n\
-             GRANT CONNECT ON DATABASE \"my db\" TO \"it\"\"s\";\nGRANT pg_read_all_data TO \"it\"\"s\";"
-        );
-        assert!(
-            least_privilege_role("hikae", "db", 13)
-                .contains("GRANT SELECT ON ALL TABLES IN SCHEMA \"public\"")
-        );
-    }
 
     #[test]
     fn a_long_list_is_cut_and_says_so() {

@@ -20,7 +20,7 @@ pub struct PostgresqlSettings {
     /// Schemas all of whose tables are kept.
     #[serde(default)]
     pub schemas: Vec<String>,
-    /// Read as a superuser. Refused by default: a backup needs to read, nothing more.
+    /// Read as a superuser or as a role that can become one. Refused by default: a backup needs to read, nothing more.
     #[serde(default)]
     pub allow_superuser: bool,
     /// How long to wait for a table that somebody holds locked.

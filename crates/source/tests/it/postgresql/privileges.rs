@@ -33,6 +33,75 @@ fn a_superuser_is_refused_with_a_role_to_paste_that_works() {
     db.sql("DROP OWNED BY super_hikae; DROP ROLE super_hikae");
 }
 
+/// Large objects are not covered by `pg_read_all_data`, and their owner here is a superuser.
+///
+/// Keeps MK-10.
+#[test]
+fn the_role_that_we_offer_reads_large_objects_and_cannot_become_a_superuser() {
+    let db = Db::new("objects");
+    db.sql("SELECT lo_from_bytea(0, 'x') FROM generate_series(1, 2)");
+    let error = refused(settings_as(&db, "postgres"));
+    let advice = error.advice().unwrap();
+    db.sql(&advice.split_once('\n').unwrap().1.replace("\"hikae\"", "objects_hikae"));
+    let mut role = db.client_as("objects_hikae", &db.name);
+    assert!(
+        role.batch_execute("SET ROLE postgres").is_err(),
+        "the role that we offer can become a superuser"
+    );
+    let large_objects = |user| {
+        let kept = back_up(&source(settings_as(&db, user))).unwrap();
+        assert_passed(&drill_it(&kept).unwrap());
+        kept.manifest().large_objects.unwrap().count
+    };
+    assert_eq!(large_objects("objects_hikae"), 2);
+
+    // More than a message lists, and a name that is in a statement within a statement.
+    db.sql("SELECT lo_from_bytea(0, 'x') FROM generate_series(1, 50); CREATE ROLE \"o'k\" LOGIN NOINHERIT");
+    let error = refused(settings_as(&db, "o\\'k"));
+    assert_eq!(error.code(), ErrorCode::Permission);
+    assert!(error.to_string().ends_with("and 32 more"), "{error}");
+    db.sql(&error.advice().unwrap());
+    assert_eq!(large_objects("o\\'k"), 52);
+    db.sql("DROP OWNED BY objects_hikae, \"o'k\"; DROP ROLE objects_hikae, \"o'k\"");
+}
+
+/// Who is a member of a superuser is one with `SET ROLE`, whatever stands between them.
+///
+/// Keeps MK-10.
+#[test]
+fn a_role_that_can_become_a_superuser_is_refused_as_one() {
+    let db = Db::new("become");
+    db.sql(
+        "CREATE TABLE t (a int); INSERT INTO t VALUES (1); SELECT lo_from_bytea(0, 'x');
+         CREATE ROLE become_direct LOGIN NOINHERIT IN ROLE postgres;
+         CREATE ROLE become_between IN ROLE postgres; CREATE ROLE become_distant LOGIN IN ROLE become_between;
+         CREATE ROLE become_reader; GRANT SELECT ON t TO become_reader;
+         CREATE ROLE become_again LOGIN SUPERUSER; ALTER ROLE become_again SET role = 'become_reader'",
+    );
+    // The first inherits, and so can read all that it needs.
+    for (name, in_its_place) in
+        [("become_distant", None), ("become_direct", None), ("become_again", Some("become_new"))]
+    {
+        let error = match back_up(&source(settings_as(&db, name))) {
+            Ok(_) => panic!("{name} can become a superuser and was let in"),
+            Err(error) => error,
+        };
+        assert_eq!(error.code(), ErrorCode::Forbidden, "{error}");
+        assert!(error.to_string().contains("can become the superuser"), "{error}");
+        // What is advised mends it.
+        let advice = error.advice().unwrap();
+        let sql = advice.split_once('\n').unwrap().1;
+        db.sql(&sql.replace("\"hikae\"", "become_new"));
+        let kept = back_up(&source(settings_as(&db, in_its_place.unwrap_or(name)))).unwrap();
+        assert_eq!(kept.rows("public", "t"), Some(1));
+    }
+    let allowed = PostgresqlSettings { allow_superuser: true, ..settings_as(&db, "become_distant") };
+    db.sql("GRANT become_between TO become_distant");
+    back_up(&source(allowed)).unwrap();
+    let roles = "become_direct, become_distant, become_between, become_reader, become_again, become_new";
+    db.sql(&format!("DROP OWNED BY {roles}; DROP ROLE {roles}"));
+}
+
 /// Keeps MK-10, MK-11.
 #[test]
 fn the_role_that_we_offer_is_enough_on_a_plain_database() {
