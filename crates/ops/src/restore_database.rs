@@ -9,7 +9,7 @@ use crate::surroundings::Surroundings;
 use hikae_model::{Cx, ErrorCode, Outcome, SnapshotId};
 use hikae_repo::Repo;
 use hikae_source::check::Check;
-use hikae_source::postgresql::{Connection, Manifest, Owners, Swapped, swap, with_password};
+use hikae_source::postgresql::{Connection, Manifest, Owners, Secret, Swapped, swap, with_password};
 use hikae_source::{Stored as _, postgresql, sqlite};
 use serde::Serialize;
 use std::num::NonZeroUsize;
@@ -79,12 +79,14 @@ pub fn plan_sqlite(
     looked.map_err(OpsError::of_source(&stored.record().source))
 }
 
-/// Where a PostgreSQL database is restored to, and how.
-#[derive(Clone, Debug, Default)]
+/// Where a PostgreSQL database is restored to, and how. It holds a password, so it cannot be printed.
+#[derive(Clone, Default)]
 pub struct PostgresqlTarget {
     /// The server, as `host=… user=…` or `postgresql://…` without a password; its database is only entered to make
     /// the new one.
     pub connection: String,
+    /// Its password; by default that of the usual password files.
+    pub password: Option<Secret>,
     /// Name of the new database; by default one that says what it is.
     pub database: Option<String>,
     /// Give it the name of the database that was backed up, once everything held; that one is kept under another.
@@ -96,15 +98,18 @@ pub struct PostgresqlTarget {
 }
 
 /// What a restore of a PostgreSQL snapshot would do: made without writing, shown, then obeyed.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Serialize)]
 pub struct PostgresqlPlan {
     /// Name of the database that was backed up.
     pub live: String,
     /// What to know before.
     pub notes: Vec<String>,
+    /// The database from which the new one is made.
+    #[serde(skip)]
+    maintenance: Connection,
 }
 
-/// Looks whether a snapshot can be restored as `target` says.
+/// Looks whether a snapshot can be restored as `target` says: into that server, by that role.
 ///
 /// # Errors
 /// [`OpsError`]: what the restore would be refused for.
@@ -112,12 +117,11 @@ pub fn plan_postgresql(
     repo: &Repo,
     snapshot: SnapshotId,
     target: &PostgresqlTarget,
+    around: &Surroundings,
+    cx: &Cx,
 ) -> Result<PostgresqlPlan, OpsError> {
-    plan(&StoredSnapshot::open(repo, snapshot)?, target)
-}
-
-fn plan(stored: &StoredSnapshot<'_>, target: &PostgresqlTarget) -> Result<PostgresqlPlan, OpsError> {
-    let manifest = manifest(stored)?;
+    let stored = StoredSnapshot::open(repo, snapshot)?;
+    let manifest = manifest(&stored)?;
     let selection = manifest.selection_note();
     if let Some(note) = selection.as_ref().filter(|_| target.swap) {
         // The tables that were not selected would be there and empty, and every comparison would hold.
@@ -126,7 +130,37 @@ fn plan(stored: &StoredSnapshot<'_>, target: &PostgresqlTarget) -> Result<Postgr
             "restore it without --swap into a database beside the live one, and copy the tables over";
         return Err(OpsError::refused(ErrorCode::Forbidden, what, Some(advice.into())));
     }
-    Ok(PostgresqlPlan { live: manifest.database, notes: selection.into_iter().collect() })
+    let of_source = OpsError::of_source(&stored.record().source);
+    let environment = around.for_postgresql();
+    let connection = Connection::parse(&target.connection, &environment.user).map_err(&of_source)?;
+    if connection.password.is_some() {
+        // Others see it in the list of processes.
+        let what = "the connection holds a password";
+        let advice = "put that into ~/.pgpass or a file of mode 0600 that `passfile` names";
+        return Err(OpsError::refused(ErrorCode::Usage, what, Some(advice.into())));
+    }
+    let connection = with_password(connection, target.password.clone(), &environment).map_err(&of_source)?;
+    let maintenance = match connection.database == manifest.database {
+        // A database can be neither copied from nor renamed while we are in it.
+        true => connection.to_database("postgres"),
+        false => connection,
+    };
+    let options = target.options(repo);
+    let live = target.swap.then_some(manifest.database.as_str());
+    postgresql::look(&stored, &maintenance, &options, live, &environment, cx).map_err(&of_source)?;
+    Ok(PostgresqlPlan { live: manifest.database, notes: selection.into_iter().collect(), maintenance })
+}
+
+impl PostgresqlTarget {
+    fn options(&self, repo: &Repo) -> postgresql::RestoreOptions {
+        postgresql::RestoreOptions {
+            key: repo.hash_key(),
+            database: self.database.clone(),
+            owners: if self.no_owners { Owners::None } else { Owners::Keep },
+            jobs: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
+            program_directory: self.program_directory.clone(),
+        }
+    }
 }
 
 fn manifest(stored: &StoredSnapshot<'_>) -> Result<Manifest, OpsError> {
@@ -155,32 +189,19 @@ pub fn restore_postgresql(
     let stored = StoredSnapshot::open(repo, snapshot)?;
     let record = stored.record();
     let of_source = OpsError::of_source(&record.source);
-    let PostgresqlPlan { live, .. } = plan(&stored, target)?;
+    let PostgresqlPlan { live, maintenance, .. } = plan_postgresql(repo, snapshot, target, around, cx)?;
     let environment = around.for_postgresql();
-    let into = Connection::parse(&target.connection, &environment.user).map_err(&of_source)?;
-    let into = with_password(into, None, &environment).map_err(&of_source)?;
-    let maintenance = match into.database == live {
-        // A database can be neither copied from nor renamed while we are in it.
-        true => into.to_database("postgres"),
-        false => into.clone(),
-    };
     cx.progress().begin("restoring", &record.source, record.bytes);
-    let options = postgresql::RestoreOptions {
-        key: repo.hash_key(),
-        database: target.database.clone(),
-        owners: if target.no_owners { Owners::None } else { Owners::Keep },
-        jobs: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
-        program_directory: target.program_directory.clone(),
-    };
-    let restored =
-        postgresql::restore(&stored, &maintenance, &options, &environment, cx).map_err(&of_source)?;
+    let restored = postgresql::restore(&stored, &maintenance, &target.options(repo), &environment, cx);
+    let restored = restored.map_err(&of_source)?;
     let passed = !restored.checks.is_empty() && restored.checks.iter().all(|check| check.passed);
     let mut notes = restored.notes;
     let mut place = maintenance.to_database(&restored.database).shown();
     let mut kept_aside = None;
     if target.swap && passed {
-        let Swapped { live, kept } =
-            swap(&maintenance, &live, &restored.database, true, cx).map_err(&of_source)?;
+        let swapped = swap(&maintenance, &live, &restored.database, true, cx).map_err(&of_source)?;
+        notes.extend(swapped.notes());
+        let Swapped { live, kept } = swapped;
         place = maintenance.to_database(&live).shown();
         kept_aside = kept;
     } else if target.swap {

@@ -75,9 +75,57 @@ fn a_database_is_protected_proved_and_swapped_back() {
     let rows: i64 = enter(&cluster, "shop").query_one("SELECT count(*) FROM orders", &[]).unwrap().get(0);
     assert_eq!(rows, 500);
 
+    assert!(ran.stdout.contains("ALLOW_CONNECTIONS true"), "{}", ran.stdout);
+    assert!(ran.stdout.contains("to go back"), "{}", ran.stdout);
+
     home.expect(0, &["restore", "shop", "--connection", &admin, "--into-database", "beside"]);
     let rows: i64 = enter(&cluster, "beside").query_one("SELECT count(*) FROM orders", &[]).unwrap().get(0);
     assert_eq!(rows, 500);
+}
+
+#[test]
+fn what_a_role_may_not_restore_is_said_before_anything_is_made() {
+    let Some(cluster) = start() else { return };
+    let Host::Socket(socket) = cluster.connection().host.clone() else { panic!("not a socket") };
+    enter(&cluster, "postgres")
+        .batch_execute(
+            "CREATE ROLE owner; CREATE ROLE reader LOGIN; CREATE ROLE maker LOGIN CREATEDB;
+             CREATE ROLE member LOGIN CREATEDB; GRANT owner TO member",
+        )
+        .unwrap();
+    enter(&cluster, "postgres").batch_execute("CREATE DATABASE shop OWNER owner").unwrap();
+    enter(&cluster, "shop")
+        .batch_execute("CREATE TABLE orders AS SELECT 1 AS id; GRANT SELECT ON orders TO reader; ALTER TABLE orders OWNER TO owner")
+        .unwrap();
+    let home = Home::new();
+    let live = address(&cluster, &socket, "reader", "shop");
+    home.expect(0, &["protect", &live, "--scratch", "/tmp"]);
+    let as_role = |role: &str| address(&cluster, &socket, role, "postgres");
+    fn restore<'a>(arguments: &[&'a str]) -> Vec<&'a str> {
+        [&["restore", "shop"], arguments].concat()
+    }
+    let (maker, member, admin) = (as_role("maker"), as_role("member"), as_role("postgres"));
+    let with_password = admin.replace("postgres@", "postgres:secret-91c2@");
+    let gone = ["--connection", &admin, "--into-database", "shop"];
+    let refused: [(i32, &str, &[&str]); 5] = [
+        (7, "give --connection with a role that may", &[]),
+        (7, "--no-owners", &["--connection", &maker]),
+        (7, "belongs to another role", &["--connection", &maker, "--no-owners", "--swap", "--yes"]),
+        (12, "--swap", &gone),
+        (2, "holds a password", &["--connection", &with_password]),
+    ];
+    for (code, said, arguments) in refused {
+        for more in [&["--dry-run"][..], &[]] {
+            let ran = home.expect(code, &[&restore(arguments)[..], more].concat());
+            assert!(ran.stderr.contains(said), "{arguments:?}: {}", ran.stderr);
+            assert!(!ran.stderr.contains("secret-91c2"), "{}", ran.stderr);
+        }
+    }
+    let databases = "SELECT count(*) FROM pg_database WHERE datname NOT LIKE 'template%'";
+    let n: i64 = enter(&cluster, "postgres").query_one(databases, &[]).unwrap().get(0);
+    assert_eq!(n, 2, "nothing was made");
+    home.expect(0, &restore(&["--connection", &maker, "--no-owners", "--into-database", "mine"]));
+    home.expect(0, &restore(&["--connection", &member, "--swap", "--yes"]));
 }
 
 #[test]

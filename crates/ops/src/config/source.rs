@@ -118,11 +118,24 @@ impl SourceConfig {
         around: &Surroundings,
         cx: &Cx,
     ) -> Result<PostgresqlSource, OpsError> {
-        let password = self.password.as_ref().map(|secret| secret.resolve(around, cx)).transpose();
-        let password = password.map_err(|error| no_password(name, &error))?;
-        let password = password.map(|text| Secret::new(text.as_str().to_owned()));
+        let password = self.fetch_password(name, around, cx)?;
         PostgresqlSource::new(settings.clone(), password, around.for_postgresql())
             .map_err(|source| OpsError::Source { source_name: name.to_owned(), source })
+    }
+
+    /// The password that the configuration leads to, if it does.
+    ///
+    /// # Errors
+    /// [`OpsError`] if it cannot be had.
+    pub fn fetch_password(
+        &self,
+        name: &str,
+        around: &Surroundings,
+        cx: &Cx,
+    ) -> Result<Option<Secret>, OpsError> {
+        let password = self.password.as_ref().map(|secret| secret.resolve(around, cx)).transpose();
+        let password = password.map_err(|error| no_password(name, &error))?;
+        Ok(password.map(|text| Secret::new(text.as_str().to_owned())))
     }
 
     /// Looks, without writing, whether a backup could succeed now: what is wrong, and whether it stops a backup.

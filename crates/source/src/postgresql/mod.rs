@@ -44,7 +44,7 @@ pub use manifest::{LargeObjects, Manifest, NotCovered, Objects, SequenceRecord, 
 pub use password::{Secret, from_pgpass};
 pub use preflight::{Finding, Weight, least_privilege_role};
 pub use programs::Environment;
-pub use restore::{Owners, PhaseTime, RestoreOptions, Restored, restore};
+pub use restore::{Owners, PhaseTime, RestoreOptions, Restored, look, restore};
 pub use script::{Refusal, refuses_dump};
 pub use settings::{PostgresqlSettings, with_password};
 pub use swap::{Swapped, swap};

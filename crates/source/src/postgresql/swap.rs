@@ -25,6 +25,24 @@ pub struct Swapped {
     pub kept: Option<String>,
 }
 
+impl Swapped {
+    /// What to know of the one that was: how to enter it, and how to make it the live one again.
+    pub fn notes(&self) -> Vec<String> {
+        let Some(kept) = &self.kept else { return Vec::new() };
+        let restored = format!("{}_restored", self.live);
+        vec![
+            format!("{} takes no sessions; to look into it: {};", shown_name(kept), allow(kept, true)),
+            format!(
+                "to go back, when nobody is in {}: {}; {}; {};",
+                shown_name(&self.live),
+                rename(&self.live, &restored),
+                rename(kept, &self.live),
+                allow(&self.live, true)
+            ),
+        ]
+    }
+}
+
 /// Gives `restored` the name `live`, on the server at `maintenance`, which is a connection to a third database.
 /// The old one is kept as `LIVE_before_TIME` if `keep_old`, else dropped once the new one is in place.
 ///

@@ -67,29 +67,33 @@ pub fn postgresql(args: &RestoreArgs, origin: &Origin<'_>, app: &App) -> Result<
         "postgresql",
     )?;
     let config = app.config_or_none()?;
-    let of_config = config.sources.get(&snapshot.source).map(|source| &source.settings);
-    let (connection, program_directory) = match (&args.connection, of_config) {
-        (Some(connection), Some(SourceSettings::Postgresql(settings))) => {
-            (connection.clone(), settings.program_directory.clone())
+    let configured = config.sources.get(&snapshot.source);
+    let settings = match configured.map(|source| &source.settings) {
+        Some(SourceSettings::Postgresql(settings)) => Some(settings),
+        _ => None,
+    };
+    let (connection, password) = match (&args.connection, configured, settings) {
+        // Another role has another password, which is in the usual files.
+        (Some(connection), ..) => (connection.clone(), None),
+        (None, Some(source), Some(settings)) => {
+            (settings.connection.clone(), source.fetch_password(&snapshot.source, &app.around, &app.cx)?)
         }
-        (Some(connection), _) => (connection.clone(), None),
-        (None, Some(SourceSettings::Postgresql(settings))) => {
-            (settings.connection.clone(), settings.program_directory.clone())
-        }
-        (None, _) => {
+        (None, ..) => {
             let what = format!("nothing says on which server {} is to be restored", snapshot.source);
             let advice = "give --connection postgresql://ROLE@HOST/postgres";
             return Err(Failure::new(ErrorCode::Usage, what, Some(advice.into())));
         }
     };
+    let program_directory = settings.and_then(|settings| settings.program_directory.clone());
     let target = PostgresqlTarget {
         connection,
+        password,
         database: args.into_database.clone(),
         swap: args.swap,
         no_owners: args.no_owners,
         program_directory,
     };
-    let plan = plan_postgresql(repo, snapshot.id, &target)?;
+    let plan = plan_postgresql(repo, snapshot.id, &target, &app.around, &app.cx)?;
     let live = &plan.live;
     if args.dry_run {
         let name = args.into_database.as_deref().unwrap_or("a new database");
@@ -107,7 +111,8 @@ pub fn postgresql(args: &RestoreArgs, origin: &Origin<'_>, app: &App) -> Result<
     }
     if args.swap && !args.yes {
         let what = format!(
-            "The live database {live} will be replaced by its state of {} and kept under another name",
+            "The live database {live} will be replaced by its state of {} and kept under another name; \
+             whoever is in it is cut off",
             app.time(snapshot.moment)
         );
         app.confirm(&what, live)?;

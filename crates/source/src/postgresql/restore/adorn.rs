@@ -34,18 +34,17 @@ pub(super) fn adorn(
             }
         }
     }
-    if owners == Owners::Keep {
-        statements.push(format!("ALTER DATABASE {on} OWNER TO {}", quote(&database.owner)));
-        if let Some(privileges) = &database.privileges {
-            statements.push(format!("REVOKE ALL ON DATABASE {on} FROM PUBLIC"));
-            for privilege in privileges {
-                let to = match &privilege.grantee {
-                    None => "PUBLIC".to_owned(),
-                    Some(role) => quote(role),
-                };
-                let option = if privilege.grantable { " WITH GRANT OPTION" } else { "" };
-                statements.push(format!("GRANT {} ON DATABASE {on} TO {to}{option}", privilege.privilege));
-            }
+    if owners == Owners::Keep
+        && let Some(privileges) = &database.privileges
+    {
+        statements.push(format!("REVOKE ALL ON DATABASE {on} FROM PUBLIC"));
+        for privilege in privileges {
+            let to = match &privilege.grantee {
+                None => "PUBLIC".to_owned(),
+                Some(role) => quote(role),
+            };
+            let option = if privilege.grantable { " WITH GRANT OPTION" } else { "" };
+            statements.push(format!("GRANT {} ON DATABASE {on} TO {to}{option}", privilege.privilege));
         }
     }
     if database.connection_limit >= 0 {

@@ -1,5 +1,6 @@
 //! What must be there before anything is restored: programs, extensions, roles, the new database itself.
 
+use super::admit::{ANOTHER_ROLE, NO_OWNERS, exists};
 use super::{Owners, RestoreOptions};
 use crate::SourceError;
 use crate::postgresql::catalog::{Database, literal, quote};
@@ -146,7 +147,27 @@ pub(super) fn creation_failed(name: &str, database: &Database, error: &WireError
             format!("install locale {locale} on the server's machine; the snapshot itself is not at fault");
         return failed(ErrorCode::SourceMissing, format!("{what}: {error}"), Some(advice));
     }
-    wire_failed(&what, error)
+    match error.sqlstate() {
+        Some("42P04") => exists(name),
+        Some("42501") => failed(ErrorCode::Permission, format!("{what}: {error}"), Some(ANOTHER_ROLE.into())),
+        _ => wire_failed(&what, error),
+    }
+}
+
+/// Gives the new database to its owner, before anything is in it: from PostgreSQL 15 on, only whoever owns a database
+/// may make anything in its schema `public`, and so be given what is there.
+pub(super) fn give_to_owner(client: &mut Client, name: &str, database: &Database) -> Result<(), SourceError> {
+    let given =
+        client.execute(&format!("ALTER DATABASE {} OWNER TO {}", quote(name), quote(&database.owner)));
+    given.map_err(|error| {
+        let what = format!("cannot give database {} to {}", shown_name(name), shown_name(&database.owner));
+        match error.sqlstate() {
+            Some("42501") => {
+                failed(ErrorCode::Permission, format!("{what}: {error}"), Some(NO_OWNERS.into()))
+            }
+            _ => wire_failed(&what, &error),
+        }
+    })
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! Filling the new database: definitions, rows, sequences, large objects, indexes and keys.
 
+use super::admit::owners_refused;
 use super::files::{Files, incomplete};
 use super::{Owners, Place, RestoreOptions, Stopwatch};
 use crate::postgresql::catalog::{self, Database, literal, quote};
@@ -145,7 +146,7 @@ impl Work<'_> {
                 return Err(SourceError::not_read_back(name, &error));
             }
         }
-        running.wait(self.cx)
+        running.wait(self.cx).map_err(owners_refused)
     }
 
     /// Writes all tables, the largest first, several at once.

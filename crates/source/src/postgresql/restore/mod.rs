@@ -12,11 +12,13 @@
 //! If any step fails, the new database is dropped again. What was restored is then compared with the manifest by
 //! [`verify`](super::verify); giving it the live one's name is [`swap`](super::swap()).
 
+mod admit;
 mod adorn;
 mod create;
 mod files;
 mod fill;
 
+pub use admit::look;
 pub(super) use files::Files;
 
 use super::catalog::{Database, quote};
@@ -29,7 +31,8 @@ use crate::check::Check;
 use crate::{SourceError, Stored};
 use adorn::adorn;
 use create::{
-    choose_programs, create_statement, creation_failed, has_tablespaces, make_roles, see_extensions_are_there,
+    choose_programs, create_statement, creation_failed, give_to_owner, has_tablespaces, make_roles,
+    see_extensions_are_there,
 };
 use files::{incomplete, see_files_are_there};
 use fill::Work;
@@ -184,7 +187,11 @@ pub(super) fn restore_at(
         options,
         cx,
     };
-    let filled = work.fill(&mut watch).and_then(|more| {
+    let given = match options.owners {
+        Owners::Keep => give_to_owner(&mut maintenance, &name, &database),
+        Owners::None => Ok(()),
+    };
+    let filled = given.and_then(|()| work.fill(&mut watch)).and_then(|more| {
         notes.extend(more);
         adorn(&mut maintenance, &name, &database, options.owners, &mut notes)?;
         let checks =
