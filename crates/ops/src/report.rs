@@ -118,6 +118,8 @@ pub struct RestoreReport {
     pub entries: u64,
     /// Entries that were left as they stood, as the overwrite rule says.
     pub kept: u64,
+    /// Files, links and the like that stood there and were replaced.
+    pub replaced: u64,
     /// Bytes of content written.
     pub bytes: u64,
     /// Files that could not be restored because what is kept of them is damaged or missing.

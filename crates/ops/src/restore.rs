@@ -91,6 +91,7 @@ pub fn restore_chosen(
         outcome: if problems.is_empty() { Outcome::Complete } else { Outcome::WithProblems },
         entries: written.entries.into_inner(),
         kept: written.kept.into_inner(),
+        replaced: ended.n_replaced,
         bytes: written.bytes.into_inner(),
         n_damaged: written.damaged.into_inner(),
         seconds: (cx.elapsed() - began).as_secs_f64(),

@@ -175,3 +175,20 @@ fn a_day_chooses_among_the_snapshots_of_a_source() {
     assert!(near.code == Some(2) && near.stderr.contains("did you mean `docs`"), "{}", near.stderr);
     assert_eq!(run(&["latest", "--date", &day]).code, Some(2));
 }
+
+#[test]
+fn what_is_replaced_is_kept_beside_if_that_was_asked_for() {
+    let home = protected();
+    let text = shown(&home, "docs/b.txt");
+    fs::write(&text, "mine").unwrap();
+    let replace = ["restore", "docs", "--path", &text, "--in-place", "--overwrite", "always", "--yes"];
+    let ran = home.expect(0, &[&replace[..], &["--keep-replaced"]].concat());
+    assert!(ran.stdout.contains("1 file was replaced; what stood there is kept"), "{}", ran.stdout);
+    assert_eq!(fs::read_to_string(&text).unwrap(), "two");
+    let names = fs::read_dir(home.path("docs")).unwrap().map(|entry| entry.unwrap().path());
+    let aside: Vec<_> =
+        names.filter(|path| path.to_string_lossy().contains("b.txt.before-restore-2")).collect();
+    assert_eq!(fs::read_to_string(&aside[0]).unwrap(), "mine");
+    let ran = home.expect(0, &replace);
+    assert!(ran.stdout.contains("is gone (--keep-replaced keeps it)"), "{}", ran.stdout);
+}

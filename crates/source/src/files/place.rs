@@ -170,6 +170,10 @@ impl Target {
             });
             written.map_err(|error| PlaceError::of(&entry.path, error))?;
         }
+        if way == Way::Replace {
+            let replaced = self.before_replacing(temporary.parent.as_fd(), name);
+            replaced.map_err(|error| PlaceError::of(&entry.path, error))?;
+        }
         temporary.rename(name, way).map_err(|error| PlaceError::of(&entry.path, error))?;
         Ok(Placed::Written)
     }
@@ -276,6 +280,10 @@ impl FileWriter<'_> {
             fdatasync(&self.fd).map_err(|error| self.failed(error))?;
         }
         let name = self.path.name().to_vec();
+        if self.way == Way::Replace {
+            let parent = self.temporary.parent.as_fd();
+            self.target.before_replacing(parent, &name).map_err(|error| self.failed(error))?;
+        }
         self.temporary.rename(&name, self.way).map_err(|error| PlaceError::of(&self.path, error))
     }
 

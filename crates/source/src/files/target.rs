@@ -18,8 +18,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use hikae_model::{Attributes, Cx, Entry, EntryKind, ErrorCode, Problem, TreePath, sabotage};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{
-    AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, ResolveFlags, Statx, StatxAttributes, fchmod,
-    flock, fremovexattr, mkdirat, openat, sync, syncfs, unlinkat,
+    AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, RenameFlags, ResolveFlags, Statx, StatxAttributes,
+    fchmod, flock, fremovexattr, linkat, mkdirat, openat, renameat_with, sync, syncfs, unlinkat,
 };
 use rustix::io::Errno;
 
@@ -68,6 +68,8 @@ pub struct TargetReport {
     pub problems: Vec<Problem>,
     /// Entries that belong to whoever restored them, because only root may give files away.
     pub n_owners_not_set: u64,
+    /// Files, links and the like that stood there and were replaced.
+    pub n_replaced: u64,
 }
 
 /// A directory that is being restored into. Any number of threads may place entries in it at once.
@@ -83,6 +85,9 @@ pub struct Target {
     directories: Mutex<Vec<PendingDirectory>>,
     token: u64,
     n_temporaries: AtomicU64,
+    /// What is added to the name of what is replaced, so that it stays beside.
+    aside: Option<String>,
+    n_replaced: AtomicU64,
 }
 
 /// The directory of a target, locked.
@@ -303,7 +308,35 @@ impl Target {
             directories: Mutex::default(),
             token: u64::from_le_bytes(cx.random()),
             n_temporaries: AtomicU64::new(0),
+            aside: None,
+            n_replaced: AtomicU64::new(0),
         })
+    }
+
+    /// Keeps what is replaced, beside what replaces it and under its name with `suffix`.
+    pub fn keep_replaced(self, suffix: String) -> Self {
+        Self { aside: Some(suffix), ..self }
+    }
+
+    /// To be called before what stands at a name is replaced.
+    pub(super) fn before_replacing(&self, parent: BorrowedFd<'_>, name: &[u8]) -> Result<(), Errno> {
+        if let Some(suffix) = &self.aside {
+            let aside = [name, suffix.as_bytes()].concat();
+            // A second name, so that the first never leads to nothing. Where there are none, or we may make none to a
+            // file of somebody else, it is moved.
+            let kept = match linkat(parent, name, parent, &aside[..], AtFlags::empty()) {
+                Err(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS | Errno::MLINK) => {
+                    renameat_with(parent, name, parent, &aside[..], RenameFlags::NOREPLACE)
+                }
+                linked => linked,
+            };
+            match kept {
+                Err(Errno::NOENT) => return Ok(()), // somebody removed it meanwhile
+                kept => kept?,
+            }
+        }
+        self.n_replaced.fetch_add(1, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Makes a directory, or takes the one that stands there. Its attributes are set by
@@ -371,7 +404,11 @@ impl Target {
         if !may_replace {
             return Err(PlaceError::in_the_way(&entry.path, "something that is no directory stands there"));
         }
-        unlinkat(parent, name, AtFlags::empty()).map_err(failed)?;
+        self.before_replacing(parent, name).map_err(failed)?;
+        match unlinkat(parent, name, AtFlags::empty()) {
+            Err(Errno::NOENT) => {} // it was moved aside
+            removed => removed.map_err(failed)?,
+        }
         mkdirat(parent, name, Mode::RWXU).map_err(failed)?;
         Ok(Placed::Written)
     }
@@ -404,7 +441,7 @@ impl Target {
         }
         let (n_owners_not_set, losses) = self.attributes.finish();
         problems.extend(losses);
-        Ok(TargetReport { problems, n_owners_not_set })
+        Ok(TargetReport { problems, n_owners_not_set, n_replaced: self.n_replaced.into_inner() })
     }
 
     /// What a resolution refuses besides links.

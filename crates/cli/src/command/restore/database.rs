@@ -14,7 +14,7 @@ use serde_json::json;
 pub fn sqlite(args: &RestoreArgs, origin: &Origin<'_>, app: &App) -> Result<Ended, Failure> {
     let (repo, snapshot) = (origin.repo, &origin.snapshot);
     refuse(&only_for_postgresql(args), "sqlite")?;
-    refuse(&[("--path", !args.path.is_empty())], "sqlite")?;
+    refuse(&[("--path", !args.path.is_empty()), ("--keep-replaced", args.keep_replaced)], "sqlite")?;
     let target = match &args.target {
         Some(target) => absolute(target)?,
         None => new_folder(snapshot, app)?,

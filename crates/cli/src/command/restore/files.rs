@@ -68,16 +68,30 @@ pub fn restore(args: &RestoreArgs, origin: &Origin<'_>, app: &App) -> Result<End
         }
         (Into::Folder(folder), _) => Target::into_new(folder, &app.cx),
     };
+    let target = target.map_err(of_target)?;
+    // As a database that is replaced is kept.
+    let aside = format!(".before-restore-{}", app.cx.now().strftime("%Y%m%dT%H%M%SZ"));
+    let target = if args.keep_replaced { target.keep_replaced(aside.clone()) } else { target };
     let report = {
         let _progress = app.progress();
-        restore_chosen(origin.repo, origin.snapshot.id, &choice, target.map_err(of_target)?, &app.cx)?
+        restore_chosen(origin.repo, origin.snapshot.id, &choice, target, &app.cx)?
     };
     let ended = match report.n_damaged {
         0 => report.outcome.into(),
         _ => Ended::With(ErrorCode::VerificationFailed),
     };
-    let value = json!({ "target": target_of(&into), "restored": report });
-    app.output.result(ended, &origin.shown(value), &text(&report, origin, &shown, app));
+    let aside = args.keep_replaced.then_some(aside);
+    let mut text = text(&report, origin, &shown, app);
+    if report.replaced > 0 {
+        let n = count(report.replaced, "file was", "files were");
+        text.push_str(&match &aside {
+            Some(aside) => format!("  {n} replaced; what stood there is kept beside as NAME{aside}\n"),
+            None => format!("  {n} replaced; what stood there is gone (--keep-replaced keeps it)\n"),
+        });
+    }
+    text.push_str(&shown::problems(&report.problems, report.problems.len() as u64, ""));
+    let value = json!({ "target": target_of(&into), "kept_aside": aside, "restored": report });
+    app.output.result(ended, &origin.shown(value), &text);
     Ok(ended)
 }
 
@@ -150,6 +164,5 @@ fn text(report: &RestoreReport, origin: &Origin<'_>, target: &str, app: &App) ->
             Count(report.n_owners_not_set)
         ));
     }
-    text.push_str(&shown::problems(&report.problems, report.problems.len() as u64, ""));
     text
 }

@@ -48,6 +48,9 @@ pub struct RestoreArgs {
     /// What happens to files that stand in the target already
     #[arg(long, value_enum, value_name = "WHEN")]
     overwrite: Option<When>,
+    /// Keep files that are replaced beside the new ones, as NAME.before-restore-TIME
+    #[arg(long, requires = "overwrite")]
+    keep_replaced: bool,
     /// Go on into file systems that are mounted in the target
     #[arg(long)]
     cross_mounts: bool,
