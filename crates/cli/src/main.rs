@@ -15,12 +15,16 @@ mod signals;
 use app::App;
 use args::{Cli, Command};
 use failure::{Ended, Failure, compatible};
-use hikae_model::{Cancel, ErrorCode};
+use hikae_model::{Cancel, ErrorCode, sabotage};
 use output::{Form, Output};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    // First of all, while there is one thread.
+    // No core dump has our keys in it, and no other process of our user can look at them.
+    if !sabotage::on("core-dumps") {
+        let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
+    }
+    // While there is one thread.
     let passphrase = environment::take_passphrase();
     // What we make is for our own user: caches and temporary files too. Restored files get their own modes, and
     // the programs around a source the mask that we were given.

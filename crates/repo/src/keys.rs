@@ -14,16 +14,22 @@
 use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 use hikae_model::{BlobId, FamilyId, HashKey, WriterId, sabotage};
 use std::collections::BTreeMap;
-use zeroize::Zeroizing;
+use zeroize::{Zeroize as _, Zeroizing};
 
-/// 32 secret bytes, wiped when dropped, never shown.
+/// 32 secret bytes, wiped when dropped, never shown. They have one place in memory, so that a move leaves no copy
+/// behind on a stack.
 #[derive(Clone)]
-pub struct Secret32(Zeroizing<[u8; 32]>);
+pub struct Secret32(Box<Zeroizing<[u8; 32]>>);
 
 impl Secret32 {
-    /// Takes the bytes over.
-    pub fn new(bytes: [u8; 32]) -> Self {
-        Self(Zeroizing::new(bytes))
+    /// Takes the bytes over, and wipes where they came from.
+    pub fn new(mut bytes: [u8; 32]) -> Self {
+        let mut own = Box::new(Zeroizing::new([0; 32]));
+        own.copy_from_slice(&bytes);
+        if !sabotage::on("key-copies-stay") {
+            bytes.zeroize();
+        }
+        Self(own)
     }
 
     /// The bytes.
@@ -33,7 +39,7 @@ impl Secret32 {
 
     /// The key for `purpose`, which is a context string that no other use shares.
     fn derive(&self, purpose: &str) -> Self {
-        Self::new(blake3::derive_key(purpose, &*self.0))
+        Self::new(blake3::derive_key(purpose, self.bytes()))
     }
 }
 

@@ -2,9 +2,11 @@
 
 use crate::home::Home;
 use std::fs;
+use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
+use std::time::Duration;
 
 const CANARY: &str = "canary-7f3a-passphrase";
 
@@ -119,4 +121,42 @@ fn a_secret_file_is_shown_only_to_who_asks_for_it() {
     assert!(refused.stdout.is_empty() && refused.stderr.contains("--reveal"), "{}", refused.stderr);
     assert_eq!(home.expect(0, &["cat", "app", &env, "--reveal"]).stdout, "KEY=canary\n");
     assert_eq!(home.expect(0, &["cat", "app", &format!("{app}/public")]).stdout, "hello\n");
+}
+
+/// Keeps I-7.
+#[test]
+fn a_crash_leaves_no_core_with_keys_in_it() {
+    let home = Home::new();
+    let ready = home.path("ready");
+    // Both wait in a child of theirs when they crash.
+    let wait = format!("touch {}; sleep 5", ready.display());
+    let crash = |program: &Command| {
+        let mut command = Command::new("prlimit");
+        command.arg("--core=unlimited").arg(program.get_program()).args(program.get_args());
+        command
+            .envs(program.get_envs().filter_map(|(name, value)| Some((name, value?))))
+            .current_dir(home.path(""));
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        while !ready.exists() {
+            assert!(child.try_wait().unwrap().is_none(), "it ended before it could crash");
+            thread::sleep(Duration::from_millis(10));
+        }
+        fs::remove_file(&ready).unwrap();
+        let pid = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process(pid, rustix::process::Signal::ABORT).unwrap();
+        child.wait().unwrap()
+    };
+    let mut other = Command::new("sh");
+    other.args(["-c", &format!("{wait}; true")]);
+    if !crash(&other).core_dumped() {
+        return hikae_testkit::not_run("no program leaves a core on this machine");
+    }
+    home.write("docs/a.txt", "one");
+    home.expect(0, &["protect", "docs"]);
+    let config = home.path("config/hikae/config.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, format!("{text}hooks = {{ before = [[\"sh\", \"-c\", \"{wait}\"]] }}\n")).unwrap();
+    let ended = crash(&home.command(&["backup"]));
+    assert_eq!(ended.signal(), Some(6), "{ended}");
+    assert!(!ended.core_dumped(), "{ended}");
 }

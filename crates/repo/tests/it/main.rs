@@ -10,6 +10,7 @@ mod errors;
 mod evidence;
 mod faults;
 mod forget;
+mod hygiene;
 mod keys;
 mod lab;
 mod lost_records;
