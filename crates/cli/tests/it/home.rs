@@ -78,9 +78,15 @@ impl Home {
 
     /// The program, in an environment that holds this home and nothing else.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_hikae"));
+        let mut command = self.program(env!("CARGO_BIN_EXE_hikae"));
+        command.args(arguments);
         command
-            .args(arguments)
+    }
+
+    /// Any program, in that environment.
+    pub fn program(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command
             .current_dir(self.root.path())
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())

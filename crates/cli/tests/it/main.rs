@@ -6,6 +6,7 @@ mod drills;
 mod dry_run;
 mod exit_codes;
 mod faults;
+mod guide;
 mod home;
 mod keys;
 mod machine_output;

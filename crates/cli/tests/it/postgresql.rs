@@ -6,7 +6,7 @@ use hikae_source::postgresql::{Cluster, ClusterOptions, Environment, Host};
 use hikae_testkit::system_cx;
 use std::path::{Path, PathBuf};
 
-fn start() -> Option<Cluster> {
+pub fn start() -> Option<Cluster> {
     // A directory that the server's user can reach, whoever runs the tests.
     let scratch = PathBuf::from("/tmp");
     let environment = Environment::bare(scratch.clone());
@@ -20,7 +20,7 @@ fn start() -> Option<Cluster> {
     }
 }
 
-fn enter(cluster: &Cluster, database: &str) -> postgres::Client {
+pub fn enter(cluster: &Cluster, database: &str) -> postgres::Client {
     let Host::Socket(socket) = &cluster.connection().host else { panic!("not a socket") };
     let mut config = postgres::Config::new();
     config.host_path(socket).port(cluster.connection().port).user("postgres").dbname(database);
