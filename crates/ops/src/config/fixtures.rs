@@ -3,6 +3,7 @@
 //!
 //! The rules are asked, and nothing else: the paths need not be there, so a configuration can be tested anywhere.
 
+use hikae_model::sabotage;
 use hikae_source::files::FilesSource;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -27,6 +28,9 @@ impl Fixtures {
 
     /// What the rules do otherwise than was meant, a sentence each.
     pub fn broken_by(&self, source: &FilesSource) -> Vec<String> {
+        if sabotage::on("fixtures-unheeded") {
+            return Vec::new();
+        }
         let lost = self.holds.iter().filter_map(|path| {
             Some(format!("{} would be left out: {}", path.display(), source.why_left_out(path)?))
         });
