@@ -27,6 +27,8 @@ pub enum ErrorCode {
     VerificationFailed,
     /// A disk or a quota is full.
     NoSpace,
+    /// The `pg_dump` that is here is older than the server, and cannot read it. A usage error with a name of its own.
+    PgDumpTooOld,
     /// The source is not there or does not answer.
     SourceMissing,
     /// The operating system or a server refused us.
@@ -51,12 +53,13 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Failure,
         Self::Usage,
         Self::WithProblems,
         Self::VerificationFailed,
         Self::NoSpace,
+        Self::PgDumpTooOld,
         Self::SourceMissing,
         Self::Permission,
         Self::Busy,
@@ -77,6 +80,7 @@ impl ErrorCode {
             Self::WithProblems => "with-problems",
             Self::VerificationFailed => "verification-failed",
             Self::NoSpace => "no-space",
+            Self::PgDumpTooOld => "pg-dump-too-old",
             Self::SourceMissing => "source-missing",
             Self::Permission => "permission",
             Self::Busy => "busy",
@@ -95,6 +99,7 @@ impl ErrorCode {
         match self {
             Self::Failure => 1,
             Self::Usage => 2,
+            Self::PgDumpTooOld => 2,
             Self::WithProblems => 3,
             Self::VerificationFailed => 4,
             Self::NoSpace => 5,
@@ -126,11 +131,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_two_codes_share_a_name_or_an_exit_code() {
+    fn no_two_codes_share_a_name_and_two_that_say_usage_an_exit_code() {
+        let is_usage = |code| matches!(code, ErrorCode::Usage | ErrorCode::PgDumpTooOld);
         for (i, a) in ErrorCode::ALL.iter().enumerate() {
             for b in &ErrorCode::ALL[i + 1..] {
                 assert_ne!(a.name(), b.name());
-                assert_ne!(a.exit_code(), b.exit_code());
+                assert_eq!(a.exit_code() == b.exit_code(), is_usage(*a) && is_usage(*b), "{a:?} {b:?}");
             }
         }
     }

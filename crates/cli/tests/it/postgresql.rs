@@ -164,3 +164,34 @@ fn a_selection_never_takes_the_place_of_the_live_database() {
     let ran = home.expect(0, &["drill", "--scratch", "/tmp"]);
     assert!(ran.stdout.contains("a selection: definitions only of 1 table"), "{}", ran.stdout);
 }
+
+/// A server that is newer than `pg_dump` is not a server that is away, to people as to scripts.
+///
+/// Keeps IN-102.
+#[test]
+fn a_pg_dump_that_is_too_old_is_told_from_a_server_that_is_away() {
+    let Some(cluster) = start() else { return };
+    let Host::Socket(socket) = cluster.connection().host.clone() else { panic!("not a socket") };
+    let home = Home::new();
+    let live = address(&cluster, &socket, "postgres", "postgres");
+    home.expect(0, &["protect", &live, "--allow-superuser", "--scratch", "/tmp"]);
+    let old = home.path("pg_dump");
+    std::fs::write(&old, "#!/bin/sh\necho 'pg_dump (PostgreSQL) 12.3'\n").unwrap();
+    std::fs::set_permissions(&old, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let text = std::fs::read_to_string(home.path("config/hikae/config.toml")).unwrap();
+    let directory = format!("kind = \"postgresql\"\nprogram_directory = {:?}", old.parent().unwrap());
+    home.configure(&text.replace("kind = \"postgresql\"", &directory));
+
+    let told = |expected: i32, more: &[&str]| -> String {
+        let ran = home.expect(expected, &[&["backup", "--json"], more].concat());
+        let answer: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+        answer["status"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(told(2, &[]), "pg-dump-too-old");
+    assert_eq!(told(5, &["--compat-exit-codes"]), "pg-dump-too-old");
+    let ran = home.expect(2, &["backup"]);
+    assert!(format!("{}{}", ran.stdout, ran.stderr).contains("install postgresql-client-"), "{}", ran.stderr);
+    drop(cluster);
+    assert_eq!(told(6, &[]), "source-missing");
+    assert_eq!(told(2, &["--compat-exit-codes"]), "source-missing");
+}

@@ -171,10 +171,8 @@ impl SourceConfig {
             return Ok(findings.into_iter().filter_map(costs).collect());
         };
         let code = match finding.problem.code.as_str() {
-            "pg-dump" | "version" => ErrorCode::SourceMissing,
-            "superuser" => ErrorCode::Forbidden,
             NO_SPACE => ErrorCode::NoSpace,
-            _ => ErrorCode::Permission,
+            _ => finding.code(),
         };
         Err(OpsError::refused(code, finding.problem.to_string(), finding.problem.advice.map(Into::into)))
     }

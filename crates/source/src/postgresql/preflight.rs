@@ -15,7 +15,7 @@ use super::settings::PostgresqlSettings;
 use super::wire::{Authentication, Client, WireError};
 use super::{failed, programs};
 use crate::SourceError;
-use hikae_model::{ErrorCode, Problem, sabotage};
+use hikae_model::{Advise as _, ErrorCode, Problem, sabotage};
 use role::RoleAdvice;
 use std::collections::BTreeSet;
 
@@ -44,6 +44,18 @@ pub struct Finding {
     pub problem: Problem,
 }
 
+impl Finding {
+    /// The kind of error that it is to who needs a backup now.
+    pub fn code(&self) -> ErrorCode {
+        match self.problem.code.as_str() {
+            "version" | "pg-dump" => ErrorCode::Usage,
+            code if code == ErrorCode::PgDumpTooOld.name() => ErrorCode::PgDumpTooOld,
+            "superuser" => ErrorCode::Forbidden,
+            _ => ErrorCode::Permission,
+        }
+    }
+}
+
 /// What one look at a database showed.
 pub(super) struct Look {
     pub(super) database: Database,
@@ -64,13 +76,8 @@ impl Look {
     pub(super) fn refuse(&self) -> Result<(), SourceError> {
         let blocking = self.findings.iter().find(|finding| finding.weight == Weight::Blocks);
         blocking.map_or(Ok(()), |finding| {
-            let Problem { code, on, what, advice } = &finding.problem;
-            let code = match code.as_str() {
-                "pg-dump" | "version" => ErrorCode::SourceMissing,
-                "superuser" => ErrorCode::Forbidden,
-                _ => ErrorCode::Permission,
-            };
-            Err(failed(code, format!("{on}: {what}"), advice.clone()))
+            let Problem { on, what, advice, .. } = &finding.problem;
+            Err(failed(finding.code(), format!("{on}: {what}"), advice.clone()))
         })
     }
 }
@@ -110,8 +117,12 @@ pub(super) fn look(
             Some(found)
         }
         Err(error) => {
-            let advice = hikae_model::Advise::advice(&error).unwrap_or_default();
-            find(Weight::Blocks, Problem::new("pg-dump", &on, error).advise(advice));
+            let advice = error.advice().unwrap_or_default();
+            let code = match error.code() {
+                ErrorCode::PgDumpTooOld => ErrorCode::PgDumpTooOld.name(),
+                _ => "pg-dump",
+            };
+            find(Weight::Blocks, Problem::new(code, &on, error).advise(advice));
             None
         }
     };

@@ -100,7 +100,11 @@ pub(super) fn find(
     best.cloned().ok_or_else(|| {
         let newest = found.iter().max_by_key(|programs| programs.major);
         SourceError::Failed {
-            code: ErrorCode::SourceMissing,
+            // The server may well be there and answer: these are not `SourceMissing`.
+            code: match newest {
+                Some(_) if program == "pg_dump" => ErrorCode::PgDumpTooOld,
+                Some(_) | None => ErrorCode::Usage,
+            },
             what: match newest {
                 Some(newest) => format!(
                     "the server is PostgreSQL {major} and the newest {program} here is {} in {}",
@@ -111,7 +115,10 @@ pub(super) fn find(
             },
             advice: Some(match program {
                 "postgres" | "initdb" => format!("install postgresql-{major} or newer").into(),
-                _ => format!("install postgresql-client-{major} or newer, or set program_directory").into(),
+                _ => format!(
+                    "install postgresql-client-{major} or newer, or set program_directory to where {program} {major} is"
+                )
+                .into(),
             }),
         }
     })

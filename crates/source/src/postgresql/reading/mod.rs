@@ -89,7 +89,7 @@ fn try_begin(
     let scratch = PrivateDir::create(&environment.scratch, cx)?;
     let passfile = scratch.write_pgpass(connection)?;
     let Some(programs) = look.pg_dump.clone() else {
-        return Err(failed(ErrorCode::SourceMissing, "pg_dump is not installed here".into(), None));
+        return Err(failed(ErrorCode::Usage, "pg_dump is not installed here".into(), None));
     };
     let shared = Arc::new(Shared {
         conninfo: connection.conninfo(passfile.as_deref()),

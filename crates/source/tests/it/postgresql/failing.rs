@@ -162,10 +162,13 @@ fn a_pg_dump_that_is_too_old_is_said_by_name() {
     std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let settings =
         PostgresqlSettings { program_directory: Some(directory.path().to_owned()), ..db.settings() };
+    let findings = source(settings.clone()).preflight(&system_cx()).unwrap();
+    assert!(findings.iter().any(|finding| finding.problem.code == "pg-dump-too-old"), "{findings:?}");
     let error = back_up(&source(settings)).err().unwrap();
-    assert_eq!(error.code(), ErrorCode::SourceMissing);
+    assert_eq!(error.code(), ErrorCode::PgDumpTooOld);
     assert!(error.to_string().contains("12.3"), "{error}");
-    assert!(error.advice().unwrap().contains("postgresql-client-"));
+    let advice = error.advice().unwrap();
+    assert!(advice.contains("postgresql-client-") && advice.contains("program_directory"), "{advice}");
 }
 
 #[test]
