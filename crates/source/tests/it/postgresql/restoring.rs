@@ -110,7 +110,7 @@ fn missing_roles_are_made_without_login_or_left_out() {
 }
 
 /// D2, D3: what pg_dump --create --clean writes never reaches a server.
-/// Keeps MK-37, EC-15.
+/// Keeps EC-15.
 #[test]
 fn a_real_dump_with_create_is_refused_and_one_without_passes() {
     let db = live("foreign");
