@@ -7,6 +7,7 @@ use hikae_repo::log::{EvidenceRef, SnapshotRef};
 use hikae_repo::reader::BlobReader;
 use hikae_repo::state::{SnapshotState, State};
 use hikae_repo::{Repo, RepoError};
+use hikae_source::postgresql::Manifest;
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -70,8 +71,28 @@ pub struct ShownSnapshot {
     pub evidence: Option<EvidenceId>,
     /// What was missing or in doubt.
     pub problems: Vec<Problem>,
+    /// Which tables it has the rows of, if it is a selection of a database.
+    pub selection: Option<Selection>,
     /// What must hold after a restore.
     pub manifest: Option<serde_json::Value>,
+}
+
+/// The tables of a snapshot that has the rows of some only.
+#[derive(Clone, Debug, Serialize)]
+pub struct Selection {
+    /// Tables with their rows.
+    pub tables: Vec<String>,
+    /// Tables of which it has the definition and no row.
+    pub without_rows: Vec<String>,
+}
+
+impl Selection {
+    fn of(manifest: &[u8]) -> Option<Self> {
+        let manifest = Manifest::parse(manifest).ok().filter(|manifest| manifest.selection)?;
+        let tables = manifest.tables.iter().map(|table| format!("{}.{}", table.schema, table.name));
+        let without_rows = manifest.without_rows().map(str::to_owned);
+        Some(Self { tables: tables.collect(), without_rows: without_rows.collect() })
+    }
 }
 
 /// The snapshots of a source, or of all, newest first.
@@ -178,10 +199,8 @@ pub fn show(repo: &Repo, state: &SnapshotState) -> Result<ShownSnapshot, OpsErro
         Some(blob) => serde_json::from_slice(&reader.read(BlobClass::Metadata, blob)?).unwrap_or_default(),
         None => Vec::new(),
     };
-    let manifest = match record.manifest {
-        Some(blob) => serde_json::from_slice(&reader.read(BlobClass::Metadata, blob)?).ok(),
-        None => None,
-    };
+    let manifest = record.manifest.map(|blob| reader.read(BlobClass::Metadata, blob)).transpose()?;
+    let manifest = manifest.as_deref();
     Ok(ShownSnapshot {
         listed: listed(repo, state)?,
         started: record.started,
@@ -193,6 +212,7 @@ pub fn show(repo: &Repo, state: &SnapshotState) -> Result<ShownSnapshot, OpsErro
         log_entry: state.n,
         evidence: state.evidence.as_ref().map(|evidence| evidence.id),
         problems,
-        manifest,
+        selection: manifest.filter(|_| record.kind == "postgresql").and_then(Selection::of),
+        manifest: manifest.and_then(|manifest| serde_json::from_slice(manifest).ok()),
     })
 }

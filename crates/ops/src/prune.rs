@@ -14,7 +14,7 @@ pub use hikae_repo::prune::{PruneOptions, PrunePlan, PruneTotals};
 pub struct Pruned {
     /// What is doomed now.
     pub doomed: PruneReport,
-    /// What was removed, of what earlier prunes had doomed.
+    /// What was removed, of what this prune and earlier ones had doomed.
     pub removed: RemovalReport,
 }
 

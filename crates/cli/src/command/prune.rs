@@ -78,7 +78,7 @@ pub fn pruned_text(pruned: &Pruned, app: &App) -> String {
     let removed = &pruned.removed;
     if removed.n_packs + removed.n_indexes > 0 {
         page.push_str(&format!(
-            "Removed {} and {} that earlier prunes had doomed.\n",
+            "Removed {} and {} whose soft period is over.\n",
             count(removed.n_packs as u64, "pack", "packs"),
             count(removed.n_indexes as u64, "index object", "index objects")
         ));
@@ -109,6 +109,13 @@ fn text(totals: &PruneTotals, n_doomed: usize, are: &str) -> String {
         Bytes(totals.living_bytes),
         Bytes(totals.unused_bytes)
     ));
+    if totals.n_young_orphans > 0 {
+        text.push_str(&format!(
+            "{} in {} that nothing names, of a run that died or is at work; they go when they are as old as --orphan-grace.\n",
+            Bytes(totals.young_orphan_bytes),
+            count(totals.n_young_orphans as u64, "pack", "packs"),
+        ));
+    }
     if totals.sparse_bytes > 0 {
         text.push_str(&format!(
             "{} lie in frames of which less than half is needed; the next backup writes that half anew.\n",

@@ -7,7 +7,7 @@ use crate::page::{Align, Mark, Table, count, marked};
 use clap::{Args, Subcommand};
 use hikae_model::{Bytes, Count, ErrorCode, Outcome};
 use hikae_ops::stats::{Space, stats};
-use hikae_ops::verify::{PutBackReport, VerifyOptions, put_back, repair};
+use hikae_ops::verify::{PutBackReport, VerifyOptions, VerifyReport, put_back, repair};
 use serde_json::json;
 use std::path::PathBuf;
 
@@ -50,7 +50,7 @@ fn show_stats(app: &App) -> Result<Ended, Failure> {
         stats(&repo, &app.cx)?
     };
     let mut table = Table::new(&[
-        ("", Align::Left),
+        ("source", Align::Left),
         ("snapshots", Align::Right),
         ("as full copies", Align::Right),
         ("unique", Align::Right),
@@ -76,7 +76,8 @@ fn show_stats(app: &App) -> Result<Ended, Failure> {
     }
     put(marked(Mark::Strong, "all"), &measured.total);
     let mut text = table.text();
-    let mut objects = Table::new(&[("", Align::Left), ("objects", Align::Right), ("bytes", Align::Right)]);
+    let mut objects =
+        Table::new(&[("class", Align::Left), ("objects", Align::Right), ("bytes", Align::Right)]);
     for (class, one) in &measured.objects {
         objects.row([class.clone(), Count(one.objects).to_string(), Bytes(one.bytes).to_string()]);
     }
@@ -145,6 +146,19 @@ fn put_back_text(done: &PutBackReport, dry_run: bool) -> String {
     text
 }
 
+/// What was found, with the advice that is left once the repair that it begins with is done.
+fn as_after_repair(found: &VerifyReport) -> VerifyReport {
+    let mut found = found.clone();
+    for problem in found.problems.iter_mut().chain(&mut found.notes) {
+        let left = |advice: String| match advice.strip_prefix("run `hikae repo repair`, ") {
+            Some(rest) => rest.strip_prefix("then ").map(str::to_owned),
+            None => Some(advice),
+        };
+        problem.advice = problem.advice.take().and_then(left);
+    }
+    found
+}
+
 fn mend(args: &RepairArgs, app: &App) -> Result<Ended, Failure> {
     let mut repo = app.open()?;
     let options = VerifyOptions { read_data: args.read_data, ..VerifyOptions::default() };
@@ -161,7 +175,7 @@ fn mend(args: &RepairArgs, app: &App) -> Result<Ended, Failure> {
         repair(&repo, &options, args.dry_run, &app.cx)?
     };
     let mut text = from_copy.as_ref().map_or(String::new(), |done| put_back_text(done, args.dry_run));
-    text.push_str(&verify::text(&found));
+    text.push_str(&verify::text(&if args.dry_run { found.clone() } else { as_after_repair(&found) }));
     if done.anything {
         let did = if args.dry_run { "Would do" } else { "Did" };
         text.push_str(&format!(

@@ -9,6 +9,9 @@ use hikae_model::{Bytes, Count};
 use hikae_ops::list::show;
 use hikae_ops::select::SnapshotSelector;
 
+/// Tables of a selection that are named before the rest is counted.
+const LISTED_TABLES: usize = 8;
+
 /// Show everything that is known of one snapshot
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  hikae show documents")]
@@ -19,6 +22,15 @@ pub struct ShowArgs {
     /// Source to choose from
     #[arg(long, value_name = "NAME")]
     source: Option<String>,
+}
+
+/// The first of many names.
+fn first(names: &[String]) -> String {
+    match names.len().checked_sub(LISTED_TABLES) {
+        None | Some(0) if names.is_empty() => "none".to_owned(),
+        None | Some(0) => names.join(", "),
+        Some(more) => format!("{} and {more} more; --json lists them", names[..LISTED_TABLES].join(", ")),
+    }
 }
 
 pub fn run(args: &ShowArgs, app: &App) -> Result<Ended, Failure> {
@@ -41,6 +53,10 @@ pub fn run(args: &ShowArgs, app: &App) -> Result<Ended, Failure> {
     put("made", format!("in {} by hikae {}{run}", duration(seconds), shown.release));
     put("entries", Count(listed.entries).to_string());
     put("size", Bytes(listed.bytes).to_string());
+    if let Some(selection) = &shown.selection {
+        put("selection", format!("rows of {}", first(&selection.tables)));
+        put("", format!("definitions only of {}", first(&selection.without_rows)));
+    }
     put("read", Bytes(shown.read_bytes).to_string());
     put("added", Bytes(listed.added_bytes).to_string());
     put("parent", shown.parent.map_or("none".to_owned(), |id| id.short()));

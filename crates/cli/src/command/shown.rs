@@ -10,6 +10,8 @@ use hikae_ops::report::BackupReport;
 const ROWS: &str = "rows of ";
 /// Tables whose rows are listed.
 const LISTED_TABLES: usize = 8;
+/// Checks that are named; those of single tables are not.
+const LISTED_CHECKS: usize = 12;
 /// Problems listed before the rest is counted.
 const LISTED_PROBLEMS: usize = 20;
 
@@ -128,6 +130,17 @@ pub fn drill(report: &DrillReport, app: &App) -> String {
         let shown = tables.iter().take(LISTED_TABLES).cloned().collect::<Vec<_>>().join(", ");
         let more = if tables.len() > LISTED_TABLES { ", …" } else { "" };
         text.push_str(&format!("  {}\n", marked(Mark::Faint, format!("rows: {shown}{more}"))));
+    }
+    let of_a_table = |name: &str| name.starts_with(ROWS) || name.starts_with("hash of ");
+    let names: Vec<&str> =
+        report.checks.iter().filter(|check| check.passed).map(|check| check.name.as_str()).collect();
+    let mut names: Vec<&str> = names.into_iter().filter(|name| !of_a_table(name)).collect();
+    if names.len() > LISTED_CHECKS {
+        names.truncate(LISTED_CHECKS);
+        names.push("…");
+    }
+    if !names.is_empty() {
+        text.push_str(&format!("  {}\n", marked(Mark::Faint, format!("checked: {}", names.join(", ")))));
     }
     let phases: Vec<String> =
         report.phases.iter().map(|phase| format!("{} {}", phase.name, duration(phase.seconds))).collect();

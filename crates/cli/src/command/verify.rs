@@ -9,6 +9,9 @@ use hikae_model::{Bytes, ErrorCode, Outcome};
 use hikae_ops::select::SnapshotSelector;
 use hikae_ops::verify::{VerifyOptions, VerifyReport, verify};
 
+/// Paths of a snapshot that are listed before the rest is counted.
+const LISTED_PATHS: usize = 5;
+
 /// Check that everything that is kept is what it should be
 #[derive(Debug, Args)]
 #[command(
@@ -90,13 +93,14 @@ pub fn text(report: &VerifyReport) -> String {
         }
     }
     for hit in &report.hits {
-        let entries = count(hit.entries, "entry", "entries");
-        let name = format!("{} of {}", hit.snapshot.short(), hit.source);
-        text.push_str(&format!("{name} cannot be restored whole: {entries}"));
-        for path in hit.paths.iter().take(5) {
-            text.push_str(&format!("\n    {path}"));
+        text.push_str(&format!("Hit in {} of {}:\n", hit.snapshot.short(), hit.source));
+        for path in hit.paths.iter().take(LISTED_PATHS) {
+            text.push_str(&format!("    {path}\n"));
         }
-        text.push('\n');
+        let rest = hit.entries.saturating_sub(LISTED_PATHS.min(hit.paths.len()) as u64);
+        if rest > 0 {
+            text.push_str(&format!("    and {}\n", count(rest, "more", "more")));
+        }
     }
     text
 }

@@ -121,3 +121,19 @@ fn a_damaged_entry_of_the_log_keeps_nobody_from_a_restore() {
         home.expect(0, &["verify"]);
     }
 }
+
+#[test]
+fn what_is_hit_is_named_once_and_a_repair_does_not_ask_for_itself() {
+    let home = Home::new();
+    (0..7).for_each(|n| drop(home.write(&format!("docs/{n}.txt"), [n; 3000])));
+    home.expect(0, &["protect", "docs"]);
+    let packs = crate::space::packs(&home);
+    packs.iter().for_each(|pack| change(pack, |bytes| bytes[20] ^= 1));
+    let told = home.expect(4, &["verify", "--read-data"]).stdout;
+    assert!(told.lines().all(|line| line.matches(".txt").count() <= 1), "one path a line: {told}");
+    let hits = told.lines().filter(|line| line.ends_with("0.txt")).count();
+    assert!(hits <= 1 && told.contains("Hit in "), "{told}");
+    assert!(told.contains("hikae repo repair"), "{told}");
+    let mended = home.run(&["repo", "repair", "--read-data"]).stdout;
+    assert!(!mended.contains("run `hikae repo repair`"), "{mended}");
+}

@@ -16,4 +16,5 @@ mod restoring;
 mod retention;
 mod secrets;
 mod signals;
+mod space;
 mod wording;

@@ -145,6 +145,9 @@ fn a_selection_never_takes_the_place_of_the_live_database() {
     let text = std::fs::read_to_string(&config).unwrap();
     home.configure(&text.replace("kind = \"postgresql\"", "kind = \"postgresql\"\ntables = [\"orders\"]"));
     home.expect(0, &["backup"]);
+    let shown = home.expect(0, &["show", "shop"]).stdout;
+    assert!(shown.contains("rows of public.orders"), "{shown}");
+    assert!(shown.contains("definitions only of") && shown.contains("public.wares"), "{shown}");
 
     let admin = address(&cluster, &socket, "postgres", "postgres");
     for more in [&["--dry-run"][..], &["--yes"]] {

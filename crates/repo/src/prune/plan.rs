@@ -224,6 +224,8 @@ pub struct PruneTotals {
     pub waiting_bytes: u64,
     /// Packs that nothing names and that are too young to be doomed.
     pub n_young_orphans: usize,
+    /// Their bytes.
+    pub young_orphan_bytes: u64,
 }
 
 impl PrunePlan {
@@ -271,7 +273,7 @@ pub fn plan_prune(survey: &Survey, options: &PruneOptions) -> Result<PrunePlan, 
         let age = survey.now.as_second().saturating_sub(stored.as_second());
         u64::try_from(age).is_ok_and(|age| age >= options.orphan_grace.as_secs())
     };
-    let old: Vec<_> = survey.orphans.iter().filter(|orphan| is_old(orphan.stored)).collect();
+    let (old, young): (Vec<_>, Vec<_>) = survey.orphans.iter().partition(|orphan| is_old(orphan.stored));
     let doom =
         |orphan: &&Orphan| PlannedDoom { pack: orphan.id, bytes: orphan.bytes, reason: DoomReason::Orphan };
     plan.doomed.extend(old.iter().map(doom));
@@ -303,7 +305,8 @@ pub fn plan_prune(survey: &Survey, options: &PruneOptions) -> Result<PrunePlan, 
         sparse_bytes,
         n_waiting: survey.n_waiting,
         waiting_bytes: survey.waiting_bytes,
-        n_young_orphans: survey.orphans.len() - old.len(),
+        n_young_orphans: young.len(),
+        young_orphan_bytes: young.iter().map(|orphan| orphan.bytes).sum(),
     };
     Ok(plan)
 }

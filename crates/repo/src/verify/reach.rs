@@ -124,9 +124,12 @@ pub(super) fn walk(
         if let Some(HunkHits { n_entries, paths, .. }) = hit {
             let source = known.snapshot.source.clone();
             let id = known.snapshot.id;
-            let more = if n_entries > paths.len() as u64 { ", …" } else { "" };
             let on = format!("snapshot {} of {source}", id.short());
-            let what = format!("cannot be restored whole; hit: {}{more}", paths.join(", "));
+            let entries = if n_entries == 1 { "entry is" } else { "entries are" };
+            let what = match n_entries {
+                0 => "cannot be restored".to_owned(),
+                n => format!("cannot be restored whole: {n} {entries} hit"),
+            };
             found.add(Problem::new("damaged-snapshot", on, what).advise(format_args!(
                 "run `hikae repo repair`, then back up this source: that brings back what is still in it. Of what is gone \
                  for good, restore the rest, then let go with `hikae forget {}`",

@@ -131,9 +131,14 @@ impl Manifest {
         if !self.selection {
             return None;
         }
-        let n = self.not_covered.iter().filter(|gap| gap.why == ROWS_NOT_SELECTED).count();
+        let n = self.without_rows().count();
         let tables = if n == 1 { "1 table".to_owned() } else { format!("{n} tables") };
         Some(format!("a selection: definitions only of {tables}"))
+    }
+
+    /// Of a selection, the tables that come back without their rows.
+    pub fn without_rows(&self) -> impl Iterator<Item = &str> {
+        self.not_covered.iter().filter(|gap| gap.why == ROWS_NOT_SELECTED).map(|gap| gap.what.as_str())
     }
 
     /// Reads a manifest.
