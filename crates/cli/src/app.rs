@@ -53,6 +53,10 @@ impl App {
             around.scratch.clone_from(scratch);
         }
         let output = Arc::new(Output::new(form, global.quiet, no_color, command));
+        if form == Form::JsonLines || global.verbose {
+            let (output, zone) = (output.clone(), around.zone.clone());
+            cx.progress().follow(move |step| output.step(step, &zone));
+        }
         Self { global, around, output, cx, passphrase, warned: AtomicBool::new(false) }
     }
 

@@ -67,6 +67,9 @@ pub struct Global {
     /// No progress and no notes
     #[arg(long, short, global = true)]
     pub quiet: bool,
+    /// Tell each step of a run, with its time
+    #[arg(long, short, global = true, conflicts_with = "quiet", hide_short_help = true)]
+    pub verbose: bool,
     /// No colours (so does NO_COLOR)
     #[arg(long, global = true, hide_short_help = true)]
     pub no_color: bool,

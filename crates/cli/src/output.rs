@@ -9,7 +9,9 @@
 //! ```
 
 use crate::failure::{Ended, Failure};
-use crate::page::{Mark, marked, render};
+use crate::page::{Mark, marked, render, time};
+use hikae_model::Step;
+use jiff::tz::TimeZone;
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::io::{self, IsTerminal, Write};
@@ -99,6 +101,19 @@ impl Output {
             }
             self.put_json(&event);
         }
+    }
+
+    /// Something that came about in a run: an event, or a line of a log on stderr.
+    pub fn step(&self, step: &Step, zone: &TimeZone) {
+        let Step { at, name, on, what } = step;
+        self.event("step", &json!({ "time": at, "step": name, "on": on, "what": what }));
+        let named = [*name, on.as_str()]
+            .iter()
+            .filter(|part| !part.is_empty())
+            .copied()
+            .collect::<Vec<_>>()
+            .join(" ");
+        self.note(&format!("{}  {named}: {what}", time(*at, zone)));
     }
 
     /// Something to know that is no result, on stderr.

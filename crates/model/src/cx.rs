@@ -3,9 +3,9 @@
 //! Nothing else in hikae asks the time or the random source, so a test can set both.
 
 use crate::sabotage;
-use std::sync::Arc;
-use std::sync::Mutex;
+use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 /// Where the time comes from.
@@ -76,6 +76,34 @@ impl Cx {
     pub fn progress(&self) -> &Progress {
         &self.progress
     }
+
+    /// Tells who follows the work that `name`, as `size` or `committed`, came about on something.
+    pub fn tell(&self, name: &'static str, on: &str, what: impl fmt::Display) {
+        if let Some(Follower(tell)) = self.progress.follower.get() {
+            tell(&Step { at: self.now(), name, on: on.to_owned(), what: what.to_string() });
+        }
+    }
+}
+
+/// Something that came about in a run, for a log of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// When.
+    pub at: jiff::Timestamp,
+    /// As `size` or `committed`.
+    pub name: &'static str,
+    /// On what, as the name of a source.
+    pub on: String,
+    /// What is to be said of it.
+    pub what: String,
+}
+
+struct Follower(Box<dyn Fn(&Step) + Send + Sync>);
+
+impl fmt::Debug for Follower {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Follower")
+    }
 }
 
 /// The work was cancelled, by a signal or by whoever asked for it.
@@ -117,6 +145,7 @@ pub struct Progress {
     stored_bytes: AtomicU64,
     total_bytes: AtomicU64,
     problems: AtomicU64,
+    follower: OnceLock<Follower>,
 }
 
 /// A [`Progress`] at one moment.
@@ -137,6 +166,16 @@ pub struct ProgressNow {
 }
 
 impl Progress {
+    /// Has every [`Step`] told to `tell`, as it comes about. Only the first who asks is told.
+    pub fn follow(&self, tell: impl Fn(&Step) + Send + Sync + 'static) {
+        drop(self.follower.set(Follower(Box::new(tell))));
+    }
+
+    /// Whether anybody is told of steps: what is only for them need not be found out else.
+    pub fn is_followed(&self) -> bool {
+        self.follower.get().is_some()
+    }
+
     /// Starts a phase; its counters begin at 0. `total_bytes` is 0 if nobody knows.
     pub fn begin(&self, verb: &'static str, on: impl Into<String>, total_bytes: u64) {
         let mut phase = self.phase.lock().unwrap_or_else(|broken| broken.into_inner());

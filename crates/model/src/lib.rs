@@ -14,7 +14,7 @@ mod size;
 
 pub use advise::{Advise, ErrorCode, Hint};
 pub use content::{ContentError, Cut, ReadContent, Stretch};
-pub use cx::{Cancel, Cancelled, Clock, Cx, Phase, Progress, ProgressNow, Random};
+pub use cx::{Cancel, Cancelled, Clock, Cx, Phase, Progress, ProgressNow, Random, Step};
 pub use entry::{Attributes, Entry, EntryKind, FileTime, Xattr};
 pub use id::{
     BadId, BlobId, EpochId, EvidenceId, FamilyId, HashKey, IndexId, PackId, RepositoryId, RunId, SessionId,

@@ -8,17 +8,19 @@
 //! A source that fails neither hides nor stops the others. A repository that fails ends the run.
 
 use crate::OpsError;
+use crate::doctor::Disk;
 use crate::earlier::read_parent;
 use crate::hooks::Hooks;
 use crate::lanes::Lanes;
 use crate::report::{BackupReport, SnapshotReport};
-use hikae_model::{Cx, Outcome, RunId, sabotage};
+use hikae_model::{Bytes, Count, Cx, Outcome, RunId, sabotage};
 use hikae_repo::content::ContentWriter;
 use hikae_repo::keys::BlobClass;
 use hikae_repo::snapshot::SnapshotRecord;
 use hikae_repo::writer::{LEVEL_DATABASE, LEVEL_FILES, Writer};
 use hikae_repo::{RELEASE, Repo, RepoError};
 use hikae_source::{Finished, Source};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -60,6 +62,7 @@ pub fn backup(
 ) -> Result<BackupReport, OpsError> {
     let began = cx.elapsed();
     let run = RunId::from_bytes(cx.random());
+    tell_free_space(repo, cx);
     let writer = Writer::begin(repo, run, options.epoch_days)?;
     let mut reports = Vec::new();
     let mut records = Vec::new();
@@ -80,6 +83,7 @@ pub fn backup(
         cx.progress().begin("committing", "", 0);
         let committed = writer.commit(&records)?;
         log_entry = Some(committed.n);
+        cx.tell("committed", "", format_args!("run {run} as log entry {}", committed.n));
         let kept = reports.iter_mut().filter(|report| report.outcome != Outcome::Failed);
         for (report, id) in kept.zip(committed.snapshots) {
             report.id = Some(id);
@@ -97,6 +101,16 @@ pub fn backup(
     })
 }
 
+/// Who follows the run is told what room there is, where the store is a directory.
+fn tell_free_space(repo: &Repo, cx: &Cx) {
+    let store = repo.store().address();
+    if cx.progress().is_followed()
+        && let Some(disk) = Disk::of(Path::new(&store))
+    {
+        cx.tell("free space", &store, disk);
+    }
+}
+
 /// The backup of one source in a run.
 struct OneSource<'a> {
     repo: &'a Arc<Repo>,
@@ -112,6 +126,12 @@ impl OneSource<'_> {
         let (name, cx) = (&self.named.name, self.cx);
         let (began, started) = (cx.elapsed(), cx.now());
         cx.progress().begin("backing up", name, 0);
+        cx.tell("begun", name, self.named.source.kind());
+        if cx.progress().is_followed()
+            && let Some(bytes) = self.named.source.size(cx).map_err(OpsError::of_source(name))?
+        {
+            cx.tell("size", name, Bytes(bytes));
+        }
         let newest = self.writer.base().newest_first(Some(name)).first().map(|state| state.snapshot.id);
         let (parent, note) = read_parent(self.repo, newest);
         let quiesced = self.named.hooks.begin(name, cx)?;
@@ -132,6 +152,12 @@ impl OneSource<'_> {
         let Finished { moment, problems: more, notes: said, manifest } =
             reading.finish().map_err(&of_source)?;
         quiesced.finish()?;
+        let (entries, bytes) = (Count(read.listing.entries), Bytes(read.bytes));
+        cx.tell(
+            "read",
+            name,
+            format_args!("{entries} entries, {bytes}, {} of it anew", Bytes(read.read_bytes)),
+        );
         let mut problems = read.problems;
         problems.extend(more);
         let notes = note.into_iter().chain(read.notes).chain(said).collect();
@@ -172,6 +198,9 @@ impl OneSource<'_> {
             release: RELEASE.to_owned(),
             nonce: [0; 16],
         };
+        let whole = if record.complete { "complete" } else { "with problems" };
+        let added = Bytes(record.added_bytes);
+        cx.tell("stored", name, format_args!("{whole}, {added} added, state of {}", record.moment));
         let seconds = (cx.elapsed() - began).as_secs_f64();
         let report = SnapshotReport::of(&record, problems, notes, seconds);
         Ok((record, report))

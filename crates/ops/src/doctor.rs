@@ -224,12 +224,32 @@ pub fn look_at_store(place: &Place, cx: &Cx) -> Vec<Condition> {
     found
 }
 
+/// The room on the disk of a directory.
+pub(crate) struct Disk {
+    free_bytes: u64,
+    total_bytes: u64,
+}
+
+impl Disk {
+    pub(crate) fn of(directory: &Path) -> Option<Self> {
+        let disk = rustix::fs::statvfs(directory).ok()?;
+        Some(Self {
+            free_bytes: disk.f_bavail.saturating_mul(disk.f_frsize),
+            total_bytes: disk.f_blocks.saturating_mul(disk.f_frsize),
+        })
+    }
+}
+
+impl std::fmt::Display for Disk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} free of {}", Bytes(self.free_bytes), Bytes(self.total_bytes))
+    }
+}
+
 fn free_space(path: &Path) -> Option<Condition> {
-    let disk = rustix::fs::statvfs(path).ok()?;
-    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-    let total = disk.f_blocks.saturating_mul(disk.f_frsize).max(1);
-    let used = 100 - free.saturating_mul(100) / total;
-    let what = format!("{} free of {}", Bytes(free), Bytes(total));
+    let disk = Disk::of(path)?;
+    let used = 100 - disk.free_bytes.saturating_mul(100) / disk.total_bytes.max(1);
+    let what = disk.to_string();
     Some(match used {
         0..90 => Condition::ok("free space", what),
         _ => Condition::warn("free space", what, "forget old snapshots and prune, or make room"),

@@ -174,6 +174,9 @@ pub fn drill(
         (true, false) => Outcome::WithProblems,
         (true, true) => Outcome::Complete,
     };
+    let n_held = found.checks.iter().filter(|check| check.passed).count();
+    let n_checks = found.checks.len();
+    cx.tell("verified", &in_log.source, format_args!("restored, {n_held} of {n_checks} checks held"));
     let evidence = put_evidence(repo, &evidence)?;
     Ok(DrillReport {
         snapshot,

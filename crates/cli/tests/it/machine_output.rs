@@ -170,3 +170,26 @@ fn each_fault_of_a_configuration_has_its_own_hint() {
         assert!(said.contains(hint), "{said}");
     }
 }
+
+#[test]
+fn a_backup_tells_its_steps_in_order_to_who_asks() {
+    let home = Home::new();
+    let database = rusqlite::Connection::open(home.path("notes.db")).unwrap();
+    database.execute_batch("CREATE TABLE note (text); INSERT INTO note VALUES ('one')").unwrap();
+    home.expect(0, &["protect", "notes.db"]);
+    let told = home.expect(0, &["backup", "--json-lines"]).stdout;
+    let events: Vec<Value> = told.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let steps: Vec<&Value> = events.iter().filter(|event| event["event"] == "step").collect();
+    let names: Vec<&str> = steps.iter().map(|step| step["step"].as_str().unwrap()).collect();
+    assert_eq!(names, ["free space", "begun", "size", "read", "stored", "committed"]);
+    let is_whole = |step: &&Value| step["time"].is_string() && !step["what"].as_str().unwrap().is_empty();
+    assert!(steps.iter().all(is_whole), "{told}");
+    assert_eq!(events.last().unwrap()["event"], "result");
+
+    let told = home.expect(0, &["backup", "-v"]).stderr;
+    assert!(told.contains("  size notes: ") && told.contains("  committed: run "), "{told}");
+    assert!(!home.expect(0, &["backup"]).stderr.contains("committed"), "nobody asked");
+    let drill = home.expect(0, &["drill", "-v"]);
+    assert!(drill.stderr.contains("  verified notes: restored, "), "{}", drill.stderr);
+    assert!(drill.stdout.contains("checked: bytes of the file, "), "{}", drill.stdout);
+}
