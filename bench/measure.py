@@ -25,6 +25,7 @@ class Command:
     cwd: str | None = None
     out: str | None = None  # the file for the last one's standard output
     ok: tuple = (0,)
+    on_disk: str | None = None  # what must be on its disk before the command counts as ended
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ def run(command, scratch):
         started = time.monotonic()
         children = start(command, out, said)
         ends = [os.wait4(child.pid, 0)[1:] for child in children]
+        if command.on_disk:
+            subprocess.run(["sync", "--file-system", command.on_disk], check=True)
         wall = time.monotonic() - started
         for child, (status, _) in zip(children, ends):
             child.returncode = os.waitstatus_to_exitcode(status)  # so that Popen does not wait for it again

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 from cluster import Cluster
 from measure import Command, Failed, run
@@ -142,7 +143,7 @@ def tree_work(bench, work, source, n_rounds, steps=("first", "unchanged", "resto
             if "unchanged" in steps and tool.name != "tar + zstd":
                 bench.step(work, "unchanged", tool, tool.backup(room, source))
             target = bench.target()
-            bench.step(work, "restore", tool, tool.restore(room, target))
+            bench.step(work, "restore", tool, replace(tool.restore(room, target), on_disk=target))
             if tree_size(target) != size:
                 raise Failed(f"restored {tree_size(target)} files and bytes of {size}")
             if "verify" in steps:
