@@ -114,12 +114,7 @@ fn machine() -> tempfile::TempDir {
     let store =
         DirectoryStore::create(&root.path().join("repo"), Reserve::Bytes(0), cx.random_source()).unwrap();
     let key = Secret32::new(KEY);
-    let options = InitOptions {
-        recipients: Vec::new(),
-        without_first_identity: false,
-        wrap: Wrap::KeyFile(&key),
-        write_only: false,
-    };
+    let options = InitOptions::opened_by(Wrap::KeyFile(&key));
     Repo::init(Arc::new(store), &options, &root.path().join("cache"), &cx).unwrap();
     std::fs::create_dir_all(root.path().join("source/folder")).unwrap();
     for (name, text) in [("a", "first "), ("folder/b", "second "), ("folder/c", "third ")] {

@@ -39,12 +39,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 fn make(directory: &Path, n_files: u64, cx: &Cx) -> Result<(), Box<dyn Error>> {
     std::fs::create_dir_all(directory)?;
     let key = Secret32::new([42; 32]);
-    let options = InitOptions {
-        recipients: Vec::new(),
-        without_first_identity: false,
-        wrap: Wrap::KeyFile(&key),
-        write_only: false,
-    };
+    let options = InitOptions::opened_by(Wrap::KeyFile(&key));
     let random = Arc::new(TestRandom::new(Seed(1)));
     let store = Arc::new(DirectoryStore::create(&directory.join("store"), Reserve::default(), random)?);
     let repo = Arc::new(Repo::init(store, &options, &directory.join("cache"), cx)?.repo);

@@ -92,6 +92,13 @@ pub struct InitOptions<'a> {
     pub write_only: bool,
 }
 
+impl<'a> InitOptions<'a> {
+    /// A repository that `wrap` opens whole, contents and all.
+    pub fn opened_by(wrap: Wrap<'a>) -> Self {
+        Self { recipients: Vec::new(), without_first_identity: false, wrap, write_only: false }
+    }
+}
+
 /// A repository that was just made, and its secret, for the recovery sheet.
 pub struct NewRepository {
     /// The repository, open.

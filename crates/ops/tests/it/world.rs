@@ -33,12 +33,7 @@ impl World {
         let store =
             DirectoryStore::create(&root.path().join("repo"), Reserve::Bytes(0), cx.random_source()).unwrap();
         let key = Secret32::new(KEY);
-        let options = InitOptions {
-            recipients: Vec::new(),
-            without_first_identity: false,
-            wrap: Wrap::KeyFile(&key),
-            write_only: false,
-        };
+        let options = InitOptions::opened_by(Wrap::KeyFile(&key));
         let new = Repo::init(Arc::new(store), &options, &root.path().join("cache"), &cx).unwrap();
         Self { root, cx, repo: Arc::new(new.repo) }
     }

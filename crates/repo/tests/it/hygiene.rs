@@ -74,12 +74,7 @@ fn use_a_repository() -> (Vec<Masked>, Vec<(&'static str, usize)>) {
     let cx = hikae_testkit::system_cx();
     let (store, cache) = (Arc::new(MemoryStore::new()), tempfile::tempdir().unwrap());
     let key = Secret32::new(cx.random());
-    let options = InitOptions {
-        recipients: Vec::new(),
-        without_first_identity: false,
-        wrap: Wrap::KeyFile(&key),
-        write_only: false,
-    };
+    let options = InitOptions::opened_by(Wrap::KeyFile(&key));
     let new = Repo::init(store.clone(), &options, cache.path(), &cx).unwrap();
     let keys = new.repo.keys().clone();
     let secrets = vec![

@@ -144,12 +144,7 @@ fn memory_stays_bounded_beside_an_index_of_any_size() {
     let made =
         DirectoryStore::create(&root.path().join("repo"), Reserve::Bytes(0), cx.random_source()).unwrap();
     let key = Secret32::new(KEY);
-    let options = InitOptions {
-        recipients: Vec::new(),
-        without_first_identity: false,
-        wrap: Wrap::KeyFile(&key),
-        write_only: false,
-    };
+    let options = InitOptions::opened_by(Wrap::KeyFile(&key));
     let cache = tempfile::tempdir_in(root.path()).unwrap();
     let repo = Arc::new(Repo::init(Arc::new(made), &options, cache.path(), &cx).unwrap().repo);
     let small = Tree::from([("small".to_owned(), noise(1, 3000))]);

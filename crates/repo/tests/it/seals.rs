@@ -51,12 +51,7 @@ fn seals(store: &MemoryStore, repo: &Repo) -> Vec<Seal> {
 fn a_clone_repeats_no_key_and_nonce_for_other_bytes() {
     let store = MemoryStore::new();
     let key = Secret32::new(KEY);
-    let options = InitOptions {
-        recipients: Vec::new(),
-        without_first_identity: false,
-        wrap: Wrap::KeyFile(&key),
-        write_only: false,
-    };
+    let options = InitOptions::opened_by(Wrap::KeyFile(&key));
     let cache = tempfile::tempdir().unwrap();
     Repo::init(Arc::new(store.clone()), &options, cache.path(), &TestCx::new(Seed(1))).unwrap();
     let mut seen: HashMap<_, Vec<u8>> = HashMap::new();

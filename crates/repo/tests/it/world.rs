@@ -44,12 +44,7 @@ impl World {
 
     pub fn with(store: Arc<dyn Store>, cx: Cx) -> Self {
         let (key, cache) = (Secret32::new(KEY), tempfile::tempdir().unwrap());
-        let options = InitOptions {
-            recipients: Vec::new(),
-            without_first_identity: false,
-            wrap: Wrap::KeyFile(&key),
-            write_only: false,
-        };
+        let options = InitOptions::opened_by(Wrap::KeyFile(&key));
         let new = Repo::init(store.clone(), &options, cache.path(), &cx).unwrap();
         Self { store, key, cache, cx, repo: Arc::new(new.repo) }
     }
