@@ -1,18 +1,20 @@
-//! The pipeline alone: how fast the files of a folder could be read, chunked, hashed, compressed, sealed,
+//! The pipeline alone: how fast the files of a folder could be read, chunked, hashed, known again, compressed, sealed,
 //! opened again and written on all cores, without a listing, an index, a log or an order.
 //!
 //! `cargo run --release -p hikae-repo --example ceiling -- DIR` prints the time of each stage, summed over the
 //! threads. `bench/run` sets the whole program beside the others.
 
-use hikae_model::SessionId;
+use hikae_model::{BlobId, SessionId};
 use hikae_repo::chunk::{Chunker, FILES};
 use hikae_repo::frame::{FrameBlob, FrameCoder, OpenFrame, TARGET_BYTES};
 use hikae_repo::keys::{BlobClass, MetadataKeys, RepositorySecret, Secret32};
 use hikae_repo::pack;
 use hikae_repo::writer::LEVEL_FILES;
+use std::collections::HashSet;
 use std::fs::{self, File};
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -29,9 +31,11 @@ struct Stages {
 
 struct Thread<'a> {
     keys: &'a MetadataKeys,
+    known: &'a Mutex<HashSet<BlobId>>,
     chunker: Chunker,
     coder: FrameCoder,
     frame: OpenFrame,
+    content: Vec<u8>,
     stored: Vec<u8>,
     pack: Vec<u8>,
     out: File,
@@ -44,12 +48,12 @@ fn main() {
     let mut files = Vec::new();
     list(Path::new(&directory), &mut files);
     let keys = RepositorySecret::new([1; 32]).metadata_keys();
-    let next = AtomicUsize::new(0);
+    let (next, known) = (AtomicUsize::new(0), Mutex::default());
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let began = now();
     let stages: Vec<Stages> = std::thread::scope(|scope| {
         let work = || {
-            let mut thread = Thread::new(&keys);
+            let mut thread = Thread::new(&keys, &known);
             while let Some(file) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
                 thread.take(file);
             }
@@ -75,14 +79,16 @@ fn main() {
 }
 
 impl<'a> Thread<'a> {
-    fn new(keys: &'a MetadataKeys) -> Self {
+    fn new(keys: &'a MetadataKeys, known: &'a Mutex<HashSet<BlobId>>) -> Self {
         let frame =
             OpenFrame { class: BlobClass::Content, level: LEVEL_FILES, plain: Vec::new(), blobs: Vec::new() };
         Self {
             keys,
+            known,
             chunker: Chunker::new(keys, FILES),
             coder: FrameCoder::new(keys.family()).expect("there is memory"),
             frame,
+            content: Vec::new(),
             stored: Vec::new(),
             pack: Vec::with_capacity(pack::TARGET_BYTES),
             out: tempfile::tempfile().expect("a temporary file can be made"),
@@ -93,7 +99,10 @@ impl<'a> Thread<'a> {
 
     fn take(&mut self, file: &Path) {
         let began = now();
-        let content = fs::read(file).unwrap_or_default();
+        let mut content = std::mem::take(&mut self.content);
+        content.clear();
+        // What cannot be read costs nothing here.
+        let _ = File::open(file).and_then(|mut file| file.read_to_end(&mut content));
         self.stages.read += began.elapsed();
         self.stages.read_bytes += content.len() as u64;
         let mut rest = content.as_slice();
@@ -103,14 +112,19 @@ impl<'a> Thread<'a> {
             self.stages.chunk += began.elapsed();
             let began = now();
             let id = self.keys.blob_id(BlobClass::Content, chunk);
+            let is_new = self.known.lock().expect("no thread has failed").insert(id);
             self.stages.name += began.elapsed();
+            rest = after;
+            if !is_new {
+                continue;
+            }
             if !self.frame.blobs.is_empty() && self.frame.plain.len() + chunk.len() > TARGET_BYTES {
                 self.seal();
             }
             self.frame.plain.extend_from_slice(chunk);
             self.frame.blobs.push(FrameBlob { id, bytes: chunk.len() as u32 });
-            rest = after;
         }
+        self.content = content;
     }
 
     fn seal(&mut self) {
