@@ -24,8 +24,9 @@ use hikae_model::{BlobId, PackId, WriterId};
 use hikae_store::Store;
 use minicbor::{Decode, Encode};
 
-/// A pack of content is finished once its frames have this many bytes.
-pub const TARGET_BYTES: usize = 32 << 20;
+/// A pack of content is finished once its frames have this many bytes. Two are open and one is on its way, with the
+/// names of all their blobs: a first backup of a million small files takes 170 MiB, and took 283 with packs of 32 MiB.
+pub const TARGET_BYTES: usize = 16 << 20;
 
 /// A pack of metadata, which is read in small parts and changes sooner.
 pub const METADATA_TARGET_BYTES: usize = 8 << 20;
@@ -33,7 +34,7 @@ pub const METADATA_TARGET_BYTES: usize = 8 << 20;
 /// Room for the frame that fills a pack, and for most footers.
 const ROOM_BYTES: usize = 3 << 20;
 
-/// No footer is longer: 32 MiB of the smallest blobs, and their frames.
+/// No footer is longer: a whole pack of the smallest blobs, and their frames.
 const MAX_FOOTER_BYTES: u64 = 256 << 20;
 
 const TAIL: &[u8; 8] = b"PACK0001";
