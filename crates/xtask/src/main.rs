@@ -10,7 +10,7 @@ mod tidy;
 
 use sabotages::Which;
 use std::error::Error;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 const USAGE: &str = "usage: cargo xtask tidy
@@ -19,7 +19,7 @@ const USAGE: &str = "usage: cargo xtask tidy
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let root = workspace();
     let is_well = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["tidy"] => tidy(&root),
         ["promises"] => promises(&root),
@@ -45,6 +45,13 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+/// The workspace that this run is for. Cargo names it at run time; what was compiled in may be of another checkout
+/// that shared its build directory.
+fn workspace() -> PathBuf {
+    let krate = std::env::var_os("CARGO_MANIFEST_DIR");
+    krate.map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from).join("../..")
 }
 
 /// Writes the table of promises. True if every promise is kept by a test, or says why not.

@@ -14,6 +14,8 @@ pub(super) struct Harness(Vec<Program>);
 
 struct Program {
     krate: String,
+    /// Of the crate.
+    directory: PathBuf,
     executable: PathBuf,
     tests: BTreeSet<String>,
 }
@@ -58,14 +60,19 @@ impl Harness {
                 continue;
             };
             let manifest = Path::new(message["manifest_path"].as_str().unwrap_or_default());
-            let krate = manifest.parent().and_then(Path::file_name).unwrap_or_default();
+            let directory = manifest.parent().unwrap_or(root);
+            let krate = directory.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let listed = Command::new(executable).args(["--list", "--format=terse"]).output()?;
             let tests = String::from_utf8(listed.stdout)?
                 .lines()
                 .filter_map(|line| line.strip_suffix(": test").map(str::to_owned))
                 .collect();
-            let krate = krate.to_string_lossy().into_owned();
-            programs.push(Program { krate, executable: executable.into(), tests });
+            programs.push(Program {
+                krate,
+                directory: directory.into(),
+                executable: executable.into(),
+                tests,
+            });
         }
         Ok(Self(programs))
     }
@@ -82,7 +89,7 @@ impl Harness {
         command.args(["--kill-after=5", TIME_LIMIT]).arg(&program.executable);
         command.args(["--exact", &test.path, "--test-threads=1", "--color=never"]);
         // As cargo does it: tests run in the directory of their crate.
-        command.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(&program.krate));
+        command.current_dir(&program.directory);
         command.env_remove("HIKAE_SABOTAGE").env("RUST_BACKTRACE", "0").stdin(Stdio::null());
         if let Some(name) = sabotage {
             command.env("HIKAE_SABOTAGE", name);
