@@ -11,6 +11,7 @@ mod path;
 mod problem;
 pub mod sabotage;
 mod size;
+mod wal;
 
 pub use advise::{Advise, ErrorCode, Hint};
 pub use content::{ContentError, Cut, ReadContent, Stretch};
@@ -23,3 +24,4 @@ pub use id::{
 pub use path::{BadTreePath, TreePath};
 pub use problem::{Outcome, Problem};
 pub use size::{Bytes, Count};
+pub use wal::{BadWalName, Lsn, SegmentName, SegmentSize, SystemId, Timeline, WalName};
