@@ -11,6 +11,7 @@ mod path;
 mod problem;
 pub mod sabotage;
 mod size;
+mod timeline_history;
 mod wal;
 
 pub use advise::{Advise, ErrorCode, Hint};
@@ -24,4 +25,5 @@ pub use id::{
 pub use path::{BadTreePath, TreePath};
 pub use problem::{Outcome, Problem};
 pub use size::{Bytes, Count};
+pub use timeline_history::{Ancestor, BadHistory, TimelineHistory};
 pub use wal::{BadWalName, Lsn, SegmentName, SegmentSize, SystemId, Timeline, WalName};
