@@ -159,13 +159,15 @@ pub(super) fn look(
         schemas: relations.iter().map(|relation| relation.schema.as_str()).collect(),
     };
     let may = settings.allow_superuser || me.superuser && sabotage::on("superuser-welcome");
-    if let Some(superuser) = me.can_become.as_deref().filter(|_| !may) {
+    if let Some(mighty) = me.can_become.as_deref().filter(|_| !may) {
         let name = shown_name(&me.name);
         let what = if me.superuser {
             format!("role {name} is a superuser, and a backup need only read")
         } else {
-            let superuser = shown_name(superuser);
-            format!("role {name} can become the superuser {superuser}, and a backup need only read")
+            let mighty = shown_name(mighty);
+            format!(
+                "role {name} can act as {mighty}, and so do anything on the server; a backup need only read"
+            )
         };
         let advice = if makes_one { "make a role" } else { "make it a role" };
         let advice = format!("{advice} that may read and nothing else:\n{}", role.sql());

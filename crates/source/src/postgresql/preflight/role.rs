@@ -1,7 +1,7 @@
 //! Which role reads: that it can never be more than a reader, and the statements that make it one.
 //!
 //! Who can become a superuser is as mighty as one: membership in another role is a way there, and so it is never part
-//! of what we offer.
+//! of what we offer. As mighty are the roles that reach the server's files and programs (PostgreSQL, "Predefined Roles").
 
 use super::super::catalog::{literal, quote};
 use super::super::wire::{Client, WireError};
@@ -16,9 +16,9 @@ pub(super) struct Me {
     pub(super) superuser: bool,
     /// It has what its memberships may without `SET ROLE`.
     pub(super) inherits: bool,
-    /// A superuser that it is or can become by `SET ROLE` or `RESET ROLE`.
+    /// A superuser, or a role as mighty, that it is or can become by `SET ROLE` or `RESET ROLE`.
     pub(super) can_become: Option<String>,
-    /// Memberships by which it can, unless it is one itself.
+    /// Memberships by which it can, unless it is a superuser itself.
     pub(super) ways: Vec<Membership>,
     pub(super) may_read_passwords: bool,
     pub(super) is_standby: bool,
@@ -34,19 +34,21 @@ pub(super) struct Membership {
 
 /// Who we are; nobody if the server does not know its own user.
 pub(super) fn me(client: &mut Client) -> Result<Option<Me>, WireError> {
+    let is_mighty = "(s.rolsuper OR s.rolname IN
+        ('pg_read_server_files', 'pg_write_server_files', 'pg_execute_server_program'))";
     let found: Vec<Me> = client.rows(
         // Of the session's user too: `ALTER ROLE ... SET role` puts another in its place, and RESET ROLE leads back.
-        "SELECT r.rolname AS name, r.rolsuper AS superuser, r.rolinherit AS inherits,
-            (SELECT min(s.rolname::text) FROM pg_roles s WHERE s.rolsuper
+        &format!("SELECT r.rolname AS name, r.rolsuper AS superuser, r.rolinherit AS inherits,
+            (SELECT min(s.rolname::text) FROM pg_roles s WHERE {is_mighty}
                 AND (pg_has_role(s.oid, 'MEMBER') OR pg_has_role(session_user, s.oid, 'MEMBER'))) AS can_become,
             (SELECT coalesce(json_agg(json_build_object(
                     'role', g.rolname, 'grantor', pg_get_userbyid(m.grantor)) ORDER BY g.rolname, m.grantor), '[]')
                 FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid
                 WHERE m.member = r.oid AND EXISTS (SELECT FROM pg_roles s
-                    WHERE s.rolsuper AND pg_has_role(g.oid, s.oid, 'MEMBER'))) AS ways,
+                    WHERE {is_mighty} AND pg_has_role(g.oid, s.oid, 'MEMBER'))) AS ways,
             has_table_privilege('pg_authid', 'SELECT') AS may_read_passwords, pg_is_in_recovery() AS is_standby,
             (SELECT count(*) FROM pg_largeobject_metadata) AS n_large_objects
-        FROM pg_roles r WHERE r.rolname = current_user",
+        FROM pg_roles r WHERE r.rolname = current_user"),
         &[],
     )?;
     Ok(found.into_iter().next().map(|mut me| {

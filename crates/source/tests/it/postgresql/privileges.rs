@@ -65,7 +65,8 @@ fn the_role_that_we_offer_reads_large_objects_and_cannot_become_a_superuser() {
     db.sql("DROP OWNED BY objects_hikae, \"o'k\"; DROP ROLE objects_hikae, \"o'k\"");
 }
 
-/// Who is a member of a superuser is one with `SET ROLE`, whatever stands between them.
+/// Who is a member of a superuser is one with `SET ROLE`, whatever stands between them; who runs programs on the server
+/// can make itself one.
 ///
 /// Keeps MK-10.
 #[test]
@@ -75,19 +76,23 @@ fn a_role_that_can_become_a_superuser_is_refused_as_one() {
         "CREATE TABLE t (a int); INSERT INTO t VALUES (1); SELECT lo_from_bytea(0, 'x');
          CREATE ROLE become_direct LOGIN NOINHERIT IN ROLE postgres;
          CREATE ROLE become_between IN ROLE postgres; CREATE ROLE become_distant LOGIN IN ROLE become_between;
+         CREATE ROLE become_runner LOGIN IN ROLE pg_execute_server_program; GRANT SELECT ON t TO become_runner;
          CREATE ROLE become_reader; GRANT SELECT ON t TO become_reader;
          CREATE ROLE become_again LOGIN SUPERUSER; ALTER ROLE become_again SET role = 'become_reader'",
     );
     // The first inherits, and so can read all that it needs.
-    for (name, in_its_place) in
-        [("become_distant", None), ("become_direct", None), ("become_again", Some("become_new"))]
-    {
+    for (name, in_its_place) in [
+        ("become_distant", None),
+        ("become_direct", None),
+        ("become_runner", None),
+        ("become_again", Some("become_new")),
+    ] {
         let error = match back_up(&source(settings_as(&db, name))) {
             Ok(_) => panic!("{name} can become a superuser and was let in"),
             Err(error) => error,
         };
         assert_eq!(error.code(), ErrorCode::Forbidden, "{error}");
-        assert!(error.to_string().contains("can become the superuser"), "{error}");
+        assert!(error.to_string().contains("can act as "), "{error}");
         // What is advised mends it.
         let advice = error.advice().unwrap();
         let sql = advice.split_once('\n').unwrap().1;
@@ -98,7 +103,7 @@ fn a_role_that_can_become_a_superuser_is_refused_as_one() {
     let allowed = PostgresqlSettings { allow_superuser: true, ..settings_as(&db, "become_distant") };
     db.sql("GRANT become_between TO become_distant");
     back_up(&source(allowed)).unwrap();
-    let roles = "become_direct, become_distant, become_between, become_reader, become_again, become_new";
+    let roles = "become_direct, become_distant, become_between, become_runner, become_reader, become_again, become_new";
     db.sql(&format!("DROP OWNED BY {roles}; DROP ROLE {roles}"));
 }
 
