@@ -157,10 +157,10 @@ pub enum RepoError {
 
 impl RepoError {
     /// For objects that do not open.
-    pub(crate) fn damaged(key: ObjectKey) -> impl FnOnce(BadObject) -> Self {
+    pub(crate) fn damaged(key: ObjectKey) -> impl Fn(BadObject) -> Self {
         move |why| match why {
             BadObject::Newer(version) => Self::TooNew { what: format!("format version {version} in {key}") },
-            why => Self::Damaged { key, why },
+            why => Self::Damaged { key: key.clone(), why },
         }
     }
 }

@@ -27,7 +27,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// An index object is written once it would have this many blobs.
-pub const TARGET_BLOBS: usize = 128 << 10;
+pub const TARGET_BLOBS: usize = 64 << 10;
 
 /// No more sessions go into one index object or pack, give or take one pack's: the records should not outweigh
 /// what they are for.

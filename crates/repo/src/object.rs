@@ -79,27 +79,28 @@ pub enum BadObject {
     BadBody(String),
 }
 
-/// Signs and seals `body`.
+/// Signs and seals `body`, in its own memory: an index has megabytes.
 pub fn seal_object(
     class: ObjectClass,
     context: &[u8],
-    mut body: Vec<u8>,
+    body: Vec<u8>,
     keys: &MetadataKeys,
     writer: &Signer,
 ) -> Vec<u8> {
     let (number, key) = keys.newest_seal();
     let algorithm = Algorithm::fastest();
-    let mut stored = Vec::with_capacity(BODY_AT + body.len() + SIGNATURE_BYTES + seal::TAG_BYTES);
-    stored.extend_from_slice(MAGIC);
-    stored.extend_from_slice(&[FORMAT_VERSION, class as u8, algorithm as u8]);
-    stored.extend_from_slice(&number.to_le_bytes());
-    let aad = aad(&stored, keys.family(), context);
+    let mut header = MAGIC.to_vec();
+    header.extend_from_slice(&[FORMAT_VERSION, class as u8, algorithm as u8]);
+    header.extend_from_slice(&number.to_le_bytes());
+    let aad = aad(&header, keys.family(), context);
     let signature = writer.sign(&signed(&aad, &body));
-    body.extend_from_slice(writer.id().as_bytes());
-    body.extend_from_slice(&signature);
-    let salt = seal::seal(key, algorithm, &aad, &mut body);
-    stored.extend_from_slice(&salt);
-    stored.append(&mut body);
+    let mut stored = body;
+    stored.reserve_exact(BODY_AT + SIGNATURE_BYTES + seal::TAG_BYTES);
+    stored.splice(..0, header.into_iter().chain([0; BODY_AT - SALT_AT]));
+    stored.extend_from_slice(writer.id().as_bytes());
+    stored.extend_from_slice(&signature);
+    let salt = seal::seal_from(BODY_AT, key, algorithm, &aad, &mut stored);
+    stored[SALT_AT..BODY_AT].copy_from_slice(&salt);
     stored
 }
 

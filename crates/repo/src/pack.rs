@@ -25,8 +25,11 @@ use hikae_store::Store;
 use minicbor::{Decode, Encode};
 
 /// A pack of content is finished once its frames have this many bytes. Two are open and one is on its way, with the
-/// names of all their blobs: a first backup of a million small files takes 170 MiB, and took 283 with packs of 32 MiB.
+/// names of all their blobs.
 pub const TARGET_BYTES: usize = 16 << 20;
+
+/// Or this many blobs, for the memory that their names take beside a million tiny files.
+const TARGET_BLOBS: usize = 32 << 10;
 
 /// A pack of metadata, which is read in small parts and changes sooner.
 pub const METADATA_TARGET_BYTES: usize = 8 << 20;
@@ -107,6 +110,7 @@ const BLOB_RECORD_BYTES: usize = 36;
 pub struct OpenPack {
     bytes: Vec<u8>,
     frames: Vec<PackedFrame>,
+    n_blobs: usize,
     target_bytes: usize,
 }
 
@@ -123,7 +127,7 @@ pub struct FinishedPack {
 /// An empty pack that takes no memory yet.
 impl Default for OpenPack {
     fn default() -> Self {
-        Self { bytes: Vec::new(), frames: Vec::new(), target_bytes: TARGET_BYTES }
+        Self { bytes: Vec::new(), frames: Vec::new(), n_blobs: 0, target_bytes: TARGET_BYTES }
     }
 }
 
@@ -137,7 +141,7 @@ impl OpenPack {
         memory.clear();
         // All at once: a buffer that doubles would end at twice the size of a pack.
         memory.reserve_exact(target_bytes + ROOM_BYTES);
-        Self { bytes: memory, frames: Vec::new(), target_bytes }
+        Self { bytes: memory, frames: Vec::new(), n_blobs: 0, target_bytes }
     }
 
     /// The same, finished at half the size.
@@ -148,6 +152,7 @@ impl OpenPack {
 
     /// Appends a frame.
     pub fn push(&mut self, head: FrameHead, blobs: Vec<FrameBlob>, stored: &[u8]) {
+        self.n_blobs += blobs.len();
         self.frames.push(PackedFrame {
             head,
             offset: self.bytes.len() as u32,
@@ -159,7 +164,7 @@ impl OpenPack {
 
     /// True once it should be finished.
     pub fn is_full(&self) -> bool {
-        self.bytes.len() >= self.target_bytes
+        self.bytes.len() >= self.target_bytes || self.n_blobs >= TARGET_BLOBS
     }
 
     /// True if it has a frame of another class. No pack holds both, so that contents can go to a colder place.

@@ -56,14 +56,27 @@ pub struct BrokenSeal;
 
 /// Seals `bytes` in place; they grow by [`TAG_BYTES`]. Gives the salt that opens them.
 pub fn seal(key: &Secret32, algorithm: Algorithm, aad: &[u8], bytes: &mut Vec<u8>) -> Salt {
-    let salt = salt(key, aad, bytes);
+    seal_from(0, key, algorithm, aad, bytes)
+}
+
+/// As [`seal`], for the bytes from `start` on. Those before it stay as they are.
+pub fn seal_from(
+    start: usize,
+    key: &Secret32,
+    algorithm: Algorithm,
+    aad: &[u8],
+    bytes: &mut Vec<u8>,
+) -> Salt {
+    let plain = &mut bytes[start..];
+    let salt = salt(key, aad, plain);
     if sabotage::on("nothing-is-sealed") {
         bytes.extend_from_slice(&salt);
         return salt;
     }
-    once_key(key, algorithm, &salt)
-        .seal_in_place_append_tag(Nonce::assume_unique_for_key([0; 12]), Aad::from(aad), bytes)
+    let tag = once_key(key, algorithm, &salt)
+        .seal_in_place_separate_tag(Nonce::assume_unique_for_key([0; 12]), Aad::from(aad), plain)
         .expect("a frame is far below the length limit of the cipher");
+    bytes.extend_from_slice(tag.as_ref());
     salt
 }
 

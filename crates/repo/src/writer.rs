@@ -23,7 +23,7 @@ use crate::keys::{BlobClass, Secret32};
 use crate::layout;
 use crate::listing::StoredContent;
 use crate::log::{Change, Commit, FrameName};
-use crate::object::{ObjectClass, seal_object};
+use crate::object::{ObjectClass, open_object, seal_object};
 use crate::pack::{FinishedPack, OpenPack};
 use crate::reader::BlobReader;
 use crate::refresh::Refresh;
@@ -600,12 +600,13 @@ impl Shared {
 /// Stores the index object that `builder` holds, and opens it.
 pub(crate) fn put_index(repo: &Repo, builder: &IndexBuilder) -> Result<Segment, RepoError> {
     let body = builder.to_bytes(repo.cx().random());
-    let stored = seal_object(ObjectClass::Index, b"", body.clone(), repo.keys(), repo.signer());
+    let stored = seal_object(ObjectClass::Index, b"", body, repo.keys(), repo.signer());
     let id = IndexId::from_bytes(*blake3::hash(&stored).as_bytes());
+    let damaged = RepoError::damaged(layout::index(id));
     repo.put_named(&layout::index(id), &stored)?;
-    drop(stored);
-    Segment::create(id, &body, &repo.index_cache(), repo.hash_key()).map_err(|error| match error {
-        BadSegment::Object(why) => RepoError::damaged(layout::index(id))(why),
+    let opened = open_object(ObjectClass::Index, b"", stored, repo.keys()).map_err(&damaged)?;
+    Segment::create(id, &opened.body, &repo.index_cache(), repo.hash_key()).map_err(|error| match error {
+        BadSegment::Object(why) => damaged(why),
         BadSegment::Io(error) => error,
         BadSegment::Stale => RepoError::Worker,
     })
