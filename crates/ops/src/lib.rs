@@ -22,6 +22,7 @@ pub mod keys;
 mod lanes;
 pub mod list;
 pub mod open;
+pub mod pitr;
 pub mod private_file;
 pub mod protect;
 pub mod prune;

@@ -1,0 +1,3 @@
+//! Point-in-time recovery of a PostgreSQL cluster: where one can come back to, and how.
+
+pub mod window;
