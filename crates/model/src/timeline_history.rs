@@ -106,6 +106,12 @@ impl TimelineHistory {
         holding.map_or(self.timeline, |ancestor| ancestor.timeline)
     }
 
+    /// The timeline that went on from `timeline` in this history; `None` if it is no ancestor.
+    pub fn after(&self, timeline: Timeline) -> Option<Timeline> {
+        let at = self.ancestors.iter().position(|ancestor| ancestor.timeline == timeline)?;
+        Some(self.ancestors.get(at + 1).map_or(self.timeline, |next| next.timeline))
+    }
+
     /// Where `timeline` ended in this history; `None` if it is no ancestor.
     pub fn end_of(&self, timeline: Timeline) -> Option<Lsn> {
         self.ancestors.iter().find(|ancestor| ancestor.timeline == timeline).map(|ancestor| ancestor.end)
@@ -147,6 +153,11 @@ mod tests {
         }
         assert_eq!(history.end_of(timeline(2)), Some(Lsn(0x700_00a0)));
         assert_eq!((history.end_of(timeline(3)), history.end_of(timeline(5))), (None, None));
+        assert_eq!(
+            (history.after(timeline(1)), history.after(timeline(2))),
+            (Some(timeline(2)), Some(timeline(5)))
+        );
+        assert_eq!(history.after(timeline(5)), None);
         assert_eq!(TimelineHistory::first().timeline_at(Lsn(7)), Timeline::FIRST);
     }
 

@@ -27,6 +27,7 @@ mod password;
 mod preflight;
 mod programs;
 mod reading;
+pub mod replication;
 mod restore;
 mod rows;
 mod script;

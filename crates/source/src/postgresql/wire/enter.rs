@@ -26,8 +26,17 @@ pub(in crate::postgresql) enum Authentication {
     ScramBound,
 }
 
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Statements in a database.
+    Sql,
+    /// The commands of physical replication, which know no database.
+    Replication,
+}
+
 impl Client {
-    pub(super) fn start_up(&mut self, connection: &Connection) -> Result<(), WireError> {
+    pub(super) fn start_up(&mut self, purpose: Purpose, connection: &Connection) -> Result<(), WireError> {
         let mut body = 196_608_i32.to_be_bytes().to_vec(); // protocol 3.0
         for (word, value) in [
             ("user", connection.user.as_str()),
@@ -37,6 +46,10 @@ impl Client {
         ] {
             put_cstr(&mut body, word)?;
             put_cstr(&mut body, value)?;
+        }
+        if purpose == Purpose::Replication {
+            put_cstr(&mut body, "replication")?;
+            put_cstr(&mut body, "true")?;
         }
         body.push(0);
         let mut message = length(body.len())?.to_vec();

@@ -34,26 +34,33 @@ pub(super) fn put_cstr(message: &mut Vec<u8>, text: &str) -> Result<(), WireErro
     Ok(())
 }
 
-pub(super) fn parse_row(body: &[u8]) -> Result<Vec<Option<String>>, WireError> {
+/// The values of a row as they came; `None` for NULL.
+pub(super) fn parse_columns(body: &[u8]) -> Result<Vec<Option<&[u8]>>, WireError> {
     let short = || WireError::Protocol("a row too short".into());
     let n_columns =
         body.get(..2).map(|two| usize::from(u16::from_be_bytes([two[0], two[1]]))).ok_or_else(short)?;
     let mut at = 2;
-    let mut row = Vec::with_capacity(n_columns);
+    let mut columns = Vec::with_capacity(n_columns);
     for _ in 0..n_columns {
         let length = get_i32(body, at)?;
         at += 4;
         let Ok(length) = usize::try_from(length) else {
-            row.push(None);
+            columns.push(None);
             continue;
         };
-        let value = body.get(at..at + length).ok_or_else(short)?;
-        let value = std::str::from_utf8(value)
-            .map_err(|_| WireError::Protocol("a name or a value of the catalog is not UTF-8".into()))?;
-        row.push(Some(value.to_owned()));
+        columns.push(Some(body.get(at..at + length).ok_or_else(short)?));
         at += length;
     }
-    Ok(row)
+    Ok(columns)
+}
+
+pub(super) fn parse_row(body: &[u8]) -> Result<Vec<Option<String>>, WireError> {
+    let text = |value: &[u8]| {
+        std::str::from_utf8(value)
+            .map(str::to_owned)
+            .map_err(|_| WireError::Protocol("a name or a value of the catalog is not UTF-8".into()))
+    };
+    parse_columns(body)?.into_iter().map(|value| value.map(text).transpose()).collect()
 }
 
 pub(super) fn parse_error(body: &[u8]) -> ServerError {

@@ -5,6 +5,7 @@ mod drilling;
 mod failing;
 mod kinds;
 mod privileges;
+mod replication;
 mod restoring;
 mod round_trip;
 mod selecting;

@@ -6,9 +6,9 @@ use std::process::{Child, Command};
 use std::time::Duration;
 
 /// A standby of `cluster`, stopped when dropped.
-struct Standby {
+pub(super) struct Standby {
     server: Child,
-    connection: Connection,
+    pub(super) connection: Connection,
 }
 
 impl Drop for Standby {
@@ -20,7 +20,7 @@ impl Drop for Standby {
 }
 
 /// A command that runs as the user of the server that owns `directory`.
-fn as_owner(program: &Path, directory: &Path) -> Command {
+pub(super) fn as_owner(program: &Path, directory: &Path) -> Command {
     use std::os::unix::fs::MetadataExt as _;
     use std::os::unix::process::CommandExt as _;
     let owner = std::fs::metadata(directory).unwrap();
@@ -32,7 +32,7 @@ fn as_owner(program: &Path, directory: &Path) -> Command {
     command
 }
 
-fn follow(cluster: &Cluster) -> Standby {
+pub(super) fn follow(cluster: &Cluster) -> Standby {
     let base = cluster.directory();
     let hba = "local all all trust\nlocal replication all trust\n";
     std::fs::write(base.join("hba.conf"), hba).unwrap();
@@ -75,7 +75,7 @@ fn follow(cluster: &Cluster) -> Standby {
     Standby { server, connection }
 }
 
-fn wait_for(standby: &Standby, database: &str, sql: &str) {
+pub(super) fn wait_for(standby: &Standby, database: &str, sql: &str) {
     let Host::Socket(directory) = &standby.connection.host else { panic!("not a socket") };
     let mut config = postgres::Config::new();
     config.host_path(directory).port(standby.connection.port).user("postgres").dbname(database);

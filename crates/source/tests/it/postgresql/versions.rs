@@ -7,7 +7,7 @@ use super::*;
 use std::path::Path;
 
 /// The directory with the programs of this version's server, if it is here.
-fn installed(major: u32) -> Option<PathBuf> {
+pub(super) fn installed(major: u32) -> Option<PathBuf> {
     let usual = PathBuf::from(format!("/usr/lib/postgresql/{major}/bin"));
     named_directories().into_iter().chain([usual]).find(|directory| version_of(directory) == Some(major))
 }
