@@ -1,0 +1,184 @@
+//! What a recovery aims at, and how PostgreSQL is told.
+//!
+//! The settings are those of `src/backend/access/transam/xlogrecovery.c`. This module knows their words; whether the aim
+//! can be reached is for the window and the plan to say.
+
+use hikae_model::{Lsn, Timeline};
+use jiff::Timestamp;
+use std::fmt;
+use std::str::FromStr;
+
+/// Longest name of a restore point in bytes (`MAXFNAMELEN` in `xlog_internal.h`, less its NUL).
+const MAX_NAME_BYTES: usize = 63;
+
+/// A place in the life of a cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// As far as the log goes.
+    End,
+    /// As soon as the base backup is consistent.
+    Immediate,
+    /// What was committed up to this moment.
+    Time(Timestamp),
+    /// A place in the log.
+    Lsn(Lsn),
+    /// One transaction's commit. Transactions are numbered as they begin, and counted as they commit.
+    Xid(u64),
+    /// The first restore point of this name, as `pg_create_restore_point` made it.
+    Name(RestorePoint),
+}
+
+/// The name of a restore point: not empty, at most 63 bytes, without control characters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RestorePoint(String);
+
+/// Text that no restore point has as its name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{}` is not the name of a restore point: 1 to {MAX_NAME_BYTES} bytes without control characters", .0.escape_debug())]
+pub struct BadRestorePoint(String);
+
+impl FromStr for RestorePoint {
+    type Err = BadRestorePoint;
+
+    fn from_str(text: &str) -> Result<Self, BadRestorePoint> {
+        let fits = (1..=MAX_NAME_BYTES).contains(&text.len()) && !text.contains(char::is_control);
+        if fits { Ok(Self(text.to_owned())) } else { Err(BadRestorePoint(text.to_owned())) }
+    }
+}
+
+/// Which timeline a recovery follows where there are several.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Course {
+    /// The newest that goes on from the base backup's.
+    Latest,
+    /// That of the base backup, to its end.
+    Current,
+    /// This one.
+    Timeline(Timeline),
+}
+
+/// What the server does once it is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrival {
+    /// It stays as it is and can be read; `pg_wal_replay_resume()` then promotes it.
+    Pause,
+    /// It begins a new timeline and takes writes.
+    Promote,
+    /// It stops.
+    Shutdown,
+}
+
+/// A recovery, as it is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Aim {
+    /// Where to.
+    pub target: Target,
+    /// Whether what is exactly there is part of it.
+    pub inclusive: bool,
+    /// By which way.
+    pub course: Course,
+    /// And then.
+    pub arrival: Arrival,
+}
+
+impl Aim {
+    /// The settings that tell the server, by name. Every target that is not aimed at is set to nothing: the server takes
+    /// one alone, and a configuration that came with the base backup may have another.
+    pub fn settings(&self) -> Vec<(&'static str, String)> {
+        let mut settings: Vec<(&str, String)> = [
+            "recovery_target",
+            "recovery_target_time",
+            "recovery_target_lsn",
+            "recovery_target_xid",
+            "recovery_target_name",
+        ]
+        .map(|name| (name, String::new()))
+        .into();
+        let mut aim_at = |name: &str, value: String| {
+            settings
+                .iter_mut()
+                .filter(|setting| setting.0 == name)
+                .for_each(|setting| setting.1.clone_from(&value));
+        };
+        match &self.target {
+            Target::End => {}
+            Target::Immediate => aim_at("recovery_target", "immediate".into()),
+            Target::Time(at) => aim_at("recovery_target_time", at.strftime("%F %T%.6f+00").to_string()),
+            Target::Lsn(at) => aim_at("recovery_target_lsn", at.to_string()),
+            Target::Xid(xid) => aim_at("recovery_target_xid", xid.to_string()),
+            Target::Name(name) => aim_at("recovery_target_name", name.0.clone()),
+        }
+        let course = match (self.course, &self.target) {
+            // To be consistent is all that is asked, and the server would look for newer timelines first.
+            (Course::Current, _) | (_, Target::Immediate) => "current".to_owned(),
+            (Course::Latest, _) => "latest".to_owned(),
+            (Course::Timeline(timeline), _) => timeline.to_string(),
+        };
+        let arrival = match self.arrival {
+            Arrival::Pause => "pause",
+            Arrival::Promote => "promote",
+            Arrival::Shutdown => "shutdown",
+        };
+        settings.push(("recovery_target_inclusive", if self.inclusive { "on" } else { "off" }.to_owned()));
+        settings.push(("recovery_target_timeline", course));
+        settings.push(("recovery_target_action", arrival.to_owned()));
+        settings
+    }
+}
+
+/// A line of a configuration file of the server (`guc-file.l`).
+pub fn setting_line(name: &str, value: &str) -> String {
+    let value = value.replace('\\', "\\\\").replace('\'', "''");
+    format!("{name} = '{value}'\n")
+}
+
+/// For people: as `2026-11-20 12:00:00+00`, or `the place 0/16B3748`.
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::End => f.write_str("the end of the log"),
+            Self::Immediate => f.write_str("the end of the base backup"),
+            Self::Time(at) => write!(f, "{at}"),
+            Self::Lsn(at) => write!(f, "the place {at}"),
+            Self::Xid(xid) => write!(f, "transaction {xid}"),
+            Self::Name(name) => write!(f, "the restore point `{}`", name.0),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(target: Target) -> Vec<(&'static str, String)> {
+        Aim { target, inclusive: true, course: Course::Latest, arrival: Arrival::Promote }.settings()
+    }
+
+    /// The server refuses to start with two.
+    #[test]
+    fn one_target_is_set_and_all_others_are_set_to_nothing() {
+        let named = Target::Name("before the 5 o'clock run".parse().unwrap());
+        let at = Target::Time("2026-11-20T12:00:00.25+09:00".parse().unwrap());
+        for (target, expected) in [
+            (Target::End, None),
+            (Target::Immediate, Some(("recovery_target", "immediate"))),
+            (at, Some(("recovery_target_time", "2026-11-20 03:00:00.250000+00"))),
+            (Target::Lsn(Lsn(0x16b_3748)), Some(("recovery_target_lsn", "0/16B3748"))),
+            (Target::Xid(731), Some(("recovery_target_xid", "731"))),
+            (named, Some(("recovery_target_name", "before the 5 o'clock run"))),
+        ] {
+            let settings = settings(target);
+            let targets = settings[..5].iter().filter(|(_, value)| !value.is_empty());
+            let found: Vec<_> = targets.map(|(name, value)| (*name, value.as_str())).collect();
+            assert_eq!(found, Vec::from_iter(expected));
+        }
+    }
+
+    #[test]
+    fn a_value_cannot_leave_its_line() {
+        assert_eq!(setting_line("a", r"it's \ here"), "a = 'it''s \\\\ here'\n");
+        for name in ["", "a\nrestore_command = 'x'", "\0", &"x".repeat(64)] {
+            assert!(name.parse::<RestorePoint>().is_err(), "{name:?}");
+        }
+    }
+}
