@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 from plain import (DAMAGE, Bad, agree, check_signature, derive, digest, dress, fit_record, identity_scalar, key_bytes, keyed,
                    make, need, open_age, pack_u64, parse_record, public_half, shown, take_cbor, take_varint, to_cbor)
 from records import CHANGES, KINDS, RECORDS
+from wal import WriteAheadLog
 
 # --- Section 2: CBOR and records
 
@@ -131,7 +132,9 @@ def take_frames(records, sessions):
         frame.session = name_of(sessions[frame.session])
         yield frame
 
-class Repository:
+class Repository(WriteAheadLog):
+    take_frames = staticmethod(take_frames)
+
     def __init__(self, path, unlock):
         self.path, self.unlock, self.places, self.packs, self.sessions, self.epochs = path, unlock, {}, {}, {}, {}
         stored = self.read("hikae.json")
@@ -420,18 +423,21 @@ def check(repo):
         passed = found.checks and all(check.passed for check in found.checks)
         need((found.snapshot, bool(passed)) == (said.snapshot, said.passed), "the log says something else")
         need(repo.hashes[found.log_n] == found.log_hash, "it was made beside another log")
+    def check_wal(name):
+        sum(map(len, repo.wal_file(name))) if repo.identities else repo.wal_head(name)
     n_problems = 0
     for what, names, call in (("pack", repo.packs, lambda name: check_pack(repo, name, *repo.packs[name])),
-                              ("snapshot", repo.snapshots, check_snapshot), ("evidence", repo.evidence, check_evidence)):
+                              ("snapshot", repo.snapshots, check_snapshot), ("evidence", repo.evidence, check_evidence),
+                              ("wal", repo.wal_names(), check_wal)):
         for name in names:
             try:
                 call(name)
             except DAMAGE as error:
                 n_problems += 1
-                print(f"{what} {name.hex()}: {error}")
+                print(f"{what} {name if what == 'wal' else name.hex()}: {error}")
     contents = "contents read" if repo.identities else "contents not read: this key opens metadata only"
     print(f"{repo.n} log entries ({len(repo.void)} void), {len(repo.packs)} packs, {len(repo.places)} blobs, "
-          f"{len(repo.snapshots)} snapshots, {contents}, {n_problems} problems")
+          f"{len(repo.snapshots)} snapshots, {len(repo.wal_names())} files of write-ahead log, {contents}, {n_problems} problems")
     return n_problems
 
 def restore(repo, wanted, directory):
@@ -459,14 +465,22 @@ def restore(repo, wanted, directory):
         dress(path, entry)
     return n_problems
 
+def wal(repo, name=None, path=None):
+    """Lists the files of write-ahead log, or restores one to a new file."""
+    if name is None:
+        for one in repo.wal_names():
+            print(one, repo.wal_head(one)[0].length)
+    else:
+        make("file", os.fsencode(path), repo.wal_file(name), repo.wal_head(name)[0].length, None)
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("repo", metavar="REPO")
     for option, meant in (("--key-file", "32 bytes, or 64 hex digits"), ("--passphrase-file", "in its first line"),
                           ("--recovery", "the secret in hex, or its file"), ("--identity", "AGE-SECRET-KEY-1… lines")):
         parser.add_argument(option, metavar="F", help=meant)
-    parser.add_argument("command", choices=["list", "check", "restore", "show"])
-    parser.add_argument("arguments", metavar="SNAPSHOT [DIR]", nargs="*")
+    parser.add_argument("command", choices=["list", "check", "restore", "show", "wal"])
+    parser.add_argument("arguments", metavar="SNAPSHOT|WAL [TARGET]", nargs="*")
     given = parser.parse_args()
     try:
         passphrase = given.passphrase_file and open(given.passphrase_file, "rb").readline().rstrip(b"\r\n")
@@ -475,7 +489,7 @@ def main():
             passphrase=passphrase, key_file=given.key_file and key_bytes(given.key_file),
             recovery=given.recovery and key_bytes(given.recovery),
             identities=[identity_scalar(line) for line in lines if line.strip() and not line.startswith("#")]))
-        commands = {"list": list_snapshots, "check": check, "restore": restore, "show": show}
+        commands = {"list": list_snapshots, "check": check, "restore": restore, "show": show, "wal": wal}
         sys.exit(1 if commands[given.command](repo, *given.arguments) else 0)
     except DAMAGE as error:
         sys.exit(f"decode.py: {error}")

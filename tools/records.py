@@ -28,6 +28,7 @@ RECORDS = {
     "evidence_ref": "id 32  snapshot 32  passed f",
     "evidence": "snapshot 32  source t  kind t  checks *check  phases *phase  recovery_microseconds n  recovered_moment i"
                 " restored_bytes n  tools *(t,t)  release t  host t  log_n n  log_hash 32  started i  finished i",
+    "wal": "name t  system n  session (b,64)  epoch (b,64)  frames b  hash 32  length n  sealed 32",
     "check": "name t  expected t  actual t  passed f",
     "phase": "name t  microseconds n",
 }

@@ -2,7 +2,6 @@
 
 mod app;
 mod args;
-mod clock;
 mod command;
 mod environment;
 mod failure;
@@ -36,7 +35,7 @@ fn main() -> ExitCode {
     let cancel = Cancel::default();
     signals::cancel_on_signals(&cancel);
     let compat_exit_codes = global.compat_exit_codes;
-    let app = App::new(global, &name, passphrase, umask.bits(), clock::system_cx(cancel));
+    let app = App::new(global, &name, passphrase, umask.bits(), hikae_ops::clock::system_cx(cancel));
     let exit_code = match run(command, &app) {
         Ok(ended) => ended.exit_code(),
         Err(failure) => {

@@ -14,6 +14,20 @@ pub trait Advise: std::error::Error {
     }
 }
 
+/// An error with its causes in one line, each that its effect does not repeat already.
+pub fn with_causes(error: &(impl std::error::Error + ?Sized)) -> String {
+    let mut message = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let text = error.to_string();
+        if !message.ends_with(&text) {
+            message = format!("{message}: {text}");
+        }
+        cause = error.source();
+    }
+    message
+}
+
 /// The kind of an error. Its name is stable (`--json` shows it) and so is its exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ErrorCode {
@@ -45,6 +59,8 @@ pub enum ErrorCode {
     Forbidden,
     /// An RPO or RTO is breached.
     ObjectiveBreached,
+    /// Another file of the write-ahead log is archived under that name.
+    WalDiffers,
     /// The user said no.
     Cancelled,
     /// A signal ended us.
@@ -53,7 +69,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Failure,
         Self::Usage,
         Self::WithProblems,
@@ -68,6 +84,7 @@ impl ErrorCode {
         Self::WrongKey,
         Self::Forbidden,
         Self::ObjectiveBreached,
+        Self::WalDiffers,
         Self::Cancelled,
         Self::Interrupted,
     ];
@@ -89,6 +106,7 @@ impl ErrorCode {
             Self::WrongKey => "wrong-key",
             Self::Forbidden => "forbidden",
             Self::ObjectiveBreached => "objective-breached",
+            Self::WalDiffers => "wal-differs",
             Self::Cancelled => "cancelled",
             Self::Interrupted => "interrupted",
         }
@@ -111,6 +129,7 @@ impl ErrorCode {
             Self::WrongKey => 11,
             Self::Forbidden => 12,
             Self::ObjectiveBreached => 13,
+            Self::WalDiffers => 14,
             Self::Cancelled => 20,
             Self::Interrupted => 130,
         }

@@ -14,7 +14,7 @@ mod size;
 mod timeline_history;
 mod wal;
 
-pub use advise::{Advise, ErrorCode, Hint};
+pub use advise::{Advise, ErrorCode, Hint, with_causes};
 pub use content::{ContentError, Cut, ReadContent, Stretch};
 pub use cx::{Cancel, Cancelled, Clock, Cx, Phase, Progress, ProgressNow, Random, Step};
 pub use entry::{Attributes, Entry, EntryKind, FileTime, Xattr};
@@ -26,4 +26,6 @@ pub use path::{BadTreePath, TreePath};
 pub use problem::{Outcome, Problem};
 pub use size::{Bytes, Count};
 pub use timeline_history::{Ancestor, BadHistory, TimelineHistory};
-pub use wal::{BadWalName, Lsn, SegmentName, SegmentSize, SystemId, Timeline, WalName};
+pub use wal::{
+    BadSegment, BadWalName, Lsn, SegmentHeader, SegmentName, SegmentSize, SystemId, Timeline, WalName,
+};

@@ -68,20 +68,6 @@ impl OpsError {
     }
 }
 
-/// An error with its causes in one line, each that its effect does not repeat already.
-pub fn with_causes(error: &(impl std::error::Error + ?Sized)) -> String {
-    let mut message = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let text = error.to_string();
-        if !message.ends_with(&text) {
-            message = format!("{message}: {text}");
-        }
-        cause = error.source();
-    }
-    message
-}
-
 /// What somebody typed, safe to be shown: what moves a cursor is escaped, and every script stays as it is.
 pub(crate) fn printable(text: &str) -> String {
     let escape = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };

@@ -40,6 +40,10 @@ pub struct VerifyReport {
     pub blobs: u64,
     /// Packs that nothing names.
     pub orphans: u64,
+    /// Files of write-ahead log that are stored.
+    pub wal_files: u64,
+    /// Those of them that were read.
+    pub wal_files_read: u64,
     /// How long it took.
     pub seconds: f64,
 }
@@ -106,6 +110,8 @@ fn report(report: repo_verify::VerifyReport) -> VerifyReport {
         read_bytes: report.read_bytes,
         blobs: report.n_blobs,
         orphans: report.n_orphans,
+        wal_files: report.n_wal,
+        wal_files_read: report.n_wal_read,
         seconds: report.took.as_secs_f64(),
     }
 }

@@ -82,6 +82,19 @@ pub struct OpenFrame {
     pub blobs: Vec<FrameBlob>,
 }
 
+/// What a frame is made as.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NewFrame {
+    /// What its bytes are.
+    pub(crate) class: BlobClass,
+    /// Zstandard level.
+    pub(crate) level: i32,
+    /// The session that makes it.
+    pub(crate) session: SessionId,
+    /// Its number there.
+    pub(crate) number: u32,
+}
+
 /// Makes and opens frames; keeps the compressor's memory between them.
 pub struct FrameCoder {
     family: FamilyId,
@@ -130,33 +143,63 @@ impl FrameCoder {
         number: u32,
         key: &Secret32,
         keys: &MetadataKeys,
+        stored: Vec<u8>,
+    ) -> Result<(FrameHead, Vec<u8>), RepoError> {
+        let class = frame.class;
+        let how = NewFrame { class, level: frame.level, session, number };
+        self.seal_plain(&frame.plain, how, key, stored, |plain| {
+            let mut at = 0;
+            frame.blobs.iter().all(|blob| {
+                let start = at;
+                at += blob.bytes as usize;
+                plain.get(start..at).is_some_and(|bytes| keys.blob_id(class, bytes) == blob.id)
+            })
+        })
+    }
+
+    /// Compresses and seals bytes that have no blobs, then opens the result again and compares it with them.
+    ///
+    /// # Errors
+    /// As for [`seal`](Self::seal).
+    pub(crate) fn seal_bytes(
+        &mut self,
+        plain: &[u8],
+        how: NewFrame,
+        key: &Secret32,
+        stored: Vec<u8>,
+    ) -> Result<(FrameHead, Vec<u8>), RepoError> {
+        self.seal_plain(plain, how, key, stored, |opened| opened == plain)
+    }
+
+    fn seal_plain(
+        &mut self,
+        plain: &[u8],
+        how: NewFrame,
+        key: &Secret32,
         mut stored: Vec<u8>,
+        is_right: impl FnOnce(&[u8]) -> bool,
     ) -> Result<(FrameHead, Vec<u8>), RepoError> {
         stored.clear();
-        let codec = self.compress(&frame.plain, frame.level, &mut stored)?;
+        let NewFrame { class, level, session, number } = how;
+        let codec = self.compress(plain, level, &mut stored)?;
         sabotage::flip("flip-after-compress", &mut stored);
         let algorithm = Algorithm::fastest();
-        let aad = aad(self.family, frame.class, session, number);
+        let aad = aad(self.family, class, session, number);
         let salt = seal::seal(key, algorithm, &aad, &mut stored);
-        let plain_bytes = frame.plain.len() as u32;
-        let head = FrameHead { session, number, class: frame.class, codec, algorithm, salt, plain_bytes };
+        let plain_bytes = plain.len() as u32;
+        let head = FrameHead { session, number, class, codec, algorithm, salt, plain_bytes };
         sabotage::flip("flip-after-seal", &mut stored);
 
-        let (copy, plain) = &mut self.check;
+        let (copy, again) = &mut self.check;
         copy.clear();
         copy.reserve_exact(stored.len());
         copy.extend_from_slice(&stored);
-        let opened = open_into(&mut self.decompressor, self.family, &head, key, copy, plain);
-        let plain = opened.map_err(|_| RepoError::NotTheSame)?;
-        let mut at = 0;
-        for blob in &frame.blobs {
-            let end = at + blob.bytes as usize;
-            if keys.blob_id(frame.class, &plain[at..end]) != blob.id && !sabotage::on("no-check-after-seal") {
-                return Err(RepoError::NotTheSame);
-            }
-            at = end;
+        let opened = open_into(&mut self.decompressor, self.family, &head, key, copy, again);
+        let opened = opened.map_err(|_| RepoError::NotTheSame)?;
+        match is_right(opened) || sabotage::on("no-check-after-seal") {
+            true => Ok((head, stored)),
+            false => Err(RepoError::NotTheSame),
         }
-        Ok((head, stored))
     }
 
     fn compress(&mut self, plain: &[u8], level: i32, stored: &mut Vec<u8>) -> Result<Codec, RepoError> {

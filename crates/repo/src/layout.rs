@@ -2,9 +2,10 @@
 //!
 //! ```text
 //! hikae.json  keys/<id>  packs/<2 hex>/<id>  index/<id>  snapshots/<id>  log/<n>  checkpoints/<n>  evidence/<id>  leases/<id>
+//! wal/<system id>/<timeline>/<file name in lower case>
 //! ```
 
-use hikae_model::{EvidenceId, IndexId, PackId, RunId, SlotId, SnapshotId};
+use hikae_model::{EvidenceId, IndexId, PackId, RunId, SlotId, SnapshotId, SystemId, WalName};
 use hikae_store::ObjectKey;
 use std::str::FromStr;
 
@@ -17,6 +18,7 @@ pub(crate) const LOG: &str = "log";
 pub(crate) const CHECKPOINTS: &str = "checkpoints";
 pub(crate) const EVIDENCE: &str = "evidence";
 pub(crate) const LEASES: &str = "leases";
+pub(crate) const WAL: &str = "wal";
 
 fn key(text: String) -> ObjectKey {
     ObjectKey::parse(text).expect("names of objects are made of hex digits")
@@ -68,6 +70,31 @@ pub fn lease(run: RunId) -> ObjectKey {
     key(format!("{LEASES}/{run}"))
 }
 
+/// Where the write-ahead log of a cluster stands.
+pub fn wal_directory(system: SystemId) -> String {
+    format!("{WAL}/{:020}", system.0)
+}
+
+/// A file of the write-ahead log of a cluster.
+pub fn wal(system: SystemId, name: WalName) -> ObjectKey {
+    let (timeline, file) = (name.timeline().get(), name.to_string().to_ascii_lowercase());
+    key(format!("{}/{timeline:08x}/{file}", wal_directory(system)))
+}
+
+/// Which file of which cluster stands under a key, if one does.
+pub fn wal_of(key: &ObjectKey) -> Option<(SystemId, WalName)> {
+    let mut parts = key.as_str().rsplit('/');
+    let (file, _, system) = (parts.next()?, parts.next()?, parts.next()?);
+    // Digits are in upper case, and what follows them is in lower case.
+    let upper = |part: &str| match part {
+        "partial" | "backup" | "history" => part.to_owned(),
+        digits => digits.to_ascii_uppercase(),
+    };
+    let name = file.split('.').map(upper).collect::<Vec<_>>().join(".").parse().ok()?;
+    let system = system.parse().ok()?;
+    (wal(system, name) == *key).then_some((system, name))
+}
+
 /// The id or number at the end of a key, if it is one.
 pub fn name_of<T: FromStr>(key: &ObjectKey) -> Option<T> {
     key.as_str().rsplit('/').next()?.parse().ok()
@@ -83,5 +110,31 @@ mod tests {
         assert_eq!(name_of::<u64>(&log_entry(u64::MAX)), Some(u64::MAX));
         let id = PackId::from_bytes([0xab; 32]);
         assert_eq!(name_of::<PackId>(&pack(id)), Some(id));
+    }
+
+    #[test]
+    fn files_of_the_write_ahead_log_have_one_name_each() {
+        let system = SystemId(7_000_000_000_000_000_001);
+        for (name, file) in [
+            ("0000000A000000A9000000FF", "0000000a/0000000a000000a9000000ff"),
+            ("0000000A000000A9000000FF.partial", "0000000a/0000000a000000a9000000ff.partial"),
+            ("000000010000000000000002.0000AB28.backup", "00000001/000000010000000000000002.0000ab28.backup"),
+            ("0000000B.history", "0000000b/0000000b.history"),
+        ] {
+            let name: WalName = name.parse().unwrap();
+            let key = wal(system, name);
+            assert_eq!(key.as_str(), format!("wal/07000000000000000001/{file}"));
+            assert_eq!(wal_of(&key), Some((system, name)));
+        }
+        for foreign in [
+            "wal/7000000000000000001/0000000b/0000000b.history",
+            "wal/07000000000000000001/0000000a/0000000b.history",
+            "wal/07000000000000000001/0000000b.history",
+            "wal/07000000000000000001/0000000b/0000000b.histor",
+            "wal/99999999999999999999/0000000b/0000000b.history",
+            "x/wal/07000000000000000001/0000000b/0000000b.history",
+        ] {
+            assert_eq!(wal_of(&ObjectKey::parse(foreign).unwrap()), None, "{foreign}");
+        }
     }
 }

@@ -10,6 +10,7 @@
 mod append;
 mod cbor;
 pub mod chunk;
+pub mod clock;
 mod commit;
 pub mod content;
 pub mod doubt;
@@ -31,6 +32,7 @@ pub mod log;
 pub mod object;
 pub mod pack;
 pub mod pieces;
+pub mod private_file;
 pub mod prune;
 pub mod put_back;
 pub mod reach;
@@ -42,16 +44,20 @@ mod repo;
 pub mod retention;
 mod salvage;
 pub mod seal;
+pub mod secret_text;
 pub mod signed;
 pub mod slot;
 pub mod snapshot;
 pub mod state;
+mod unlocked;
 pub mod verify;
+pub mod wal;
 pub mod writer;
 
 pub use commit::Committed;
 pub use error::RepoError;
 pub use repo::{InitOptions, NewRepository, Repo};
+pub use unlocked::Unlocked;
 
 /// Version of this release, as written into what it makes.
 pub const RELEASE: &str = env!("CARGO_PKG_VERSION");

@@ -33,6 +33,8 @@ pub enum ObjectClass {
     Epoch = 6,
     /// Evidence of a drill.
     Evidence = 7,
+    /// Head of a file of the write-ahead log, inside its object.
+    Wal = 8,
 }
 
 /// Version of the envelope and of all that is in it.
@@ -74,6 +76,9 @@ pub enum BadObject {
     /// Sealed by somebody with the metadata key, and not signed by the writer that it names.
     #[error("its signature is not that of its writer")]
     BadSignature,
+    /// Rightly signed, by somebody of whom the log knows nothing.
+    #[error("who wrote it is nobody whom the log knows")]
+    UnknownWriter,
     /// The envelope is right and the contents are not.
     #[error("its contents cannot be read: {0}")]
     BadBody(String),

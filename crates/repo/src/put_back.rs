@@ -9,6 +9,7 @@ use crate::layout;
 use crate::log::{LogEntry, hash_of};
 use crate::repo::Repo;
 use crate::verify::VerifyReport;
+use crate::wal;
 use hikae_model::{Cx, sabotage};
 use hikae_store::{ObjectKey, Store};
 
@@ -45,9 +46,11 @@ pub fn put_back(
             }
             Err(error) => return Err(error.into()),
         };
-        let is_right = match layout::name_of::<u64>(key).filter(|_| key.is_below(layout::LOG)) {
-            Some(n) => is_entry(repo, copy, n, &bytes)?,
-            None => key.as_str().rsplit('/').next() == Some(&*blake3::hash(&bytes).to_hex()),
+        let n = layout::name_of::<u64>(key).filter(|_| key.is_below(layout::LOG));
+        let is_right = match (n, layout::wal_of(key)) {
+            (Some(n), _) => is_entry(repo, copy, n, &bytes)?,
+            (None, Some(file)) => wal::is_right(repo, &repo.state(), file, &bytes),
+            (None, None) => key.as_str().rsplit('/').next() == Some(&*blake3::hash(&bytes).to_hex()),
         };
         if !is_right && !sabotage::on("copy-is-believed") {
             report.not_in_copy.push(key.clone());

@@ -229,16 +229,19 @@ fn frame_keys(repo: &Repo, index: &IndexSet, frame: &PackedFrame) -> Result<Vec<
     }
 }
 
+/// The key of a session's contents for a recipient that came later: only the newest wrap of the epoch, which the log
+/// names, is for it too.
+pub(crate) fn newest_wrap_key(repo: &Repo, session: &SessionRecord) -> Result<Secret32, RepoError> {
+    let state = repo.state();
+    let newest = state.epochs.iter().find(|state| state.epoch.id == session.epoch);
+    let newest = newest.ok_or(RepoError::NeedsIdentity)?;
+    repo.contents().session_key(session, Some(&repo.read_epoch(&newest.epoch)?))
+}
+
 /// The key of a session's contents.
 fn content_key(repo: &Repo, index: &IndexSet, session: &SessionRecord) -> Result<Secret32, RepoError> {
     match repo.contents().session_key(session, index.epoch_of(session, repo.keys().family())) {
-        // Recipients that came later are in the epoch's newest wrap only.
-        Err(RepoError::NeedsIdentity) => {
-            let state = repo.state();
-            let newest = state.epochs.iter().find(|state| state.epoch.id == session.epoch);
-            let newest = newest.ok_or(RepoError::NeedsIdentity)?;
-            repo.contents().session_key(session, Some(&repo.read_epoch(&newest.epoch)?))
-        }
+        Err(RepoError::NeedsIdentity) => newest_wrap_key(repo, session),
         opened => opened,
     }
 }

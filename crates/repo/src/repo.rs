@@ -14,6 +14,7 @@ use crate::salvage::salvage;
 use crate::slot::{self, OpenedSlot, Payload, Unlock, Wrap};
 use crate::snapshot::Snapshot;
 use crate::state::State;
+use crate::unlocked::Unlocked;
 use crate::{cbor, log};
 use hikae_model::{Cx, HashKey, IndexId, PackId, RepositoryId, SlotId, SnapshotId, WriterId, sabotage};
 use hikae_store::{Store, StoreError};
@@ -27,12 +28,7 @@ const ENTRIES_PER_CHECKPOINT: u64 = 32;
 
 /// An open repository. Shared between threads behind an `Arc`.
 pub struct Repo {
-    store: Arc<dyn Store>,
-    header: Header,
-    keys: MetadataKeys,
-    signer: Signer,
-    secret: Option<RepositorySecret>,
-    contents: ContentKeys,
+    unlocked: Arc<Unlocked>,
     cache: PathBuf,
     cx: Cx,
     followed: RwLock<Followed>,
@@ -158,7 +154,8 @@ impl Repo {
             Err(error) => return Err(error.into()),
         }
         let opened = OpenedSlot { payload: Payload::Owner(secret.clone()), header: header.core.hash() };
-        let mut repo = Self::with(store, header, opened, Vec::new(), cache, cx)?;
+        let unlocked = Unlocked::with(store, header, opened, Vec::new())?;
+        let mut repo = Self::follow_from(Arc::new(unlocked), cache, cx)?;
         if options.write_only {
             let enrol = log::Enrol {
                 writer: signer.id(),
@@ -168,9 +165,7 @@ impl Repo {
                 sources: None,
             };
             repo.append(&mut |_| Ok(log::Change::Enrol(enrol.clone())))?;
-            repo.signer = signer;
-            repo.secret = None;
-            repo.contents = ContentKeys::new(repo.keys.family(), Vec::new());
+            repo.unlocked = Arc::new(repo.unlocked.only_write(signer));
         }
         Ok(NewRepository { repo, secret })
     }
@@ -189,59 +184,23 @@ impl Repo {
         cache: &Path,
         cx: &Cx,
     ) -> Result<Self, RepoError> {
-        let bytes = match store.get(&layout::header()) {
-            Ok(bytes) => bytes,
-            Err(error) if error.is_not_found() => {
-                return Err(RepoError::NoRepository { address: store.address() });
-            }
-            Err(error) => return Err(error.into()),
-        };
-        let header = Header::parse(&bytes).map_err(RepoError::damaged(layout::header()))?;
-        let opened = match unlock {
-            // The sheet carries the secret itself: it opens the repository even when `keys/` is gone.
-            Unlock::Recovery(secret) => {
-                if secret.root().id() != header.core.root {
-                    return Err(RepoError::WrongKey { address: store.address() });
-                }
-                OpenedSlot { payload: Payload::Owner(secret), header: header.core.hash() }
-            }
-            unlock => open_a_slot(&*store, &header, &unlock)?,
-        };
-        Self::with(store, header, opened, identities, cache, cx)
+        Self::follow_from(Arc::new(Unlocked::open(store, unlock, identities)?), cache, cx)
     }
 
-    fn with(
-        store: Arc<dyn Store>,
-        header: Header,
-        opened: OpenedSlot,
-        mut identities: Vec<Identity>,
-        cache: &Path,
-        cx: &Cx,
-    ) -> Result<Self, RepoError> {
-        let (keys, signer, secret) = match opened.payload {
-            Payload::Owner(secret) => (secret.metadata_keys(), secret.root(), Some(secret)),
-            Payload::Writer { keys, signer } => (*keys, signer, None),
-        };
-        if keys.family() != header.core.family {
-            return Err(RepoError::HeaderChanged { address: store.address() });
-        }
-        if let Some(secret) = &secret {
-            identities.push(Box::new(identity(&secret.first_identity())));
-        }
-        let cache = cache.join(header.core.repository.to_string());
+    /// Reads the log of a repository that was unlocked.
+    ///
+    /// # Errors
+    /// As for [`open`](Self::open).
+    pub fn follow_from(unlocked: Arc<Unlocked>, cache: &Path, cx: &Cx) -> Result<Self, RepoError> {
+        let cache = cache.join(unlocked.header.core.repository.to_string());
         let made = std::fs::create_dir_all(cache.join("index"));
         made.map_err(|source| RepoError::Cache { path: cache.clone(), source })?;
         for directory in [&cache, &cache.join("index")] {
             sweep_cache(directory, cx);
         }
-        let state = Arc::new(newest_checkpoint(&*store, &header, &keys, signer.id())?);
+        let state = Arc::new(newest_checkpoint(&unlocked)?);
         let mut repo = Self {
-            store,
-            contents: ContentKeys::new(keys.family(), identities),
-            header,
-            keys,
-            signer,
-            secret,
+            unlocked,
             cache,
             cx: cx.clone(),
             dooms: Mutex::new(Dooms::of(&state)),
@@ -320,7 +279,7 @@ impl Repo {
             && followed.state.indexes.keys().all(|id| followed.index.has(*id));
         if !complete {
             let index =
-                followed.index.follow(&followed.state, &*self.store, &self.keys, &self.index_cache())?;
+                followed.index.follow(&followed.state, self.store(), self.keys(), &self.index_cache())?;
             followed.index = Arc::new(index);
             *self.followed.write().unwrap_or_else(|broken| broken.into_inner()) = followed.clone();
         }
@@ -344,7 +303,7 @@ impl Repo {
 
     /// Asks the store whether it has a pack.
     pub(crate) fn is_stored(&self, pack: PackId) -> Result<bool, RepoError> {
-        match self.store.stat(&layout::pack(pack)) {
+        match self.store().stat(&layout::pack(pack)) {
             Ok(_) => Ok(true),
             Err(error) if error.is_not_found() => Ok(false),
             Err(error) => Err(error.into()),
@@ -362,13 +321,13 @@ impl Repo {
     /// [`RepoError::Damaged`] if it does not open.
     pub fn read_entry(&self, n: u64) -> Result<Option<(LogEntry, WriterId, log::EntryHash)>, RepoError> {
         let key = layout::log_entry(n);
-        let stored = match self.store.get(&key) {
+        let stored = match self.store().get(&key) {
             Ok(stored) => stored,
             Err(error) if error.is_not_found() => return Ok(None),
             Err(error) => return Err(error.into()),
         };
         let hash = hash_of(&stored);
-        let opened = LogEntry::open(n, stored, self.header.core.repository, &self.keys);
+        let opened = LogEntry::open(n, stored, self.header().core.repository, self.keys());
         let (entry, writer) = opened.map_err(RepoError::damaged(key))?;
         Ok(Some((entry, writer, hash)))
     }
@@ -378,7 +337,7 @@ impl Repo {
     /// # Errors
     /// [`RepoError::Damaged`] if it does not open.
     pub fn snapshot(&self, id: SnapshotId) -> Result<Snapshot, RepoError> {
-        Snapshot::read(&*self.store, id, &self.keys)
+        Snapshot::read(self.store(), id, self.keys())
     }
 
     /// The newest state, in which those snapshots count as set aside, too, whose record cannot be read today:
@@ -408,9 +367,11 @@ impl Repo {
     /// # Errors
     /// [`RepoError::NoRight`] for who is no owner.
     pub fn add_slot(&self, wrap: &Wrap<'_>, label: &str) -> Result<SlotId, RepoError> {
-        let Some(secret) = &self.secret else { return Err(RepoError::NoRight { what: "add a key" }) };
+        let Some(secret) = &self.unlocked.secret else {
+            return Err(RepoError::NoRight { what: "add a key" });
+        };
         let payload = Payload::Owner(secret.clone());
-        let (id, stored) = slot::make(&payload, self.header.core.hash(), wrap, &self.cx)?;
+        let (id, stored) = slot::make(&payload, self.header().core.hash(), wrap, &self.cx)?;
         self.put_named(&layout::slot(id), &stored)?;
         let slot = log::SlotRef { id, kind: wrap.kind().to_owned(), label: label.to_owned() };
         self.append(&mut |_| Ok(log::Change::SlotAdded(slot.clone())))?;
@@ -424,15 +385,15 @@ impl Repo {
     /// Any failure to list or read them.
     pub fn stray_slots(&self) -> Result<Vec<SlotId>, RepoError> {
         let mut ids: Vec<SlotId> = Vec::new();
-        self.store.list(layout::KEYS, &mut |object| ids.extend(layout::name_of::<SlotId>(&object.key)))?;
+        self.store().list(layout::KEYS, &mut |object| ids.extend(layout::name_of::<SlotId>(&object.key)))?;
         // After the list: what was added in between is named.
         let state = self.follow()?;
         ids.retain(|id| !state.slots.contains_key(id));
         let mut strays = Vec::new();
         for id in ids {
             // Epochs lie among the slots, those too of which a newer wrap is in use.
-            let stored = self.store.get(&layout::slot(id))?;
-            if open_object(ObjectClass::Epoch, b"", stored, &self.keys).is_err() {
+            let stored = self.store().get(&layout::slot(id))?;
+            if open_object(ObjectClass::Epoch, b"", stored, self.keys()).is_err() {
                 strays.push(id);
             }
         }
@@ -447,10 +408,10 @@ impl Repo {
     pub fn remove_slot(&self, id: SlotId) -> Result<(), RepoError> {
         self.check_no_doubt()?;
         if self.stray_slots()?.contains(&id) {
-            return Ok(self.store.remove(&layout::slot(id))?);
+            return Ok(self.store().remove(&layout::slot(id))?);
         }
         if sabotage::on("key-removed-before-its-entry") {
-            self.store.remove(&layout::slot(id))?;
+            self.store().remove(&layout::slot(id))?;
         }
         self.append(&mut |state| match state.slots.contains_key(&id) {
             false => Err(RepoError::BadKey { what: format!("there is no key {}", id.short()) }),
@@ -459,7 +420,7 @@ impl Repo {
             }),
             true => Ok(log::Change::SlotRemoved(id)),
         })?;
-        Ok(self.store.remove(&layout::slot(id))?)
+        Ok(self.store().remove(&layout::slot(id))?)
     }
 
     /// The epoch that new sessions of this writer belong to: its newest, unless that is too old or the
@@ -470,8 +431,11 @@ impl Repo {
     pub(crate) fn current_epoch(&self, max_days: i64) -> Result<EpochRecord, RepoError> {
         let state = self.state();
         // The key of a wrap that was made later is known to recipients that may have been removed since.
-        let own =
-            state.epochs.iter().rev().find(|epoch| epoch.writer == self.signer.id() && !epoch.wrapped_again);
+        let own = state
+            .epochs
+            .iter()
+            .rev()
+            .find(|epoch| epoch.writer == self.signer().id() && !epoch.wrapped_again);
         if let Some(own) = own {
             let epoch = self.read_epoch(&own.epoch)?;
             let age_days = (self.cx.now().as_second() - epoch.began.as_second()) / 86_400;
@@ -479,7 +443,7 @@ impl Repo {
                 return Ok(epoch);
             }
         }
-        let epoch = EpochRecord::begin(&state.recipients, self.keys.family(), &self.signer, &self.cx)?;
+        let epoch = EpochRecord::begin(&state.recipients, self.keys().family(), self.signer(), &self.cx)?;
         self.put_epoch(&epoch)?;
         Ok(epoch)
     }
@@ -489,7 +453,7 @@ impl Repo {
     /// # Errors
     /// Any failure to put either.
     pub fn put_epoch(&self, epoch: &EpochRecord) -> Result<(), RepoError> {
-        let stored = seal_object(ObjectClass::Epoch, b"", cbor::to_bytes(epoch), &self.keys, &self.signer);
+        let stored = seal_object(ObjectClass::Epoch, b"", cbor::to_bytes(epoch), self.keys(), self.signer());
         let object = SlotId::from_bytes(hash_of(&stored));
         self.put_named(&layout::slot(object), &stored)?;
         let named = EpochRef { id: epoch.id, object };
@@ -503,18 +467,18 @@ impl Repo {
     /// [`RepoError::Damaged`] if it does not open.
     pub fn read_epoch(&self, epoch: &EpochRef) -> Result<EpochRecord, RepoError> {
         let key = layout::slot(epoch.object);
-        let stored = self.store.get(&key)?;
+        let stored = self.store().get(&key)?;
         if hash_of(&stored) != *epoch.object.as_bytes() {
             return Err(RepoError::damaged(key)(BadObject::BrokenSeal));
         }
-        let opened = open_object(ObjectClass::Epoch, b"", stored, &self.keys);
+        let opened = open_object(ObjectClass::Epoch, b"", stored, self.keys());
         opened.and_then(|opened| cbor::from_bytes(&opened.body)).map_err(RepoError::damaged(key))
     }
 
     /// Stores an object whose name is its hash. One that is there already is the same one.
     pub(crate) fn put_named(&self, key: &hikae_store::ObjectKey, bytes: &[u8]) -> Result<(), RepoError> {
         self.check_no_doubt()?;
-        match self.store.put(key, bytes) {
+        match self.store().put(key, bytes) {
             Ok(()) | Err(StoreError::Exists { .. }) => Ok(()),
             Err(error) => Err(error.into()),
         }
@@ -525,45 +489,50 @@ impl Repo {
         if state.n.is_multiple_of(ENTRIES_PER_CHECKPOINT) {
             let context = log::context(state.repository, state.n);
             let stored =
-                seal_object(ObjectClass::Checkpoint, &context, state.to_bytes(), &self.keys, &self.signer);
+                seal_object(ObjectClass::Checkpoint, &context, state.to_bytes(), self.keys(), self.signer());
             // Nothing rests on a checkpoint, so nothing fails with it; the next one is written by the next writer.
-            drop(self.store.put(&layout::checkpoint(state.n), &stored));
+            drop(self.store().put(&layout::checkpoint(state.n), &stored));
         }
+    }
+
+    /// What opens without the log.
+    pub fn unlocked(&self) -> &Arc<Unlocked> {
+        &self.unlocked
     }
 
     /// The store.
     pub fn store(&self) -> &dyn Store {
-        &*self.store
+        &*self.unlocked.store
     }
 
     /// What `hikae.json` says.
     pub fn header(&self) -> &Header {
-        &self.header
+        &self.unlocked.header
     }
 
     /// The keys of metadata.
     pub fn keys(&self) -> &MetadataKeys {
-        &self.keys
+        &self.unlocked.keys
     }
 
     /// Key for hashes in manifests.
     pub fn hash_key(&self) -> HashKey {
-        self.keys.hash_key()
+        self.unlocked.keys.hash_key()
     }
 
     /// The keys of contents.
     pub fn contents(&self) -> &ContentKeys {
-        &self.contents
+        &self.unlocked.contents
     }
 
     /// What this process signs with.
     pub fn signer(&self) -> &Signer {
-        &self.signer
+        &self.unlocked.signer
     }
 
     /// The repository secret, if it was opened with an owner's key.
     pub fn secret(&self) -> Option<&RepositorySecret> {
-        self.secret.as_ref()
+        self.unlocked.secret.as_ref()
     }
 
     /// The context that it was opened with.
@@ -591,7 +560,7 @@ impl Repo {
     /// [`RepoError::BadLog`] if it does not.
     pub(crate) fn check_log_ends_at(&self, n: u64) -> Result<(), RepoError> {
         let mut last = 0;
-        self.store
+        self.store()
             .list(layout::LOG, &mut |object| last = last.max(layout::name_of(&object.key).unwrap_or(0)))?;
         // Somebody may have put `n + 1` since we looked; then it is there now.
         if last > n && self.read_entry(n + 1)?.is_none() {
@@ -623,44 +592,12 @@ fn sweep_cache(directory: &Path, cx: &Cx) {
     }
 }
 
-/// The slot that our key opens and that vouches for the header.
-///
-/// One that our key opens may vouch for another header: an `init` that died before it put its own, with the same
-/// passphrase or key file, left it behind. Only if there is no other, the header was changed.
-fn open_a_slot(store: &dyn Store, header: &Header, unlock: &Unlock) -> Result<OpenedSlot, RepoError> {
-    let mut slots = Vec::new();
-    store.list(layout::KEYS, &mut |object| slots.push(object.key))?;
-    let mut damaged = None;
-    let mut of_another = false;
-    for key in slots {
-        let stored = store.get(&key)?;
-        if layout::name_of::<SlotId>(&key).is_none_or(|id| hash_of(&stored) != *id.as_bytes()) {
-            damaged = Some(RepoError::damaged(key)(BadObject::BrokenSeal));
-            continue;
-        }
-        match slot::open(&stored, unlock).map_err(RepoError::damaged(key))? {
-            Some(opened) if opened.header == header.core.hash() => return Ok(opened),
-            Some(_) => of_another = true,
-            None => {}
-        }
-    }
-    if of_another {
-        return Err(RepoError::HeaderChanged { address: store.address() });
-    }
-    // A damaged slot may be the one that our key belongs to: say so rather than "wrong key".
-    Err(damaged.unwrap_or_else(|| RepoError::WrongKey { address: store.address() }))
-}
-
 /// The newest checkpoint that we believe, or the beginning.
 ///
 /// A checkpoint is believed if the root key signed it, or we did ourselves: another writer could enrol
 /// itself in a state of its own making.
-fn newest_checkpoint(
-    store: &dyn Store,
-    header: &Header,
-    keys: &MetadataKeys,
-    own: WriterId,
-) -> Result<State, RepoError> {
+fn newest_checkpoint(unlocked: &Unlocked) -> Result<State, RepoError> {
+    let Unlocked { store, header, keys, signer, .. } = unlocked;
     let mut numbers = Vec::new();
     store.list(layout::CHECKPOINTS, &mut |object| numbers.extend(layout::name_of::<u64>(&object.key)))?;
     numbers.sort_unstable();
@@ -669,7 +606,7 @@ fn newest_checkpoint(
         let context = log::context(header.core.repository, n);
         let Ok(opened) = open_object(ObjectClass::Checkpoint, &context, stored, keys) else { continue };
         let Ok(state) = cbor::from_bytes::<State>(&opened.body) else { continue };
-        let believed = opened.writer == header.core.root || opened.writer == own;
+        let believed = opened.writer == header.core.root || opened.writer == signer.id();
         if believed && state.n == n && state.repository == header.core.repository {
             return Ok(state);
         }

@@ -12,12 +12,14 @@
 //!   and path.
 //!
 //! The pieces: `verify/objects` reads the log and what it names, `verify/packs` reads packs, `verify/reach`
-//! walks snapshots, `verify/unnamed` looks for what the log should name and does not.
+//! walks snapshots, `verify/unnamed` looks for what the log should name and does not, `verify/wal` reads the write-ahead
+//! log of clusters, which nothing names.
 
 mod objects;
 mod packs;
 mod reach;
 mod unnamed;
+mod wal;
 
 use crate::RepoError;
 use crate::layout;
@@ -69,12 +71,16 @@ pub struct VerifyReport {
     pub n_packs: u64,
     /// Packs that were read.
     pub n_packs_read: u64,
-    /// Bytes of packs that were read.
+    /// Bytes of packs and of write-ahead log that were read.
     pub read_bytes: u64,
     /// Blobs whose names were computed again.
     pub n_blobs: u64,
     /// Packs that nothing names: leftovers of runs that died. The next prune takes them.
     pub n_orphans: u64,
+    /// Files of write-ahead log that are stored.
+    pub n_wal: u64,
+    /// Those of them that were read.
+    pub n_wal_read: u64,
     /// How long it took.
     pub took: Duration,
 }
@@ -159,6 +165,12 @@ pub fn verify(repo: &Repo, options: &VerifyOptions, cx: &Cx) -> Result<VerifyRep
     let plan = packs::Plan { read_data: options.read_data, sample: options.sample, wanted };
     let read = packs::check(repo, &state, &index, &stored, &plan, &found, &mut damage)?;
 
+    // No snapshot needs it.
+    let wal = match options.snapshots {
+        Some(_) => wal::Read::default(),
+        None => wal::check(repo, &state, options.read_data, options.sample, &found)?,
+    };
+
     let walked = reach::walk(repo, &state, &index, options.snapshots.as_deref(), &mut damage, &found)?;
     damage.objects = std::mem::take(&mut *lock(&found.hurt));
     damage.objects.extend(damage.indexes.iter().map(|id| layout::index(*id)));
@@ -182,9 +194,11 @@ pub fn verify(repo: &Repo, options: &VerifyOptions, cx: &Cx) -> Result<VerifyRep
         n_snapshots: walked.n_snapshots,
         n_packs: read.n_packs,
         n_packs_read: read.n_packs_read,
-        read_bytes: read.read_bytes,
+        read_bytes: read.read_bytes + wal.read_bytes,
         n_blobs: read.n_blobs,
         n_orphans: read.n_orphans,
+        n_wal: wal.n_files,
+        n_wal_read: wal.n_files_read,
         took: cx.elapsed().saturating_sub(began),
     })
 }

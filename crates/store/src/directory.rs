@@ -40,9 +40,10 @@ use walk::Found;
 
 /// Where objects stand while they are written. No key below it is ours.
 const TMP: &str = "tmp";
-/// Where packs stand: they leave room for everything else, and are read back only now and then.
+/// Where packs stand, and the write-ahead log: they leave room for everything else, and are read back only now and then.
 const PACKS: &str = "packs";
-/// One pack of this many is read back from the disk before it counts as stored.
+const WAL: &str = "wal";
+/// One of this many of them is read back from the disk before it counts as stored.
 const READ_BACK_EVERY: u64 = 64;
 
 const PRIVATE_DIRECTORY: Mode = Mode::RWXU;
@@ -330,7 +331,7 @@ impl DirectoryStore {
     }
 
     fn should_read_back(&self, key: &ObjectKey) -> bool {
-        !key.is_below(PACKS) || self.n_packs.fetch_add(1, Ordering::Relaxed).is_multiple_of(READ_BACK_EVERY)
+        !is_bulk(key) || self.n_packs.fetch_add(1, Ordering::Relaxed).is_multiple_of(READ_BACK_EVERY)
     }
 
     fn check_not_broken(&self, verb: &'static str, key: &ObjectKey) -> Result<(), StoreError> {
@@ -362,7 +363,7 @@ impl DirectoryStore {
             return Err(before(io::Error::new(io::ErrorKind::InvalidInput, "`tmp` is the store's own")));
         };
         self.check_not_broken("write", key)?;
-        if key.is_below(PACKS) {
+        if is_bulk(key) {
             self.check_reserve(key, bytes.len())?;
         }
         let directory = self.directory_for_writing(parent).map_err(|errno| before(errno.into()))?;
@@ -449,6 +450,18 @@ impl Store for DirectoryStore {
         Ok(Object { key: key.clone(), bytes: status.stx_size, stored: modified(&status) })
     }
 
+    fn settle(&self, key: &ObjectKey) -> Result<Object, StoreError> {
+        let (_, status) = self.open_object("read", key)?;
+        self.check_not_broken("write", key)?;
+        if let Some((parent, name)) = place(key) {
+            let directory = self.directory_for_writing(parent);
+            let directory = directory.map_err(|errno| self.io_error("write", key.as_str(), errno.into()))?;
+            self.sync_existing(&directory, name)
+                .map_err(|error| self.io_error("write", key.as_str(), error))?;
+        }
+        Ok(Object { key: key.clone(), bytes: status.stx_size, stored: modified(&status) })
+    }
+
     fn remove(&self, key: &ObjectKey) -> Result<(), StoreError> {
         let fail = |errno: Errno| self.error("remove", key.as_str(), errno.into());
         let Some((parent, name)) = place(key) else { return Ok(()) };
@@ -463,6 +476,11 @@ impl Store for DirectoryStore {
             Err(errno) => Err(fail(errno)),
         }
     }
+}
+
+/// True for what a repository consists of by its bytes.
+fn is_bulk(key: &ObjectKey) -> bool {
+    key.is_below(PACKS) || key.is_below(WAL)
 }
 
 /// Directory and name of an object. `None` for a key below `tmp`, which is the store's own.

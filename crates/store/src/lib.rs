@@ -64,6 +64,13 @@ pub trait Store: Send + Sync {
     /// As for `get`.
     fn stat(&self, key: &ObjectKey) -> Result<Object, StoreError>;
 
+    /// Makes durable what stands under `key`, whoever put it: that it can be read does not say that it survives a power
+    /// cut, if another process is about to put it at this moment. Gives its size and age.
+    ///
+    /// # Errors
+    /// As for `get`; after any other error than `NotFound` nobody knows whether it is durable.
+    fn settle(&self, key: &ObjectKey) -> Result<Object, StoreError>;
+
     /// Removes an object, durably. One that is not there is a success: somebody else removed it.
     ///
     /// # Errors

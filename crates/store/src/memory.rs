@@ -195,6 +195,10 @@ impl Store for MemoryStore {
         Ok(Object { key: key.clone(), bytes: kept.bytes.len() as u64, stored: kept.stored })
     }
 
+    fn settle(&self, key: &ObjectKey) -> Result<Object, StoreError> {
+        self.stat(key)
+    }
+
     fn remove(&self, key: &ObjectKey) -> Result<(), StoreError> {
         let mut state = self.state();
         if state.objects.contains_key(key) {

@@ -31,7 +31,7 @@ pub enum Verb {
     Get,
     /// `list`
     List,
-    /// `stat`
+    /// `stat` and `settle`
     Stat,
     /// `remove`
     Remove,
@@ -435,6 +435,19 @@ impl FaultyStore {
             Some(Fault::Delayed | Fault::List(_) | Fault::ListBreaks(_)) | None => read(),
         }
     }
+
+    fn look(
+        &self,
+        key: &ObjectKey,
+        look: impl FnOnce() -> Result<Object, StoreError>,
+    ) -> Result<Object, StoreError> {
+        match self.begin(Verb::Stat, key.as_str()) {
+            Some(Fault::Before(failure) | Fault::After(failure)) => {
+                Err(self.fail(failure, Verb::Stat, key.as_str()))
+            }
+            Some(Fault::Delayed | Fault::Read(_) | Fault::List(_) | Fault::ListBreaks(_)) | None => look(),
+        }
+    }
 }
 
 impl Store for FaultyStore {
@@ -483,14 +496,11 @@ impl Store for FaultyStore {
     }
 
     fn stat(&self, key: &ObjectKey) -> Result<Object, StoreError> {
-        match self.begin(Verb::Stat, key.as_str()) {
-            Some(Fault::Before(failure) | Fault::After(failure)) => {
-                Err(self.fail(failure, Verb::Stat, key.as_str()))
-            }
-            Some(Fault::Delayed | Fault::Read(_) | Fault::List(_) | Fault::ListBreaks(_)) | None => {
-                self.inner.stat(key)
-            }
-        }
+        self.look(key, || self.inner.stat(key))
+    }
+
+    fn settle(&self, key: &ObjectKey) -> Result<Object, StoreError> {
+        self.look(key, || self.inner.settle(key))
     }
 
     fn remove(&self, key: &ObjectKey) -> Result<(), StoreError> {

@@ -28,6 +28,7 @@ pub const PROMISES: &[Promise] = &[
     ("a list of thousands is whole", a_list_of_thousands_is_whole),
     ("a list that cannot be is an error, and one of nothing is empty", a_bad_list_is_an_error),
     ("a list and a stat agree", a_list_and_a_stat_agree),
+    ("what is settled is what stands there", what_is_settled_is_what_stands_there),
     ("removing is idempotent and frees the key", removing_is_idempotent_and_frees_the_key),
     ("many threads do not disturb each other", many_threads_do_not_disturb_each_other),
 ];
@@ -278,6 +279,15 @@ fn a_list_and_a_stat_agree(store: &dyn Store) {
     }
     let [a, b] = ["index/a", "index/b"].map(|name| store.stat(&key(name)).unwrap().stored);
     assert!(a <= b, "the second was stored before the first: {b} < {a}");
+}
+
+fn what_is_settled_is_what_stands_there(store: &dyn Store) {
+    store.put(&key("wal/1/a"), b"segment").unwrap();
+    assert_eq!(store.settle(&key("wal/1/a")).unwrap(), store.stat(&key("wal/1/a")).unwrap());
+    assert_eq!(store.get(&key("wal/1/a")).unwrap(), b"segment");
+    for absent in ["wal/1/b", "wal/2/a", "elsewhere"] {
+        assert!(store.settle(&key(absent)).unwrap_err().is_not_found(), "{absent}");
+    }
 }
 
 fn removing_is_idempotent_and_frees_the_key(store: &dyn Store) {

@@ -73,11 +73,19 @@ pub fn text(report: &VerifyReport) -> String {
         }
     };
     text.push_str(&format!(
-        ": {}, {}, {} of {} read ({}), {} in {}\n",
+        ": {}, {}, {} of {}{} read ({}), {} in {}\n",
         count(report.snapshots, "snapshot", "snapshots"),
         count(report.log_entries, "log entry", "log entries"),
         hikae_model::Count(report.packs_read),
         count(report.packs, "pack", "packs"),
+        match report.wal_files {
+            0 => String::new(),
+            n => format!(
+                " and {} of {} of write-ahead log",
+                hikae_model::Count(report.wal_files_read),
+                count(n, "file", "files")
+            ),
+        },
         Bytes(report.read_bytes),
         match report.blobs {
             0 => "contents not opened".to_owned(),

@@ -1,7 +1,7 @@
 //! The repository: two days of two sources, a snapshot that was forgotten and pruned, writers, keys.
 
 use crate::tree::{Item, database, everything, scratch};
-use hikae_model::{IndexId, RunId, SnapshotId, WriterId};
+use hikae_model::{IndexId, RunId, SnapshotId, SystemId, WriterId};
 use hikae_repo::content::ContentWriter;
 use hikae_repo::evidence::{CheckRecord, EvidenceRecord, PhaseRecord, put_evidence};
 use hikae_repo::frame::FrameHead;
@@ -19,6 +19,7 @@ use hikae_repo::reader::BlobReader;
 use hikae_repo::recipient::{identity, identity_text};
 use hikae_repo::slot::{self, KdfCost, Payload, Wrap};
 use hikae_repo::snapshot::SnapshotRecord;
+use hikae_repo::wal::WalArchive;
 use hikae_repo::writer::{LEVEL_DATABASE, LEVEL_FILES, Writer};
 use hikae_repo::{InitOptions, Repo};
 use hikae_store::{DirectoryStore, Reserve};
@@ -36,12 +37,16 @@ const WRITER_KEY_FILE: [u8; 32] = [0x57; 32];
 const IDENTITY: [u8; 32] = [0x1d; 32];
 const LATER_IDENTITY: [u8; 32] = [0x1e; 32];
 
+/// The cluster whose write-ahead log is kept.
+const SYSTEM: SystemId = SystemId(7_412_345_678_901_234_567);
+
 const DAY: Duration = Duration::from_secs(86_400);
 
 struct World {
     cx: TestCx,
     repo: Arc<Repo>,
     snapshots: Vec<Value>,
+    wal: Vec<Value>,
 }
 
 pub fn make(directory: &Path) {
@@ -58,16 +63,20 @@ pub fn make(directory: &Path) {
         write_only: false,
     };
     let new = Repo::init(store, &options, cache.path(), &cx).expect("a new repository");
-    let mut world = World { repo: Arc::new(new.repo), snapshots: Vec::new(), cx };
+    let mut world = World { repo: Arc::new(new.repo), snapshots: Vec::new(), wal: Vec::new(), cx };
 
     world.add_keys(&recipient);
     let first = world.backup(&[("files", everything(1)), ("app-db", database(1))], &[], "there");
+    world.archive("000000010000000000000001");
     world.cx.clock.advance(DAY);
     let scratch = world.backup(&[("scratch", scratch())], &[], "forgotten");
     world.cx.clock.advance(DAY);
     world.admit_a_recipient();
     let second = world.backup(&[("files", everything(2)), ("app-db", database(2))], &first, "there");
     world.wrap_again();
+    for name in ["000000010000000000000002", "000000010000000000000002.00000028.backup", "00000002.history"] {
+        world.archive(name);
+    }
     world.forget(&scratch);
     world.prune(&scratch);
     world.drill(second[1]);
@@ -88,6 +97,7 @@ pub fn make(directory: &Path) {
         "log_entries": world.repo.state().n,
         "void_entries": world.repo.state().void,
         "snapshots": world.snapshots,
+        "wal": world.wal,
     });
     write_json(&directory.join("repository-v1.json"), &expected);
 }
@@ -232,6 +242,20 @@ impl World {
             release: hikae_repo::RELEASE.to_owned(),
             nonce: [0; 16],
         }
+    }
+
+    /// A file of write-ahead log: not a real one, which would be long.
+    fn archive(&mut self, name: &str) {
+        let content = format!("{name} of system {}\n", SYSTEM.0).repeat(100).into_bytes();
+        // A session of its own each time, as the client has it.
+        let wal = WalArchive::of(&self.repo);
+        wal.push(SYSTEM, name.parse().expect("a name"), &mut &*content).expect("archived");
+        self.wal.push(json!({
+            "system": SYSTEM.to_string(),
+            "name": name,
+            "size": content.len(),
+            "blake3": blake3::hash(&content).to_hex().as_str(),
+        }));
     }
 
     fn forget(&self, snapshots: &[SnapshotId]) {

@@ -82,7 +82,7 @@ pub(super) fn check(
     let draw = Draw { seed: found.cx.random(), percent: plan.sample };
     let is_only_doomed = |id: &PackId| state.doomed.contains_key(id) && !named.contains(id);
     let is_wanted = |id: PackId| plan.wanted.as_ref().is_none_or(|wanted| wanted.contains(&id));
-    let is_asked_for = |id: PackId| is_wanted(id) && draw.takes(id);
+    let is_asked_for = |id: PackId| is_wanted(id) && draw.takes(id.as_bytes());
     let total = stored
         .iter()
         .filter(|(id, _)| is_asked_for(**id) && (named.contains(id) || state.doomed.contains_key(id)));
@@ -113,7 +113,7 @@ pub(super) fn check(
                     match stored.get(&pack.id) {
                         None => checker.missing(pack.id, &frames),
                         // A pack of another length is no matter of chance.
-                        Some(bytes) if *bytes == pack.bytes && !draw.takes(pack.id) => Ok(()),
+                        Some(bytes) if *bytes == pack.bytes && !draw.takes(pack.id.as_bytes()) => Ok(()),
                         Some(bytes) => {
                             send(Task { pack, stored_bytes: *bytes, indexed: Some((segment.id, frames)) })
                         }
@@ -380,16 +380,16 @@ impl Checker<'_> {
     }
 }
 
-/// Draws packs by chance, the same answer for the same pack.
-struct Draw {
-    seed: [u8; 32],
-    percent: Option<u8>,
+/// Draws objects by chance, the same answer for the same name.
+pub(super) struct Draw {
+    pub(super) seed: [u8; 32],
+    pub(super) percent: Option<u8>,
 }
 
 impl Draw {
-    fn takes(&self, id: PackId) -> bool {
+    pub(super) fn takes(&self, name: &[u8]) -> bool {
         let Some(percent) = self.percent else { return true };
-        let hash = blake3::keyed_hash(&self.seed, id.as_bytes());
+        let hash = blake3::keyed_hash(&self.seed, name);
         hash.as_bytes()
             .first_chunk::<8>()
             .is_none_or(|eight| u64::from_le_bytes(*eight) % 100 < u64::from(percent))

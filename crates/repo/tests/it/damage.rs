@@ -2,11 +2,12 @@
 //!
 //! `HIKAE_FULL=1` tries every single bit; without it a sample is tried.
 
-use crate::small::{Small, WRITER_KEY, class_of, open, open_with};
+use crate::small::{SYSTEM, Small, WRITER_KEY, class_of, log_files, open, open_with};
 use crate::world::restore;
 use hikae_model::Outcome;
 use hikae_repo::Repo;
 use hikae_repo::verify::{VerifyOptions, VerifyReport, verify};
+use hikae_repo::wal::WalArchive;
 use hikae_store::{MemoryStore, ObjectKey, Store};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -78,6 +79,14 @@ impl<'a> Patient<'a> {
                 Err(_) => all = false,
             }
         }
+        let wal = WalArchive::of(&repo);
+        for (name, content) in log_files() {
+            let mut fetched = Vec::new();
+            match wal.get(SYSTEM, name, &mut fetched) {
+                Ok(Some(_)) => assert!(fetched == content, "{what}: a wrong {name} was fetched"),
+                Ok(None) | Err(_) => all = false,
+            }
+        }
         all
     }
 
@@ -97,13 +106,14 @@ fn a_whole_repository_is_found_whole() {
     let patient = Patient::new(&small);
     println!("{} bytes in {} objects", small.bytes(), small.store.keys().len());
     let classes: std::collections::BTreeSet<_> = small.store.keys().iter().map(class_of).collect();
-    let all = ["checkpoints", "evidence", "hikae.json", "index", "keys", "log", "packs", "snapshots"];
+    let all = ["checkpoints", "evidence", "hikae.json", "index", "keys", "log", "packs", "snapshots", "wal"];
     assert!(classes.iter().eq(all), "{classes:?}");
     for (repo, options) in [(&patient.owner, &READ_DATA), (&patient.writer, &STORED_BYTES)] {
         let report = report(repo, options);
         assert_eq!((report.outcome, report.problems), (Outcome::Complete, Vec::new()));
         assert_eq!((report.n_entries, report.n_snapshots, report.n_orphans), (33, 2, 0));
         assert_eq!(report.n_packs, report.n_packs_read);
+        assert_eq!((report.n_wal, report.n_wal_read), (2, 2));
     }
     assert!(patient.check_restores_nothing_wrong("whole"));
 }
@@ -217,6 +227,9 @@ fn every_harm_to_an_object_is_found_and_never_restored() {
         // Nothing rests on a checkpoint: without one the log is read from its start.
         if class_of(key) == "checkpoints" {
             assert!(patient.check_restores_nothing_wrong("no checkpoint"));
+        } else if class_of(key) == "wal" {
+            // Nothing names it: that it is missing shows in the recovery window of its cluster.
+            assert!(!patient.check_restores_nothing_wrong("no such file of the log"));
         } else {
             patient.check_seen(&format!("{key}: removed"));
             if *key != of_class["log"][4] {

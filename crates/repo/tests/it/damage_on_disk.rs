@@ -79,7 +79,8 @@ fn what_stands_in_the_place_of_an_object_is_found_and_never_read() {
     let disk = OnDisk::new();
     let elsewhere = tempfile::tempdir().unwrap();
     let mut n_tried = 0;
-    for key in disk.one_of_each() {
+    // Nothing names a file of write-ahead log: to verify, one in whose place no object stands is not there.
+    for key in disk.one_of_each().into_iter().filter(|key| !key.is_below("wal")) {
         let path = disk.root.path().join(key.as_str());
         let bytes = std::fs::read(&path).unwrap();
         let outside = elsewhere.path().join("outside");

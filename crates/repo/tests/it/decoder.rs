@@ -2,8 +2,9 @@
 
 use crate::testdata::{key_file, open, project, read_json, stored, text};
 use crate::world::{KEY, Tree, World, noise};
-use hikae_model::Cut;
+use hikae_model::{Cut, SystemId};
 use hikae_repo::layout;
+use hikae_repo::wal::WalArchive;
 use hikae_store::{MemoryStore, ObjectKey, Store};
 use hikae_testkit::not_run;
 use serde_json::{Value, json};
@@ -170,6 +171,7 @@ fn the_decoder_finds_a_changed_byte_in_every_class_of_object() {
     let snapshot = *state.snapshots.keys().next().unwrap();
     let evidence = state.snapshots.values().find_map(|one| one.evidence.clone()).unwrap();
     let pack = repo.index().unwrap().packs().next().unwrap().id;
+    let wal = &expected["wal"][0];
     for harmed in [
         layout::header(),
         layout::slot(state.epochs[0].epoch.object),
@@ -178,6 +180,7 @@ fn the_decoder_finds_a_changed_byte_in_every_class_of_object() {
         layout::snapshot(snapshot),
         layout::log_entry(3),
         layout::evidence(evidence.id),
+        layout::wal(text(&wal["system"]).parse().unwrap(), text(&wal["name"]).parse().unwrap()),
     ] {
         write_out(&store, &damaged, Some(&harmed));
         let output = run(&python, "decode.py", &[&damaged, &"--key-file", &key, &"check"]);
@@ -217,10 +220,17 @@ fn the_decoder_reads_what_is_written_now() {
         tree.get_mut("large").unwrap()[70_000] ^= 1;
         parent = Some(crate::world::backup(&world.repo, &tree, cut, parent).unwrap().snapshots[0]);
     }
+    let segment = noise(2000, 5 << 20);
+    let (system, name) = (SystemId(7), "000000010000000000000001");
+    WalArchive::of(&world.repo).push(system, name.parse().unwrap(), &mut &*segment).unwrap();
     let scratch = tempfile::tempdir().unwrap();
     let (key, directory) = (scratch.path().join("key"), scratch.path().join("repository"));
     std::fs::write(&key, KEY).unwrap();
     write_out(&store, &directory, None);
     let arguments: [&dyn AsRef<_>; 4] = [&directory, &"--key-file", &key, &"check"];
     check_ran(&run(&python, "decode.py", &arguments));
+    let (object, target) = (layout::wal(system, name.parse().unwrap()), scratch.path().join("segment"));
+    let arguments: [&dyn AsRef<_>; 6] = [&directory, &"--key-file", &key, &"wal", &object.as_str(), &target];
+    check_ran(&run(&python, "decode.py", &arguments));
+    assert!(std::fs::read(target).unwrap() == segment);
 }

@@ -27,4 +27,5 @@ mod seals;
 mod small;
 mod stale;
 mod testdata;
+mod wal;
 mod world;

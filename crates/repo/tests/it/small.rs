@@ -1,11 +1,12 @@
 //! A repository as small as can be that holds every class of object, for tests that try every harm.
 
 use crate::world::{KEY, Tree, World, backup, noise};
-use hikae_model::{Cut, PackId, SnapshotId};
+use hikae_model::{Cut, PackId, SnapshotId, SystemId, WalName};
 use hikae_repo::evidence::{CheckRecord, EvidenceRecord, PhaseRecord, put_evidence};
 use hikae_repo::keys::{Secret32, Signer};
 use hikae_repo::log::{Change, Enrol, Forget, Prune, Rights, SlotRef};
 use hikae_repo::slot::{KdfCost, Payload, Unlock, Wrap};
+use hikae_repo::wal::WalArchive;
 use hikae_repo::{Repo, RepoError, layout, slot};
 use hikae_store::{MemoryStore, ObjectKey, Store};
 use std::collections::BTreeMap;
@@ -43,6 +44,10 @@ impl Small {
         while repo.state().n < 32 {
             repo.append(&mut |_| Ok(Change::Removed(Default::default()))).unwrap();
         }
+        let wal = WalArchive::of(repo);
+        for (name, content) in log_files() {
+            wal.push(SYSTEM, name, &mut &*content).unwrap();
+        }
         repo.append(&mut |_| Ok(Change::Removed(Default::default()))).unwrap();
         Self { store, trees }
     }
@@ -52,6 +57,18 @@ impl Small {
         self.store.list("", &mut |object| bytes += object.bytes).unwrap();
         bytes
     }
+}
+
+/// The cluster whose write-ahead log is kept.
+pub const SYSTEM: SystemId = SystemId(7_000_000_000_000_000_001);
+
+/// Its files.
+pub fn log_files() -> [(WalName, Vec<u8>); 2] {
+    [
+        ("000000010000000000000001", noise(7, 300)),
+        ("00000002.history", b"1\t0/3000000\tno recovery target\n".to_vec()),
+    ]
+    .map(|(name, content)| (name.parse().unwrap(), content))
 }
 
 /// Names a writer with its own key file in the log.

@@ -16,6 +16,7 @@ use hikae_repo::recipient::{identity, identity_text, parse_identities};
 use hikae_repo::seal::{self, Algorithm};
 use hikae_repo::slot::{self, Payload, Unlock};
 use hikae_repo::state::State;
+use hikae_repo::wal::WalArchive;
 use hikae_repo::{Repo, RepoError, layout};
 use hikae_store::{MemoryStore, ObjectKey, Store};
 use hikae_testkit::system_cx;
@@ -213,6 +214,34 @@ fn every_snapshot_of_the_first_format_reads_back_to_the_byte() {
         (json!(state.n), json!(state.void)),
         (expected["log_entries"].clone(), expected["void_entries"].clone())
     );
+}
+
+#[test]
+fn the_write_ahead_log_of_the_first_format_comes_back_for_each_recipient() {
+    let expected = read_json("repository-v1.json");
+    let keys = &expected["keys"];
+    for (unlock, identities) in [
+        (key_file(&keys["key_file"]), ""),
+        (key_file(&keys["writer_key_file"]), text(&keys["identity"])),
+        // In the first epoch only its second wrap is for this one.
+        (key_file(&keys["writer_key_file"]), text(&keys["later_identity"])),
+    ] {
+        let identities =
+            if identities.is_empty() { Vec::new() } else { parse_identities(identities).unwrap() };
+        let cache = tempfile::tempdir().unwrap();
+        let wal =
+            WalArchive::open(Arc::new(stored()), unlock, identities, cache.path(), &system_cx()).unwrap();
+        let files = expected["wal"].as_array().unwrap();
+        assert_eq!((files.len(), wal.list().unwrap().values().map(Vec::len).sum::<usize>()), (4, 4));
+        for file in files {
+            let (system, name) =
+                (text(&file["system"]).parse().unwrap(), text(&file["name"]).parse().unwrap());
+            let mut bytes = Vec::new();
+            let head = wal.get(system, name, &mut bytes).unwrap().unwrap();
+            assert_eq!((json!(head.bytes), bytes.len() as u64), (file["size"].clone(), head.bytes));
+            assert_eq!(blake3::hash(&bytes).to_hex().as_str(), text(&file["blake3"]), "{name}");
+        }
+    }
 }
 
 #[test]

@@ -69,6 +69,9 @@ impl Store for Kept {
     fn stat(&self, key: &ObjectKey) -> Result<Object, StoreError> {
         self.store.stat(key)
     }
+    fn settle(&self, key: &ObjectKey) -> Result<Object, StoreError> {
+        self.store.settle(key)
+    }
     fn remove(&self, key: &ObjectKey) -> Result<(), StoreError> {
         self.store.remove(key)
     }
@@ -95,6 +98,9 @@ impl Store for Pair {
     }
     fn stat(&self, key: &ObjectKey) -> Result<Object, StoreError> {
         self.second.stat(key)
+    }
+    fn settle(&self, key: &ObjectKey) -> Result<Object, StoreError> {
+        self.first.settle(key)
     }
     fn remove(&self, key: &ObjectKey) -> Result<(), StoreError> {
         self.first.remove(key)

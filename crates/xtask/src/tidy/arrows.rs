@@ -4,24 +4,26 @@ use super::Finding;
 use super::tree::{Tree, crate_of};
 
 /// Each crate of ours and those that it may use. An arrow is a `[dependencies]` line, and there is no other.
-const ARROWS: [(&str, &[&str]); 8] = [
+const ARROWS: [(&str, &[&str]); 9] = [
     ("model", &[]),
     ("store", &["model"]),
     ("repo", &["store", "model"]),
     ("source", &["model"]),
     ("ops", &["source", "repo", "store", "model"]),
     ("cli", &["ops", "model"]),
+    ("wal", &["repo", "store", "model"]),
     ("testkit", &["source", "repo", "store", "model"]),
     ("xtask", &[]),
 ];
 
 /// What tests of a crate may use beyond that.
-const TESTS_MAY: [(&str, &[&str]); 6] = [
+const TESTS_MAY: [(&str, &[&str]); 7] = [
     ("store", &["testkit"]),
     ("repo", &["testkit"]),
     ("source", &["testkit"]),
     ("ops", &["testkit"]),
     ("cli", &["testkit", "source", "repo", "store"]),
+    ("wal", &["testkit", "source"]),
     ("model", &[]),
 ];
 
