@@ -148,6 +148,12 @@ pub enum ReplicationError {
         /// What is wrong with it.
         why: String,
     },
+    /// The files of a base backup are not such as a server sends.
+    #[error("the base backup that came cannot be taken: {why}")]
+    BadArchive {
+        /// What is wrong with it.
+        why: String,
+    },
     /// Who keeps the WAL could not.
     #[error("what came could not be kept: {0}")]
     NotKept(#[source] SinkError),
@@ -231,6 +237,7 @@ impl ReplicationError {
             | Self::BrokenStream(_)
             | Self::Refused { .. }
             | Self::Protocol { .. }
+            | Self::BadArchive { .. }
             | Self::NotKept(_)
             | Self::Cancelled => false,
         }
@@ -274,9 +281,11 @@ impl Advise for ReplicationError {
             Self::NoSlot { .. } | Self::SlotLost { .. } | Self::WalRemoved { .. } => ErrorCode::SourceMissing,
             Self::NoSlotNamed => ErrorCode::Usage,
             Self::OtherCluster { .. } | Self::OtherHistory { .. } => ErrorCode::Forbidden,
-            Self::SlotExists { .. } | Self::BrokenStream(_) | Self::Protocol { .. } | Self::NotKept(_) => {
-                ErrorCode::Failure
-            }
+            Self::SlotExists { .. }
+            | Self::BrokenStream(_)
+            | Self::Protocol { .. }
+            | Self::BadArchive { .. }
+            | Self::NotKept(_) => ErrorCode::Failure,
             Self::Refused { code, .. } => *code,
             Self::Cancelled => ErrorCode::Interrupted,
         }
@@ -321,6 +330,7 @@ impl Advise for ReplicationError {
             | Self::ConnectionLost { .. }
             | Self::Refused { hint: None, .. }
             | Self::Protocol { .. }
+            | Self::BadArchive { .. }
             | Self::NotKept(_)
             | Self::Cancelled => return None,
         })

@@ -46,6 +46,29 @@ impl Client {
         self.start_query(command)
     }
 
+    /// The rows of the next table of an answer.
+    pub(in crate::postgresql) fn next_table(&mut self) -> Result<Vec<Row>, WireError> {
+        let mut rows = Vec::new();
+        loop {
+            match self.receive_or_error()? {
+                Ok((b'C', _)) => return Ok(rows),
+                Ok((b'T', _)) => {}
+                Ok((b'D', body)) => rows.push(owned(&body)?),
+                Ok((tag, _)) => return Err(self.break_off(unexpected(tag, "where a table was to come"))),
+                Err(error) => return Err(self.recover(error)),
+            }
+        }
+    }
+
+    /// Waits until the server begins a COPY out.
+    pub(in crate::postgresql) fn next_copy_out(&mut self) -> Result<(), WireError> {
+        match self.receive_or_error()? {
+            Ok((b'H', _)) => Ok(()),
+            Ok((tag, _)) => Err(self.break_off(unexpected(tag, "where COPY was to begin"))),
+            Err(error) => Err(self.recover(error)),
+        }
+    }
+
     /// Waits until the server begins a COPY in both directions. False if it has nothing to send and a table follows.
     pub(in crate::postgresql) fn next_copy_both(&mut self) -> Result<bool, WireError> {
         match self.receive_or_error()? {

@@ -6,7 +6,7 @@ use hikae_source::postgresql::Secret;
 
 /// Makes an authority and a server's certificate for 127.0.0.77 in `directory`; the common name is for libpq
 /// before 15, which looks at no address elsewhere. False without openssl.
-fn make_certificates(directory: &std::path::Path) -> bool {
+pub(super) fn make_certificates(directory: &std::path::Path) -> bool {
     let extensions = directory.join("extensions");
     std::fs::write(&extensions, "subjectAltName=IP:127.0.0.77\n").unwrap();
     [

@@ -1,10 +1,10 @@
 //! Servers that do not let us in, each with what to do.
 
-use super::server::{Server, replicating};
+use super::server::{Follower, Server, config, load, replicating};
 use super::*;
 use hikae_model::{Advise as _, ErrorCode};
 use hikae_source::postgresql::Secret;
-use hikae_source::postgresql::replication::{ReplicationError, Session, SlotName};
+use hikae_source::postgresql::replication::{FollowOptions, ReplicationError, Session, SlotName};
 
 #[track_caller]
 fn refusal(connection: &Connection) -> (ReplicationError, String) {
@@ -90,4 +90,56 @@ fn slots_are_made_looked_at_and_dropped() {
         session.timeline_history(hikae_model::Timeline::new(7).unwrap()),
         Err(ReplicationError::Refused { .. })
     ));
+}
+
+/// By TLS and with a password, as over a network: streamed and backed up; and the line that `pg_hba.conf` lacks is told
+/// with the address from which the server sees us.
+#[test]
+fn replication_goes_over_tls() {
+    let mut options = replicating();
+    options.settings.push(("listen_addresses".into(), "127.0.0.81".into()));
+    let server = Server::start(&options);
+    let directory = server.cluster.directory();
+    if !super::super::tls::make_certificates(directory) {
+        return hikae_testkit::not_run("openssl makes no certificates here");
+    }
+    for file in ["server.crt", "server.key"] {
+        give(&directory.join(file), &server.cluster);
+    }
+    server.sql("CREATE ROLE wal LOGIN REPLICATION PASSWORD 'right'");
+    for (name, file) in [("ssl_cert_file", "server.crt"), ("ssl_key_file", "server.key")] {
+        server.sql(&format!("ALTER SYSTEM SET {name} = '{}'", directory.join(file).display()));
+    }
+    server.sql("ALTER SYSTEM SET ssl = on");
+    server.set_hba("local all postgres trust\n");
+    server.wait_for("SELECT current_setting('ssl') = 'on'");
+    let root = directory.join("ca.crt");
+    let text = format!(
+        "host=127.0.0.81 user=wal sslmode=verify-ca channel_binding=require sslrootcert={}",
+        root.display()
+    );
+    let mut connection = Connection::parse(&text, "wal").unwrap();
+    connection.password = Some(Secret::new("right".into()));
+    let (_, advice) = refusal(&connection);
+    let line = advice.split('`').nth(1).unwrap();
+    assert!(
+        line.starts_with("hostssl replication wal 127.0.0.") && line.ends_with("/32 scram-sha-256"),
+        "{line}"
+    );
+    server.set_hba(&format!("local all postgres trust\n{line}\n"));
+    assert!(Session::enter(&connection, &system_cx()).unwrap().is_encrypted());
+
+    let options = FollowOptions { connection: connection.clone(), ..server.follow_options() };
+    let scratch = tempfile::tempdir().unwrap();
+    let mut follower = Follower::start(options, scratch.path());
+    // It begins where the server is when it comes.
+    server.wait_for("SELECT count(*) = 1 FROM pg_stat_replication");
+    load(&config(server.cluster.connection()), 3).unwrap();
+    follower.wait_for(server.switch());
+    assert!(follower.compare(&server.data().join("pg_wal")) > 1);
+    follower.stop().unwrap();
+    let session = Session::enter(&connection, &system_cx()).unwrap();
+    let backup = session.base_backup(&super::base_backup::usual(), &system_cx()).unwrap();
+    let scratch = scratch.path();
+    super::base_backup::unpack(backup, &scratch.join("data"), &scratch.join("spaces")).unwrap();
 }
