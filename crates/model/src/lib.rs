@@ -27,5 +27,6 @@ pub use problem::{Outcome, Problem};
 pub use size::{Bytes, Count};
 pub use timeline_history::{Ancestor, BadHistory, TimelineHistory};
 pub use wal::{
-    BadSegment, BadWalName, Lsn, SegmentHeader, SegmentName, SegmentSize, SystemId, Timeline, WalName,
+    BadSegment, BadWalName, Landmark, LandmarkFinder, LandmarkKind, Lsn, SegmentHeader, SegmentName,
+    SegmentSize, SystemId, Timeline, WalName,
 };

@@ -3,8 +3,10 @@
 //! They know how PostgreSQL counts and writes them (`src/include/access/xlogdefs.h`, `xlog_internal.h`), and nothing of
 //! where a file of that name lies or what is in it.
 
+mod landmark;
 mod segment;
 
+pub use landmark::{Landmark, LandmarkFinder, LandmarkKind};
 pub use segment::{BadSegment, SegmentHeader};
 
 use std::fmt;
