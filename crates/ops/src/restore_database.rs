@@ -10,7 +10,7 @@ use hikae_model::{Cx, ErrorCode, Outcome, SnapshotId};
 use hikae_repo::Repo;
 use hikae_source::check::Check;
 use hikae_source::postgresql::{Connection, Manifest, Owners, Secret, Swapped, swap, with_password};
-use hikae_source::{Stored as _, postgresql, sqlite};
+use hikae_source::{SourceError, Stored as _, postgresql, sqlite};
 use serde::Serialize;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -132,14 +132,8 @@ pub fn plan_postgresql(
     }
     let of_source = OpsError::of_source(&stored.record().source);
     let environment = around.for_postgresql();
-    let connection = Connection::parse(&target.connection, &environment.user).map_err(&of_source)?;
-    if connection.password.is_some() {
-        // Others see it in the list of processes.
-        let what = "the connection holds a password";
-        let advice = "put that into ~/.pgpass or a file of mode 0600 that `passfile` names";
-        return Err(OpsError::refused(ErrorCode::Usage, what, Some(advice.into())));
-    }
-    let connection = with_password(connection, target.password.clone(), &environment).map_err(&of_source)?;
+    let password = target.password.clone();
+    let connection = named_server(&target.connection, password, &environment, &of_source)?;
     let maintenance = match connection.database == manifest.database {
         // A database can be neither copied from nor renamed while we are in it.
         true => connection.to_database("postgres"),
@@ -149,6 +143,23 @@ pub fn plan_postgresql(
     let live = target.swap.then_some(manifest.database.as_str());
     postgresql::look(&stored, &maintenance, &options, live, &environment, cx).map_err(&of_source)?;
     Ok(PostgresqlPlan { live: manifest.database, notes: selection.into_iter().collect(), maintenance })
+}
+
+/// The server that a command line names, with the password of the usual files unless one is given.
+pub(crate) fn named_server(
+    text: &str,
+    password: Option<Secret>,
+    environment: &postgresql::Environment,
+    of_source: &dyn Fn(SourceError) -> OpsError,
+) -> Result<Connection, OpsError> {
+    let connection = Connection::parse(text, &environment.user).map_err(of_source)?;
+    if connection.password.is_some() {
+        // Others see it in the list of processes.
+        let what = "the connection holds a password";
+        let advice = "put that into ~/.pgpass or a file of mode 0600 that `passfile` names";
+        return Err(OpsError::refused(ErrorCode::Usage, what, Some(advice.into())));
+    }
+    with_password(connection, password, environment).map_err(of_source)
 }
 
 impl PostgresqlTarget {

@@ -82,6 +82,14 @@ fn machine() -> Home {
     home
 }
 
+/// What somebody has kept of a database, as `srv/old/shop.sql.gz`.
+fn foreign_dump(home: &Home, programs: &Path, server: &str) {
+    fs::create_dir_all(home.path("srv/old")).unwrap();
+    let mut pg_dump = std::process::Command::new(programs.join("pg_dump"));
+    pg_dump.arg(format!("{server} user=postgres dbname=app")).arg("--compress=6").arg("--file");
+    assert!(pg_dump.arg(home.path("srv/old/shop.sql.gz")).status().unwrap().success());
+}
+
 /// Takes everything away but the repository and the recovery sheet of it, which somebody kept as `sheet.txt`.
 fn lose_the_machine(home: &Home) {
     let store = home.path("mnt/backup/hikae").display().to_string();
@@ -112,7 +120,10 @@ fn every_command_of_the_guide_does_what_it_says() {
     let orders = "CREATE TABLE orders AS SELECT n AS id FROM generate_series(1, 50) n";
     enter(&cluster, "app").batch_execute(&format!("{orders}; GRANT SELECT ON orders TO hikae")).unwrap();
 
+    enter(&cluster, "postgres").batch_execute("CREATE ROLE loader LOGIN CREATEDB").unwrap();
+
     let home = machine();
+    foreign_dump(&home, cluster.program_directory(), &format!("host={} port={port}", socket.display()));
     let root = home.path("").display().to_string();
     let root = root.trim_end_matches('/');
     let server = format!("{}:{port}", socket.display().to_string().replace('/', "%2F"));
@@ -121,6 +132,7 @@ fn every_command_of_the_guide_does_what_it_says() {
         ("host=/run/postgresql".into(), format!("host={} port={port}", socket.display())),
         ("hikae@db/app".into(), format!("hikae@{server}/app")),
         ("admin@db/postgres".into(), format!("postgres@{server}/postgres")),
+        ("loader@db/postgres".into(), format!("loader@{server}/postgres")),
         (" srv/app".into(), format!(" {}/srv/app", root.trim_start_matches('/'))),
         ("2026-11-18".into(), today.to_string()),
         // Nobody is here to answer.

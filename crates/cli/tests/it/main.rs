@@ -4,6 +4,7 @@ mod configuration;
 mod damage;
 mod drills;
 mod dry_run;
+mod dumps;
 mod exit_codes;
 mod faults;
 mod guide;

@@ -30,7 +30,7 @@ pub fn enter(cluster: &Cluster, database: &str) -> postgres::Client {
     config.connect(postgres::NoTls).unwrap()
 }
 
-fn address(cluster: &Cluster, socket: &Path, role: &str, database: &str) -> String {
+pub fn address(cluster: &Cluster, socket: &Path, role: &str, database: &str) -> String {
     let host = socket.display().to_string().replace('/', "%2F");
     format!("postgresql://{role}@{host}:{}/{database}", cluster.connection().port)
 }

@@ -74,7 +74,7 @@ impl Cluster {
         cx: &Cx,
     ) -> Result<Self, SourceError> {
         let programs = find("postgres", options.major, options.program_directory.as_deref(), environment)?;
-        let user = server_user(options)?;
+        let user = unprivileged(options.run_as.as_deref())?;
         sweep(parent);
         let directory = PrivateDir::create(parent, cx)?;
         let base = directory.path().to_owned();
@@ -237,13 +237,13 @@ fn sweep(parent: &Path) {
 }
 
 /// PostgreSQL refuses to run as root.
-fn server_user(options: &ClusterOptions) -> Result<Option<SystemUser>, SourceError> {
+pub(super) fn unprivileged(run_as: Option<&str>) -> Result<Option<SystemUser>, SourceError> {
     if !rustix::process::geteuid().is_root() {
         return Ok(None);
     }
     let users = system_users();
-    let wanted: Vec<&str> = match &options.run_as {
-        Some(name) => vec![name.as_str()],
+    let wanted: Vec<&str> = match run_as {
+        Some(name) => vec![name],
         None => vec!["postgres", "nobody"],
     };
     let found = wanted.iter().find_map(|name| users.iter().find(|user| user.name == *name && user.uid != 0));

@@ -10,7 +10,7 @@ use super::manifest::Manifest;
 use super::programs::Environment;
 use super::reading::TRAILER;
 use super::restore::{Files, Owners, PhaseTime, Place, RestoreOptions, Stopwatch, restore_at};
-use super::script::{Piece, Script, Statement};
+use super::script::{Piece, Script, Statement, Token, begins};
 use super::{connect, failed, wire_failed};
 use crate::check::Check;
 use crate::{SourceError, Stored};
@@ -157,9 +157,14 @@ fn load_globals(
                 continue;
             }
             Piece::Meta { line, .. } => return Err(broken(format!("line {line} holds a command of psql"))),
+            Piece::TooLong { line } => {
+                return Err(broken(format!("line {line} begins a statement without end")));
+            }
+            Piece::Comment { .. } => continue,
             Piece::Statement(statement) => statement,
         };
-        if statement.bare.contains(" tablespace ") {
+        let tokens: Vec<Token<'_>> = statement.tokens().collect();
+        if tokens.iter().any(|token| token.is("tablespace")) {
             n_tablespaces += 1; // their directories are on the source's machine
             continue;
         }
@@ -171,7 +176,7 @@ fn load_globals(
                 ran.map_err(|error| wire_failed(&format!("globals.sql, line {}", statement.line), &error))?
             }
         }
-        n_roles += u64::from(statement.bare.starts_with("create role "));
+        n_roles += u64::from(begins(&tokens, &["create", "role"]));
     }
     if n_tablespaces > 0 {
         notes.push(format!("{n_tablespaces} statements about tablespaces were left out"));
@@ -189,13 +194,14 @@ fn load_globals(
 /// `ALTER ROLE x WITH ... PASSWORD 'SCRAM-SHA-256$...' VALID UNTIL '...'` without the password and what follows it.
 fn without_password(statement: &Statement) -> String {
     const MARK: &str = " PASSWORD '";
+    let text = String::from_utf8_lossy(&statement.text);
+    let tokens: Vec<Token<'_>> = statement.tokens().collect();
     // A role's name may hold the same words, in quotes; the option is the only one outside of them.
-    if !statement.bare.starts_with("alter role ") || !statement.bare.contains(" password '") {
-        return statement.text.clone();
-    }
-    match statement.text.rfind(MARK) {
-        Some(at) => statement.text[..at].to_owned(),
-        None => statement.text.clone(),
+    let has_password =
+        tokens.windows(2).any(|pair| pair[0].is("password") && matches!(pair[1], Token::Text(_)));
+    match text.rfind(MARK) {
+        Some(at) if has_password && begins(&tokens, &["alter", "role"]) => text[..at].to_owned(),
+        _ => text.into_owned(),
     }
 }
 

@@ -21,6 +21,7 @@ mod cluster;
 mod connection;
 mod copy;
 mod drill;
+mod dump;
 mod inventory;
 mod manifest;
 mod password;
@@ -41,12 +42,14 @@ mod wire;
 pub use cluster::{Cluster, ClusterOptions};
 pub use connection::{Binding, Connection, Host, TlsMode, TlsSettings};
 pub use drill::{DrillOptions, DrillResult, drill};
+pub use dump::{
+    Dump, DumpContents, DumpForm, DumpOptions, DumpedTable, LoadedDump, load_dump, look_at_target, read_dump,
+};
 pub use manifest::{LargeObjects, Manifest, NotCovered, Objects, SequenceRecord, TableRecord, ViewRecord};
 pub use password::{Secret, from_pgpass};
 pub use preflight::{Finding, Weight, least_privilege_role};
 pub use programs::Environment;
 pub use restore::{Owners, PhaseTime, RestoreOptions, Restored, look, restore};
-pub use script::{Refusal, refuses_dump};
 pub use settings::{PostgresqlSettings, with_password};
 pub use swap::{Swapped, swap};
 

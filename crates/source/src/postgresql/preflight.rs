@@ -6,6 +6,7 @@
 mod role;
 
 pub use role::least_privilege_role;
+pub(super) use role::me;
 
 use super::catalog::{self, Database, Relation, literal};
 use super::connection::{Connection, shown_name};

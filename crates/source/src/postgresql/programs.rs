@@ -88,14 +88,7 @@ pub(super) fn find(
     directory: Option<&Path>,
     environment: &Environment,
 ) -> Result<Programs, SourceError> {
-    let directories = match directory {
-        Some(directory) => vec![directory.to_owned()],
-        None => usual_directories(environment),
-    };
-    let mut found: Vec<Programs> = Vec::new();
-    for directory in directories {
-        found.extend(look_at(&directory, program));
-    }
+    let found = installed(program, directory, environment);
     let best = found.iter().filter(|programs| programs.major >= major).min_by_key(|programs| programs.major);
     best.cloned().ok_or_else(|| {
         let newest = found.iter().max_by_key(|programs| programs.major);
@@ -122,6 +115,15 @@ pub(super) fn find(
             }),
         }
     })
+}
+
+/// All installations that have `program`: in `directory` if one is named, else in the usual ones.
+pub(super) fn installed(program: &str, directory: Option<&Path>, environment: &Environment) -> Vec<Programs> {
+    let directories = match directory {
+        Some(directory) => vec![directory.to_owned()],
+        None => usual_directories(environment),
+    };
+    directories.iter().filter_map(|directory| look_at(directory, program)).collect()
 }
 
 fn usual_directories(environment: &Environment) -> Vec<PathBuf> {

@@ -120,7 +120,7 @@ fn rename_emptied(client: &mut Client, from: &str, to: &str) -> Result<(), WireE
     }
 }
 
-fn rename(from: &str, to: &str) -> String {
+pub(super) fn rename(from: &str, to: &str) -> String {
     format!("ALTER DATABASE {} RENAME TO {}", quote(from), quote(to))
 }
 

@@ -1,6 +1,7 @@
 //! `hikae restore`
 
 mod database;
+mod dump;
 mod files;
 
 use super::list;
@@ -23,7 +24,8 @@ use std::path::{Path, PathBuf};
     hikae restore documents\n  \
     hikae restore documents --date 2026-11-18 --path /srv/documents/letter.odt --into /tmp/letters\n  \
     hikae restore documents --path /srv/documents/letter.odt --in-place --overwrite always\n  \
-    hikae restore shop --connection postgresql://admin@db.example.org/postgres --swap")]
+    hikae restore shop --connection postgresql://admin@db.example.org/postgres --swap\n  \
+    hikae restore --dump old.sql.gz --connection postgresql://loader@db.example.org/postgres --into-database old")]
 pub struct RestoreArgs {
     /// Snapshot: a source, beginning of an id, a time, `latest` or `latest-verified`
     snapshot: Option<SnapshotSelector>,
@@ -66,6 +68,14 @@ pub struct RestoreArgs {
     /// PostgreSQL: leave out owners and privileges
     #[arg(long)]
     no_owners: bool,
+    /// A dump of PostgreSQL that hikae did not make, in any format of pg_dump: into a new database, without a repository
+    #[arg(long, value_name = "FILE", conflicts_with_all = [
+        "snapshot", "source", "date", "target", "path", "overwrite", "cross_mounts", "swap",
+    ])]
+    dump: Option<PathBuf>,
+    /// Load a dump as a superuser: what it brings then runs as one
+    #[arg(long, requires = "dump")]
+    allow_superuser: bool,
     /// Do not ask before anything is replaced
     #[arg(long)]
     yes: bool,
@@ -99,6 +109,9 @@ impl From<When> for Overwrite {
 }
 
 pub fn run(args: &RestoreArgs, app: &App) -> Result<Ended, Failure> {
+    if let Some(dump) = &args.dump {
+        return dump::restore(dump, args, app);
+    }
     let repo = app.open()?;
     let state = app.readable(&repo)?;
     let (selector, source) = match (&args.snapshot, args.date, &args.source) {

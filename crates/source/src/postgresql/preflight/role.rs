@@ -11,13 +11,13 @@ use std::collections::BTreeSet;
 
 /// The role that our session has.
 #[derive(serde::Deserialize)]
-pub(super) struct Me {
-    pub(super) name: String,
-    pub(super) superuser: bool,
+pub(in crate::postgresql) struct Me {
+    pub(in crate::postgresql) name: String,
+    pub(in crate::postgresql) superuser: bool,
     /// It has what its memberships may without `SET ROLE`.
     pub(super) inherits: bool,
     /// A superuser, or a role as mighty, that it is or can become by `SET ROLE` or `RESET ROLE`.
-    pub(super) can_become: Option<String>,
+    pub(in crate::postgresql) can_become: Option<String>,
     /// Memberships by which it can, unless it is a superuser itself.
     pub(super) ways: Vec<Membership>,
     pub(super) may_read_passwords: bool,
@@ -33,7 +33,7 @@ pub(super) struct Membership {
 }
 
 /// Who we are; nobody if the server does not know its own user.
-pub(super) fn me(client: &mut Client) -> Result<Option<Me>, WireError> {
+pub(in crate::postgresql) fn me(client: &mut Client) -> Result<Option<Me>, WireError> {
     let is_mighty = "(s.rolsuper OR s.rolname IN
         ('pg_read_server_files', 'pg_write_server_files', 'pg_execute_server_program'))";
     let found: Vec<Me> = client.rows(

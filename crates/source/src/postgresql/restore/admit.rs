@@ -55,7 +55,7 @@ pub fn look(
 }
 
 /// What to do if the role of the connection may only read.
-pub(super) const ANOTHER_ROLE: &str = "give --connection with a role that may, as postgresql://admin@HOST/postgres; the role of the backup need only read";
+pub(in crate::postgresql) const ANOTHER_ROLE: &str = "give --connection with a role that may, as postgresql://admin@HOST/postgres; the role of the backup need only read";
 /// What to do if it may not give objects to their owners.
 pub(super) const NO_OWNERS: &str =
     "give --connection with a superuser or a member of all owners, or restore with --no-owners";
@@ -122,7 +122,8 @@ fn see_live(client: &mut Client, live: Option<&str>, is_superuser: bool) -> Resu
     Err(failed(ErrorCode::Permission, what, Some(advice.into())))
 }
 
-fn is_there(client: &mut Client, name: &str) -> Result<bool, SourceError> {
+/// True if the server has a database of this name.
+pub(in crate::postgresql) fn is_there(client: &mut Client, name: &str) -> Result<bool, SourceError> {
     ask(client, "SELECT true FROM pg_database WHERE datname = $1", &[name])
 }
 

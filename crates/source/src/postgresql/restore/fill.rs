@@ -222,7 +222,7 @@ impl Work<'_> {
             let name = format!("tables/{file}");
             let mut from = self.files.open(&name)?;
             // The server's count is not looked at: all rows are counted again when all are there.
-            session.copy_in(&copy.fill(alone), &mut from).map_err(|error| match error {
+            session.copy_in(copy.fill(alone), &mut from).map_err(|error| match error {
                 CopyInError::Wire(error) => failed(error),
                 CopyInError::Source(error) => SourceError::not_read_back(&name, &error),
             })?;

@@ -19,6 +19,7 @@ mod files;
 mod fill;
 
 pub use admit::look;
+pub(super) use admit::{ANOTHER_ROLE, is_there};
 pub(super) use files::Files;
 
 use super::catalog::{Database, quote};

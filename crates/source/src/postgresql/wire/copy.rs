@@ -3,7 +3,7 @@
 //! A COPY is whole only if the server's count of rows is ours.
 
 use super::error::CopyInError;
-use super::message::{body_length, length, put_cstr, unexpected};
+use super::message::{body_length, count_of_tag, length, put_cstr, unexpected};
 use super::{Client, INBOX_BYTES, WireError};
 use crate::postgresql::rows::{RowHash, RowSum};
 use std::io::{self, Read};
@@ -118,10 +118,7 @@ impl Client {
         loop {
             match self.receive_or_error()? {
                 Ok((b'Z', _)) => break,
-                Ok((b'C', body)) => {
-                    let tag = String::from_utf8_lossy(&body);
-                    count = tag.trim_end_matches('\0').strip_prefix("COPY ").and_then(|n| n.parse().ok());
-                }
+                Ok((b'C', body)) => count = count_of_tag(&body),
                 Ok((tag, _)) => return Err(self.break_off(unexpected(tag, "at the end of COPY"))),
                 Err(error) => failure = failure.or(Some(WireError::Server(error))),
             }
@@ -136,7 +133,7 @@ impl Client {
     /// Runs `sql`, a `COPY ... FROM STDIN`, with all that `from` gives. Returns the server's count of rows.
     pub(in crate::postgresql) fn copy_in(
         &mut self,
-        sql: &str,
+        sql: impl AsRef<[u8]>,
         from: &mut dyn Read,
     ) -> Result<u64, CopyInError> {
         self.start_query(sql)?;

@@ -25,11 +25,12 @@ pub(super) fn get_i32(bytes: &[u8], at: usize) -> Result<i32, WireError> {
     four.map(i32::from_be_bytes).ok_or_else(|| WireError::Protocol("a message too short".into()))
 }
 
-pub(super) fn put_cstr(message: &mut Vec<u8>, text: &str) -> Result<(), WireError> {
-    if text.contains('\0') {
+pub(super) fn put_cstr(message: &mut Vec<u8>, text: impl AsRef<[u8]>) -> Result<(), WireError> {
+    let text = text.as_ref();
+    if text.contains(&0) {
         return Err(WireError::Protocol("a NUL byte in a name or a statement".into()));
     }
-    message.extend(text.as_bytes());
+    message.extend(text);
     message.push(0);
     Ok(())
 }
@@ -61,6 +62,12 @@ pub(super) fn parse_row(body: &[u8]) -> Result<Vec<Option<String>>, WireError> {
             .map_err(|_| WireError::Protocol("a name or a value of the catalog is not UTF-8".into()))
     };
     parse_columns(body)?.into_iter().map(|value| value.map(text).transpose()).collect()
+}
+
+/// The count at the end of what a server says of a statement that it ran: `COPY 3`, `INSERT 0 3`.
+pub(super) fn count_of_tag(body: &[u8]) -> Option<u64> {
+    let tag = std::str::from_utf8(body).ok()?.trim_end_matches('\0');
+    tag.rsplit(' ').next()?.parse().ok()
 }
 
 pub(super) fn parse_error(body: &[u8]) -> ServerError {

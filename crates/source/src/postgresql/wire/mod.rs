@@ -26,7 +26,7 @@ use super::connection::Connection;
 use enter::Purpose;
 use hikae_model::Cancel;
 use inbox::Inbox;
-use message::{body_length, length, parse_error, parse_row, put_cstr, unexpected};
+use message::{body_length, count_of_tag, length, parse_error, parse_row, put_cstr, unexpected};
 use std::collections::BTreeMap;
 use std::io::{self, Read as _, Write as _};
 use std::time::Duration;
@@ -50,6 +50,8 @@ pub(super) struct Client {
     broken: bool,
 }
 
+/// Rows of a query, as text.
+type Rows = Vec<Vec<Option<String>>>;
 /// One message, tag and body; or the server's error.
 type Answer = Result<(u8, Vec<u8>), Box<ServerError>>;
 
@@ -114,11 +116,17 @@ impl Client {
     }
 
     /// Runs one query with parameters and gives its rows as text.
-    pub(super) fn query(
+    pub(super) fn query(&mut self, sql: impl AsRef<[u8]>, parameters: &[&str]) -> Result<Rows, WireError> {
+        Ok(self.run(sql, parameters)?.0)
+    }
+
+    /// The same, and how many rows the server says it was about. `sql` is in the session's encoding; more than one
+    /// statement in it is an error of the server.
+    pub(super) fn run(
         &mut self,
-        sql: &str,
+        sql: impl AsRef<[u8]>,
         parameters: &[&str],
-    ) -> Result<Vec<Vec<Option<String>>>, WireError> {
+    ) -> Result<(Rows, u64), WireError> {
         let mut batch = Vec::new();
         let mut add = |tag: u8, body: &[u8]| -> Result<(), WireError> {
             batch.push(tag);
@@ -143,12 +151,13 @@ impl Client {
         add(b'S', &[])?;
         self.send(&batch)?;
 
-        let (mut rows, mut failure) = (Vec::new(), None);
+        let (mut rows, mut n_rows, mut failure) = (Vec::new(), 0, None);
         loop {
             match self.receive_or_error()? {
-                Ok((b'Z', _)) => return failure.map_or(Ok(rows), Err),
+                Ok((b'Z', _)) => return failure.map_or(Ok((rows, n_rows)), Err),
                 Ok((b'D', body)) => rows.push(parse_row(&body)?),
-                Ok((b'1' | b'2' | b'C' | b'I' | b'n', _)) => {}
+                Ok((b'C', body)) => n_rows = count_of_tag(&body).unwrap_or(0),
+                Ok((b'1' | b'2' | b'I' | b'n', _)) => {}
                 Ok((tag, _)) => return Err(self.break_off(unexpected(tag, "to a query"))),
                 Err(error) => failure = failure.or(Some(WireError::Server(error))),
             }
@@ -156,7 +165,11 @@ impl Client {
     }
 
     /// The one value of a query that gives one.
-    pub(super) fn value(&mut self, sql: &str, parameters: &[&str]) -> Result<Option<String>, WireError> {
+    pub(super) fn value(
+        &mut self,
+        sql: impl AsRef<[u8]>,
+        parameters: &[&str],
+    ) -> Result<Option<String>, WireError> {
         let rows = self.query(sql, parameters)?;
         Ok(rows.into_iter().next().and_then(|row| row.into_iter().next()).flatten())
     }
@@ -173,8 +186,8 @@ impl Client {
             .map_err(|error| WireError::Protocol(format!("{error} in the answer to {sql}")))
     }
 
-    fn start_query(&mut self, sql: &str) -> Result<(), WireError> {
-        let mut body = Vec::with_capacity(sql.len() + 1);
+    fn start_query(&mut self, sql: impl AsRef<[u8]>) -> Result<(), WireError> {
+        let mut body = Vec::with_capacity(sql.as_ref().len() + 1);
         put_cstr(&mut body, sql)?;
         self.send_message(b'Q', &body)
     }

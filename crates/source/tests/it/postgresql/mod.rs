@@ -2,6 +2,7 @@
 
 mod damage;
 mod drilling;
+mod dumps;
 mod failing;
 mod kinds;
 mod privileges;

@@ -1,7 +1,7 @@
 //! Restores: beside, compared, then swapped by name. Never into what is there.
 
 use super::*;
-use hikae_source::postgresql::{refuses_dump, restore, swap};
+use hikae_source::postgresql::{restore, swap};
 
 fn names(db: &Db, like: &str) -> Vec<String> {
     let sql = "SELECT datname FROM pg_database WHERE datname LIKE $1 ORDER BY 1";
@@ -107,31 +107,4 @@ fn missing_roles_are_made_without_login_or_left_out() {
         .get(0);
     assert!(!login);
     db.maintenance("DROP ROLE roles_owner");
-}
-
-/// D2, D3: what pg_dump --create --clean writes never reaches a server.
-/// Keeps EC-15.
-#[test]
-fn a_real_dump_with_create_is_refused_and_one_without_passes() {
-    let db = live("foreign");
-    let pg_dump = db.cluster.program_directory().join("pg_dump");
-    let dump = |more: &[&str]| {
-        let output = std::process::Command::new(&pg_dump)
-            .arg("-d")
-            .arg(db.conninfo("postgres"))
-            .args(more)
-            .output()
-            .unwrap();
-        assert!(output.status.success());
-        output.stdout
-    };
-    refuses_dump(&dump(&[])[..]).unwrap();
-    refuses_dump(&dump(&["--inserts"])[..]).unwrap();
-    refuses_dump(&dump(&["-Fc"])[..]).unwrap();
-    for more in [&["--create"][..], &["--create", "--clean", "--if-exists"]] {
-        let error = refuses_dump(&dump(more)[..]).unwrap_err();
-        assert!(error.to_string().contains("DATABASE"), "{error}");
-    }
-    let whole = dump(&[]);
-    assert!(refuses_dump(&whole[..whole.len() / 2]).is_err());
 }
