@@ -50,6 +50,15 @@ fn wire(error: WireError) -> SourceError {
     wire_failed("cannot ask the server what the role may do", &error)
 }
 
+/// What rows of a name and a yes or no say.
+fn answers(rows: Vec<Vec<Option<String>>>) -> BTreeMap<String, bool> {
+    let answer = |row: Vec<Option<String>>| {
+        let mut row = row.into_iter().flatten();
+        Some((row.next()?, row.next()? == "t"))
+    };
+    rows.into_iter().filter_map(answer).collect()
+}
+
 /// True for a superuser, who is refused unless that is allowed: functions of the dump run in its name when indexes and
 /// constraints are made, and no check of ours knows what they do.
 fn see_role(client: &mut Client, into: &Connection, options: &DumpOptions) -> Result<bool, SourceError> {
@@ -89,14 +98,7 @@ fn see_roles(client: &mut Client, contents: &DumpContents, is_superuser: bool) -
     let how = if client.server_version_num() >= 160_000 { "SET" } else { "MEMBER" };
     let rows =
         client.query(format!("SELECT rolname, pg_has_role(current_user, oid, '{how}') FROM pg_roles"), &[]);
-    let known: BTreeMap<String, bool> = rows
-        .map_err(wire)?
-        .into_iter()
-        .filter_map(|row| {
-            let mut row = row.into_iter().flatten();
-            Some((row.next()?, row.next()? == "t"))
-        })
-        .collect();
+    let known = answers(rows.map_err(wire)?);
     let missing: Vec<&String> = contents.roles.iter().filter(|role| !known.contains_key(*role)).collect();
     if !missing.is_empty() {
         let names: Vec<String> = missing.iter().map(|role| shown_name(role)).collect();
@@ -131,13 +133,7 @@ fn see_extensions(
     let rows =
         client.query("SELECT name, bool_or(trusted) FROM pg_available_extension_versions GROUP BY name", &[]);
     let rows = rows.map_err(|error| wire_failed("cannot ask for the server's extensions", &error))?;
-    let available: BTreeMap<String, bool> = rows
-        .into_iter()
-        .filter_map(|row| {
-            let mut row = row.into_iter().flatten();
-            Some((row.next()?, row.next()? == "t"))
-        })
-        .collect();
+    let available = answers(rows);
     let missing: Vec<&str> = contents
         .extensions
         .iter()

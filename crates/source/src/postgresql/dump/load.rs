@@ -129,7 +129,7 @@ impl Work<'_> {
             self.cx.check()?;
             let verdict =
                 judge(&statement, self.options.no_owners).map_err(|refusal| refusal.of(&self.dump_name))?;
-            let at = |error: &WireError| self_failed(&self.dump_name, &statement, error);
+            let at = |error: &WireError| statement_failed(&self.dump_name, &statement, error);
             match &verdict {
                 Verdict::Copy { table } => {
                     let mut rows = spool.rows();
@@ -230,8 +230,9 @@ impl Work<'_> {
                     .chain(*b"'::pg_catalog.regclass::pg_catalog.oid")
                     .collect();
                 let oid = self.client.value(&sql, &[]);
-                let oid =
-                    oid.map_err(|error| self_failed(&self.dump_name, statement, &error))?.unwrap_or_default();
+                let oid = oid
+                    .map_err(|error| statement_failed(&self.dump_name, statement, &error))?
+                    .unwrap_or_default();
                 self.known.insert(table.to_vec(), oid.clone());
                 oid
             }
@@ -294,7 +295,7 @@ impl Work<'_> {
 }
 
 /// What the server said of a statement, and where that stands.
-fn self_failed(dump_name: &str, statement: &Statement, error: &WireError) -> SourceError {
+fn statement_failed(dump_name: &str, statement: &Statement, error: &WireError) -> SourceError {
     let what = format!("{dump_name}, line {}: `{}`", statement.line, beginning(statement));
     let mut tokens = statement.tokens();
     let is_extension = tokens.next().is_some_and(|token| token.is("create"))

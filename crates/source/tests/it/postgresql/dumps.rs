@@ -560,7 +560,6 @@ fn what_stands_in_the_way_is_said_before_anything_is_made() {
     // Privileges can be left out, a policy cannot.
     db.sql("DROP POLICY p ON letters; REVOKE SELECT ON users FROM reader");
     db.maintenance("DROP ROLE reader");
-    fs::write(&path, fs::read_to_string(&path).unwrap()).unwrap();
     let error = try_it(&into, "fresh", &no_owners).unwrap_err();
     assert!(error.to_string().contains("not on this server: reader"), "{error}");
     assert!(error.advice().unwrap().contains("CREATE ROLE \"reader\" NOLOGIN"), "{error:?}");
