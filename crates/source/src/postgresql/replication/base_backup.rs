@@ -124,8 +124,7 @@ pub struct BaseBackup {
     /// How many archives have begun.
     n_begun: usize,
     place: Place,
-    /// What came and was not yet looked at.
-    chunk: Vec<u8>,
+    /// How much of the message at hand, which the client lends, was looked at.
     used: usize,
     /// What was found behind the end of an archive.
     seen: Option<Next>,
@@ -149,7 +148,7 @@ enum Place {
 /// What comes next in the stream itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Next {
-    /// Bytes, which are in the chunk.
+    /// Bytes, which the client lends.
     Bytes,
     Archive,
     Manifest,
@@ -169,6 +168,8 @@ impl Session {
         let is_one_copy = self.server_version_num() >= 150_000;
         let command = command(options, is_one_copy)?;
         let failed = |error: WireError| ReplicationError::of(DOING, error);
+        // A checkpoint comes first, which may be spread over minutes; and when all was sent, the manifest is made.
+        self.client.wait_for_ever();
         self.client.begin_command(&command).map_err(failed)?;
         let row = single(DOING, self.client.next_table().map_err(failed)?)?;
         let start = position(&row)?;
@@ -179,7 +180,6 @@ impl Session {
             base_bytes: None,
             n_begun: 0,
             place: Place::Begin,
-            chunk: Vec::new(),
             used: 0,
             seen: None,
             content: 0,
@@ -237,7 +237,7 @@ impl BaseBackup {
                 Next::Bytes
                     if self.place == Place::ArchiveEnd && self.rest().iter().all(|&byte| byte == 0) =>
                 {
-                    self.used = self.chunk.len();
+                    self.used += self.rest().len();
                 }
                 Next::Bytes => return Err(bad("something stands behind the end of an archive".into())),
                 next => {
@@ -254,35 +254,9 @@ impl BaseBackup {
     /// # Errors
     /// As [`next_piece`](Self::next_piece).
     pub fn read(&mut self, buffer: &mut [u8]) -> Result<usize, ReplicationError> {
-        let wanted = match self.place {
-            Place::Manifest => buffer.len(),
-            _ => buffer.len().min(usize::try_from(self.content).unwrap_or(usize::MAX)),
-        };
-        if wanted == 0 {
-            return Ok(0);
-        }
-        if self.rest().is_empty() {
-            match self.fill()? {
-                Next::Bytes => {}
-                next if self.place == Place::Manifest => {
-                    self.turn_to(next)?;
-                    return Ok(0);
-                }
-                // The bug would take what is there for the whole file.
-                next if sabotage::on("cut-archive-is-whole") => {
-                    (self.content, self.padding) = (0, 0);
-                    (self.place, self.seen) = (Place::ArchiveEnd, Some(next));
-                    return Ok(0);
-                }
-                _ => return Err(bad("an archive ends in the middle of a file".into())),
-            }
-        }
-        let n = wanted.min(self.rest().len());
+        let n = self.available(buffer.len())?;
         buffer[..n].copy_from_slice(&self.rest()[..n]);
-        self.used += n;
-        if self.place != Place::Manifest {
-            self.content -= n as u64;
-        }
+        self.pass(n);
         Ok(n)
     }
 
@@ -406,17 +380,55 @@ impl BaseBackup {
         Ok(BackupEntry { tablespace, path, kind, mode, modified, bytes })
     }
 
-    /// Passes over what was not read of the piece at hand.
+    /// How many bytes of the piece at hand are there, `most` at the most; 0 at its end.
+    fn available(&mut self, most: usize) -> Result<usize, ReplicationError> {
+        let wanted = match self.place {
+            Place::Manifest => most,
+            _ => most.min(usize::try_from(self.content).unwrap_or(usize::MAX)),
+        };
+        if wanted > 0 && self.rest().is_empty() {
+            match self.fill()? {
+                Next::Bytes => {}
+                next if self.place == Place::Manifest => {
+                    self.turn_to(next)?;
+                    return Ok(0);
+                }
+                // The bug would take what is there for the whole file.
+                next if sabotage::on("cut-archive-is-whole") => {
+                    (self.content, self.padding) = (0, 0);
+                    (self.place, self.seen) = (Place::ArchiveEnd, Some(next));
+                    return Ok(0);
+                }
+                _ => return Err(bad("an archive ends in the middle of a file".into())),
+            }
+        }
+        Ok(wanted.min(self.rest().len()))
+    }
+
+    /// Passes over bytes that are there.
+    fn pass(&mut self, n: usize) {
+        self.used += n;
+        if self.place != Place::Manifest {
+            self.content -= n as u64;
+        }
+    }
+
+    /// Passes over what was not read of the piece at hand, and what fills its last block up.
     fn skip_rest(&mut self) -> Result<(), ReplicationError> {
-        let mut sink = [0; 8192];
-        while self.read(&mut sink)? > 0 {}
-        self.content = std::mem::take(&mut self.padding);
-        while self.read(&mut sink)? > 0 {}
+        for _ in 0..2 {
+            loop {
+                match self.available(usize::MAX)? {
+                    0 => break,
+                    n => self.pass(n),
+                }
+            }
+            self.content = std::mem::take(&mut self.padding);
+        }
         Ok(())
     }
 
     fn rest(&self) -> &[u8] {
-        &self.chunk[self.used..]
+        self.client.lent().get(self.used..).unwrap_or_default()
     }
 
     /// Waits for what comes next. Bytes that are still to be looked at come first.
@@ -443,18 +455,17 @@ impl BaseBackup {
                 CopyMessage::Done => return self.next_copy(),
                 CopyMessage::Data(bytes) => bytes,
             };
-            self.waited = Duration::ZERO;
-            self.chunk.clear();
-            self.used = 0;
+            (self.waited, self.used) = (Duration::ZERO, 0);
             if !self.is_one_copy {
-                self.chunk.extend_from_slice(bytes);
                 continue;
             }
-            match bytes.split_first() {
-                Some((b'd', bytes)) => self.chunk.extend_from_slice(bytes),
-                Some((b'n', _)) => return Ok(Next::Archive),
-                Some((b'm', _)) => return Ok(Next::Manifest),
-                Some((b'p', _)) => {}
+            let (kind, length) = (bytes.first().copied(), bytes.len());
+            self.used = length;
+            match kind {
+                Some(b'd') => self.used = 1,
+                Some(b'n') => return Ok(Next::Archive),
+                Some(b'm') => return Ok(Next::Manifest),
+                Some(b'p') => {}
                 _ => return Err(bad("a message of an unknown form".into())),
             }
         }

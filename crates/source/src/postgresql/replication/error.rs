@@ -321,7 +321,7 @@ impl Advise for ReplicationError {
             }
             Self::Silent { .. } => "see that the server and the network between are well".into(),
             Self::OtherHistory { .. } | Self::BrokenStream(BrokenStream::Rewritten { .. }) => format!(
-                "the server was set back or another was put in its place; {NEW_BASE}"
+                "see that the connection is to the server that was promoted last; if it is, it was set back or another cluster was put in its place: {NEW_BASE}"
             )
             .into(),
             Self::Refused { hint: Some(hint), .. } => hint.clone().into(),

@@ -173,10 +173,14 @@ impl Follower<'_> {
             Start::Slot => self.oldest(session, identity)?,
             Start::Now => WalPosition { timeline: identity.timeline, lsn: identity.flushed },
         };
-        if begin.timeline != Timeline::FIRST {
-            self.keep_history(session, begin.timeline)?;
+        let WalPosition { timeline, lsn: at } = begin;
+        if timeline > identity.timeline {
+            return Err(ReplicationError::OtherHistory { timeline, at, now: identity.timeline });
         }
-        Ok(SegmentAssembler::begin(begin.timeline, begin.lsn, size))
+        if timeline != Timeline::FIRST {
+            self.keep_history(session, timeline)?;
+        }
+        Ok(SegmentAssembler::begin(timeline, at, size))
     }
 
     fn oldest(&mut self, session: &mut Session, identity: Identity) -> Result<WalPosition, ReplicationError> {
@@ -228,7 +232,7 @@ impl Follower<'_> {
             let is_enough = self.options.until.is_some_and(|until| position >= until);
             let is_cancelled = cx.check().is_err();
             let is_due = cx.elapsed().saturating_sub(self.given_at) >= self.options.partial_interval;
-            if is_due || is_enough || is_cancelled {
+            if is_due || is_enough || is_cancelled || stream.is_asked() {
                 self.give_partial()?;
             }
             stream.report(self.standing(position));
@@ -289,15 +293,16 @@ impl Follower<'_> {
             if old == now {
                 return Ok(());
             }
-            let history = session.timeline_history(now)?.history;
-            let Some(begins) = history.end_of(old) else {
-                let at = assembler.start();
+            // One that is on an older timeline was left behind when another was promoted.
+            let history = if old < now { Some(session.timeline_history(now)?.history) } else { None };
+            let followed = history.and_then(|history| Some((history.end_of(old)?, history.after(old)?)));
+            let Some((begins, timeline)) = followed else {
+                let at = assembler.position();
                 return Err(ReplicationError::OtherHistory { timeline: old, at, now });
             };
             if begins >= assembler.start() {
                 return Ok(());
             }
-            let timeline = history.after(old).unwrap_or(now);
             self.go_on(session, NextTimeline { timeline, begins })?;
         }
     }

@@ -68,6 +68,7 @@ pub(super) fn status(standing: Standing, now: jiff::Timestamp, wants_answer: boo
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hikae_testkit::{Seed, TestRandom};
 
     #[test]
     fn messages_are_read_as_the_documentation_has_them() {
@@ -99,5 +100,31 @@ mod tests {
             &[1],
         ];
         assert_eq!(message.to_vec(), expected.concat());
+    }
+    /// Keeps I-8.
+    #[test]
+    fn no_bytes_of_a_stream_make_its_parsers_panic() {
+        let random = TestRandom::new(Seed::draw());
+        let n_changes = if std::env::var_os("HIKAE_FULL").is_some() { 2_000_000 } else { 20_000 };
+        let data = [&b"w"[..], &5_u64.to_be_bytes(), &9_u64.to_be_bytes(), &[1; 8], b"wal"].concat();
+        let alive = [&b"k"[..], &7_u64.to_be_bytes(), &[1; 8], &[1]].concat();
+        let history = b"1\t0/5000198\tbefore noon\n\n2\t0/70000A0\tno recovery target specified\n".to_vec();
+        let timeline = hikae_model::Timeline::new(3).expect("3 is one");
+        let mut n_parsed = 0;
+        for n in 0..n_changes {
+            let mut bytes = [&data, &alive, &history][n % 3].clone();
+            for _ in 0..=random.below(3) {
+                let at = random.below(bytes.len().max(1) as u64) as usize;
+                match random.below(4) {
+                    0 if at < bytes.len() => bytes[at] ^= 1 << random.below(8),
+                    1 => bytes.truncate(at),
+                    2 => drop(bytes.splice(at..at, random.bytes(3))),
+                    _ => bytes.extend(b"9\t\n/F"),
+                }
+            }
+            n_parsed += usize::from(parse(&bytes).is_some());
+            n_parsed += usize::from(hikae_model::TimelineHistory::parse(timeline, &bytes).is_ok());
+        }
+        assert!(n_parsed > 1000, "only {n_parsed} still parse");
     }
 }

@@ -31,6 +31,7 @@ pub trait WalSink {
     fn history(&mut self, timeline: Timeline, text: &[u8]) -> Result<(), SinkError>;
 
     /// The place before which all that was given is durable; `None` if nothing is yet. The server is told this and no
-    /// more: it then drops what a slot has held for us.
+    /// more: it then drops what a slot has held for us. What was given as partial has to become durable as well: a
+    /// server that is shut down waits until we have everything.
     fn durable(&mut self) -> Option<Lsn>;
 }

@@ -86,6 +86,12 @@ impl WalStream {
         self.end
     }
 
+    /// Whether the server waits for an answer, which goes with the next call of [`next`](Self::next). One that is shut
+    /// down waits until everything that it sent is durable here.
+    pub fn is_asked(&self) -> bool {
+        self.must_answer
+    }
+
     /// Sets what the server will be told of us: within a second, or when it asks.
     pub fn report(&mut self, standing: Standing) {
         self.standing = standing;

@@ -47,6 +47,8 @@ pub(super) struct Client {
     parameters: BTreeMap<String, String>,
     authentication: Authentication,
     cancel: Cancel,
+    /// How long an answer may take; without it, as long as the server likes.
+    patience: Option<Duration>,
     broken: bool,
 }
 
@@ -71,6 +73,7 @@ impl Client {
             parameters: BTreeMap::new(),
             authentication: Authentication::None,
             cancel: cancel.clone(),
+            patience: (purpose == Purpose::Replication).then_some(connection.connect_timeout),
             broken: false,
         };
         client.start_up(purpose, connection)?;
@@ -295,7 +298,14 @@ impl Client {
 
     /// Reads once from the socket; `want` is how many bytes the inbox should be able to hold.
     fn fill(&mut self, want: usize) -> Result<(), WireError> {
-        while !self.fill_for_now(want)? {}
+        let mut waited = Duration::ZERO;
+        while !self.fill_for_now(want)? {
+            waited += POLL;
+            if self.patience.is_some_and(|patience| waited >= patience) {
+                self.broken = true;
+                return Err(WireError::Broken(io::ErrorKind::TimedOut.into()));
+            }
+        }
         Ok(())
     }
 

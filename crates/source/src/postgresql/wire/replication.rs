@@ -8,10 +8,15 @@ use super::message::{body_length, parse_columns, unexpected};
 use super::{Client, WireError};
 use crate::postgresql::connection::Connection;
 use hikae_model::Cancel;
+use std::io;
+use std::time::Duration;
 
 /// Longest message within a COPY of replication. The server sends at most 16 pages of WAL at a time (`MAX_SEND_SIZE`), and
 /// a page has at most 64 KiB.
 const MAX_COPY_BYTES: usize = 2 << 20;
+
+/// How long a server may take for an answer. What it does before is little; a base backup is the exception.
+const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 
 /// A row of an answer: bytes, because a server in replication mode knows no encoding.
 pub(in crate::postgresql) type Row = Vec<Option<Vec<u8>>>;
@@ -27,12 +32,20 @@ pub(in crate::postgresql) enum CopyMessage<'a> {
 }
 
 impl Client {
-    /// Enters the server that `connection` names in replication mode. `cancel` also ends every wait on this connection.
+    /// Enters the server that `connection` names in replication mode, within its `connect_timeout`. `cancel` also ends
+    /// every wait on this connection.
     pub(in crate::postgresql) fn connect_for_replication(
         connection: &Connection,
         cancel: &Cancel,
     ) -> Result<Self, WireError> {
-        Self::connect_for(Purpose::Replication, connection, cancel)
+        let mut client = Self::connect_for(Purpose::Replication, connection, cancel)?;
+        client.patience = Some(ANSWER_LIMIT);
+        Ok(client)
+    }
+
+    /// Lets the server take as long as it likes for what it answers next.
+    pub(in crate::postgresql) fn wait_for_ever(&mut self) {
+        self.patience = None;
     }
 
     /// Runs a command that answers with one table at the most.
@@ -104,6 +117,11 @@ impl Client {
             match self.take_message(want - 5) {
                 None => {}
                 Some(Ok((b'c', _))) => return Ok(CopyMessage::Done),
+                // A server that is shut down ends the command without ending the COPY (`WalSndDone`).
+                Some(Ok((b'C', _))) => {
+                    let ended = io::Error::new(io::ErrorKind::ConnectionAborted, "the server shuts down");
+                    return Err(self.break_off(WireError::Broken(ended)));
+                }
                 Some(Ok((tag, _))) => return Err(self.break_off(unexpected(tag, "within COPY"))),
                 Some(Err(error)) if error.severity != "ERROR" => {
                     return Err(self.break_off(WireError::Server(error)));
@@ -111,6 +129,11 @@ impl Client {
                 Some(Err(error)) => return Err(self.recover(error)),
             }
         }
+    }
+
+    /// What the last [`CopyMessage::Data`] lent, as long as it does.
+    pub(in crate::postgresql) fn lent(&self) -> &[u8] {
+        self.inbox.ready().get(5..self.lent).unwrap_or_default()
     }
 
     /// Sends one message of ours within a COPY in both directions.

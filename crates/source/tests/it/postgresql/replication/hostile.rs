@@ -303,3 +303,16 @@ fn a_stream_that_lies_is_ended() {
     let error = follow_liar(next("0/200000"));
     assert!(!error.may_pass(), "{error:?}");
 }
+
+/// A server that takes the connection and says nothing does not hold us for ever.
+#[test]
+fn a_server_that_never_answers_is_given_up() {
+    let scratch = tempfile::Builder::new().prefix("hostile").tempdir_in("/tmp").unwrap();
+    let _listener = UnixListener::bind(scratch.path().join(".s.PGSQL.5432")).unwrap();
+    let text = format!("host={} connect_timeout=1", scratch.path().display());
+    let cx = system_cx();
+    let begun = cx.elapsed();
+    let error = Session::enter(&Connection::parse(&text, "me").unwrap(), &cx).err().unwrap();
+    assert!(matches!(error, ReplicationError::Unreachable { .. }), "{error:?}");
+    assert!(cx.elapsed() - begun < Duration::from_secs(20));
+}

@@ -4,6 +4,7 @@ mod base_backup;
 mod entering;
 mod hostile;
 mod server;
+mod speed;
 mod streaming;
 mod timelines;
 mod versions;

@@ -110,10 +110,20 @@ impl Server {
 
     /// Ends it without any farewell, as a crash does.
     pub(super) fn kill(&self) {
+        self.signal(Signal::QUIT);
+    }
+
+    /// Shuts it down.
+    pub(super) fn stop(&self) {
+        self.signal(Signal::INT);
+    }
+
+    /// Tells it to end, and waits until it has.
+    fn signal(&self, signal: Signal) {
         let Ok(text) = std::fs::read_to_string(self.data().join("postmaster.pid")) else { return };
         let pid = text.lines().next().and_then(|line| line.parse().ok()).and_then(Pid::from_raw).unwrap();
-        let _ = kill_process(pid, Signal::QUIT);
-        for _ in 0..400 {
+        let _ = kill_process(pid, signal);
+        for _ in 0..800 {
             if let Some(child) = &mut *self.again.lock().unwrap() {
                 let _ = child.try_wait();
             }
@@ -122,7 +132,7 @@ impl Server {
             }
             std::thread::sleep(Duration::from_millis(25));
         }
-        panic!("the server does not die");
+        panic!("the server does not end");
     }
 
     /// Starts it again.

@@ -113,6 +113,36 @@ fn nothing_is_called_flushed_before_it_is_durable() {
     follower.stop().unwrap();
 }
 
+/// A server that is shut down waits until we have all of its WAL, the last checkpoint included; and not for ever.
+#[test]
+fn a_server_that_is_shut_down_is_followed_to_its_last_byte() {
+    let server = Server::start(&replicating());
+    let options = FollowOptions {
+        slot: Some(server.slot("hikae")),
+        start: Start::Slot,
+        // Only that it asks makes us give what came.
+        partial_interval: Duration::from_secs(600),
+        ..server.follow_options()
+    };
+    let scratch = tempfile::tempdir().unwrap();
+    let mut follower = Follower::start(options, scratch.path());
+    load(&config(server.cluster.connection()), 2).unwrap();
+    follower.wait_for(Lsn(server.switch().0 & !0xf_ffff));
+    load(&config(server.cluster.connection()), 1).unwrap();
+    server.stop();
+    let had = follower.position();
+    let pg_wal = server.data().join("pg_wal");
+    follower.compare(&pg_wal);
+    server.start_again();
+    let checkpoint = "SELECT checkpoint_lsn::text FROM pg_control_checkpoint()";
+    let checkpoint: Lsn = server.text(checkpoint).unwrap().parse().unwrap();
+    assert!(had > checkpoint, "the last checkpoint is at {checkpoint}, and only {had} came");
+    load(&config(server.cluster.connection()), 1).unwrap();
+    follower.wait_for(Lsn(server.switch().0 & !0xf_ffff));
+    follower.compare(&pg_wal);
+    follower.stop().unwrap();
+}
+
 /// A slot that somebody drops, and one that has grown too old: an error with what to do, and not a stream with a hole.
 #[test]
 fn a_slot_that_is_gone_ends_the_stream_with_advice() {

@@ -4,7 +4,9 @@ use super::super::standby;
 use super::server::{Follower, Server, config, load, replicating};
 use super::*;
 use hikae_model::{Lsn, Timeline};
-use hikae_source::postgresql::replication::{FollowOptions, Session, Start, WalPosition, follow};
+use hikae_source::postgresql::replication::{
+    FollowOptions, ReplicationError, Session, Start, WalPosition, follow,
+};
 
 /// A standby is promoted while it is streamed from: the stream goes on with the new timeline, and its history is kept. Who
 /// comes later and begins on the old timeline gets the same.
@@ -68,4 +70,10 @@ fn a_promotion_is_followed_and_its_history_kept() {
     let options = FollowOptions { start, until: Some(end), ..options };
     let mut sink = super::server::Directory::new(&last, &super::server::Kept::default());
     assert_eq!(follow(&options, &mut sink, &system_cx()).unwrap().unwrap().lsn, end);
+
+    // The old primary still runs. It was left behind, and has nothing of the new timeline.
+    let start = Start::At(WalPosition { timeline: Timeline::new(2).unwrap(), lsn: end });
+    let options = FollowOptions { start, ..server.follow_options() };
+    let error = follow(&options, &mut sink, &system_cx()).expect_err("the old primary was followed");
+    assert!(matches!(error, ReplicationError::OtherHistory { .. }), "{error:?}");
 }
