@@ -453,7 +453,7 @@ impl Store for DirectoryStore {
     fn settle(&self, key: &ObjectKey) -> Result<Object, StoreError> {
         let (_, status) = self.open_object("read", key)?;
         self.check_not_broken("write", key)?;
-        if let Some((parent, name)) = place(key) {
+        if let Some((parent, name)) = place(key).filter(|_| !sabotage::on("settle-without-sync")) {
             let directory = self.directory_for_writing(parent);
             let directory = directory.map_err(|errno| self.io_error("write", key.as_str(), errno.into()))?;
             self.sync_existing(&directory, name)

@@ -72,7 +72,7 @@ fn open(options: &Options, cx: &Cx) -> Result<WalArchive, Failure> {
     Ok(WalArchive::open(Arc::new(store), Unlock::KeyFile(key), identities, &options.cache, cx)?)
 }
 
-/// How many threads look ahead.
+/// How many threads look ahead: more than cores, because each waits for the disk part of the time.
 pub fn threads() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
+    2 * std::thread::available_parallelism().map_or(1, usize::from)
 }

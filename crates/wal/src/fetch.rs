@@ -10,7 +10,7 @@
 //! recovery begins or ends, which shows in that the server asks for a history file.
 
 use crate::failure::Failure;
-use hikae_model::{SegmentName, SystemId, WalName};
+use hikae_model::{SegmentName, SystemId, WalName, sabotage};
 use hikae_repo::wal::{WalArchive, WalError};
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
@@ -69,7 +69,11 @@ impl Ahead {
     pub fn deliver(&self, archive: &WalArchive, name: WalName, target: &Path) -> Result<bool, Failure> {
         let place = self.place(name);
         let Ok(mut file) = File::open(&place) else { return Ok(false) };
-        match archive.confirm(self.system, name, &mut file) {
+        let compared = match sabotage::on("ahead-unchecked") {
+            true => Ok(true),
+            false => archive.confirm(self.system, name, &mut file),
+        };
+        match compared {
             Ok(true) => match std::fs::rename(&place, target) {
                 Ok(()) => Ok(true),
                 Err(error) => Err(Failure::of_io("write", target, &error)),

@@ -1,0 +1,10 @@
+//! `hikae-wal` as PostgreSQL calls it.
+//!
+//! `HIKAE_FULL=1` kills it at every system call; without it some are tried.
+
+mod killing;
+mod recovering;
+mod refusing;
+mod server;
+mod serving;
+mod world;
