@@ -1,5 +1,6 @@
 //! What a file holds, on its way from a source to the repository.
 
+use crate::Hint;
 use std::io;
 
 /// How content is cut into chunks. The source chooses, because it knows what its bytes are.
@@ -63,9 +64,17 @@ pub enum ContentError {
     /// It was there when its directory was listed and is not there any more.
     #[error("vanished before it was read")]
     Vanished,
+    /// It is not there any more, and nothing is missing without it: its source makes good for it.
+    #[error("is gone, as it may be")]
+    Gone,
     /// The server or the library that makes it failed. The whole source is in doubt.
-    #[error("{0}")]
-    Broken(String),
+    #[error("{what}")]
+    Broken {
+        /// What failed, in one sentence.
+        what: String,
+        /// What to do.
+        advice: Option<Hint>,
+    },
 }
 
 impl From<io::Error> for ContentError {

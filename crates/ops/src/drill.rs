@@ -1,7 +1,8 @@
 //! Drill: a real restore into a scratch place, compared exactly, timed, and kept as signed evidence.
 //!
 //! Files are restored and read again; a SQLite database is put back and every row compared with the
-//! manifest; a PostgreSQL database comes up in a server of its own that nothing else can reach. The scratch
+//! manifest; a PostgreSQL database comes up in a server of its own that nothing else can reach, and so does a whole
+//! cluster, from its files and its log. The scratch
 //! place is gone afterwards. A drill that compared nothing has not passed, and one that met damage has failed: it
 //! leaves evidence of that too, or the snapshot would go on to be shown as proved by an older one. Only what says
 //! nothing of the snapshot (no room, no server programs, no rights) is a drill that was not done.
@@ -9,6 +10,7 @@
 use crate::OpsError;
 use crate::compare::{Exactness, compare};
 use crate::restore::restore_files;
+use crate::restore_cluster::{ClusterTarget, manifest, restore_cluster};
 use crate::scratch::Scratch;
 use crate::stored::StoredSnapshot;
 use crate::surroundings::Surroundings;
@@ -20,7 +22,7 @@ use hikae_repo::state::SnapshotState;
 use hikae_repo::{RELEASE, Repo};
 use hikae_source::check::Check;
 use hikae_source::files::Target;
-use hikae_source::{SourceError, Stored as _, postgresql, sqlite};
+use hikae_source::{SourceError, Stored as _, postgresql, postgresql_cluster, sqlite};
 use serde::Serialize;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -83,7 +85,7 @@ pub struct Phase {
     pub seconds: f64,
 }
 
-/// What the three kinds of drill find.
+/// What the kinds of drill find.
 #[derive(Default)]
 struct Found {
     entries: u64,
@@ -215,6 +217,7 @@ impl OneDrill<'_> {
             "files" => self.files(),
             "sqlite" => self.sqlite(),
             "postgresql" => self.postgresql(),
+            "postgresql-cluster" => self.cluster(),
             kind => Err(OpsError::refused(
                 ErrorCode::Usage,
                 format!("this release cannot drill a source of kind `{kind}`"),
@@ -331,6 +334,49 @@ impl OneDrill<'_> {
             ],
             notes: drilled.notes,
         })
+    }
+}
+
+impl OneDrill<'_> {
+    /// The files of a cluster are restored where a server of its own then starts on them.
+    fn cluster(&self) -> Result<Found, OpsError> {
+        let of_source = OpsError::of_source(&self.record.source);
+        let manifest = manifest(self.repo, self.snapshot)?;
+        let options = postgresql_cluster::DrillOptions {
+            program_directory: self.options.program_directory.clone(),
+            run_as: self.options.run_as.clone(),
+        };
+        let environment = self.around.for_postgresql();
+        // Beside our scratch directory, as for a database.
+        let vacant =
+            postgresql_cluster::prepare(&manifest, &self.around.scratch, &options, &environment, self.cx);
+        let vacant = vacant.map_err(&of_source)?;
+        let mut found = Found::default();
+        let mut watch = Stopwatch::start(self.cx);
+        let target = ClusterTarget { directory: vacant.data(), ..ClusterTarget::default() };
+        let restored = restore_cluster(self.repo, self.snapshot, &target, self.cx)?;
+        found.recovery = watch.lap("restore", &mut found.phases);
+        (found.entries, found.bytes) = (restored.entries, restored.bytes);
+        found.checks = vec![Check::equal("files that did not come back", 0, restored.problems.len())];
+        if !restored.problems.is_empty() {
+            found.notes = restored.problems.iter().map(ToString::to_string).collect();
+            return Ok(found);
+        }
+        let proved = postgresql_cluster::prove(vacant, &manifest, self.cx).map_err(&of_source)?;
+        let seconds = |lap: &postgresql::PhaseTime| Duration::from_millis(lap.milliseconds);
+        found.recovery += proved.timings.iter().take(proved.n_until_served).map(seconds).sum::<Duration>();
+        let phase = |lap: &postgresql::PhaseTime| Phase {
+            name: lap.phase.clone(),
+            seconds: seconds(lap).as_secs_f64(),
+        };
+        found.phases.extend(proved.timings.iter().map(phase));
+        found.checks.extend(proved.checks);
+        found.tools = vec![
+            ("PostgreSQL of the source".to_owned(), manifest.server_version),
+            ("PostgreSQL of the drill".to_owned(), proved.server_version),
+        ];
+        found.notes.extend(proved.notes);
+        Ok(found)
     }
 }
 

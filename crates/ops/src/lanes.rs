@@ -63,8 +63,18 @@ struct Stretch {
 
 /// What became of one entry.
 enum Done {
-    Kept { stored: StoredEntry, held: Held, read_bytes: u64 },
-    Lost { path: TreePath, problem: Problem, read_bytes: u64 },
+    Kept {
+        stored: StoredEntry,
+        held: Held,
+        read_bytes: u64,
+    },
+    Lost {
+        path: TreePath,
+        problem: Problem,
+        read_bytes: u64,
+    },
+    /// It is not there any more, and is not missed.
+    Gone,
 }
 
 impl Lanes<'_> {
@@ -78,15 +88,21 @@ impl Lanes<'_> {
         let lanes = reading.lanes();
         let queue = Mutex::new(Queue { reading, earlier: Earlier::of(self.repo, self.parent)?, n: 0 });
         let order = Order { listed: Mutex::new(Listed::new(own.lane())), advanced: Condvar::new() };
-        let results: Vec<_> = std::thread::scope(|scope| {
-            let threads: Vec<_> =
-                (0..lanes).map(|_| scope.spawn(|| self.lane(&queue, &order, lane()))).collect();
-            threads.into_iter().map(|thread| thread.join().unwrap_or(Err(RepoError::Worker.into()))).collect()
-        });
-        // Where the repository fails, one lane learns why and the others only that it did.
-        let is_echo = |error: &OpsError| matches!(error, OpsError::Repo(RepoError::Worker));
-        if let Some(error) = results.into_iter().filter_map(Result::err).min_by_key(is_echo) {
-            return Err(error);
+        loop {
+            let results: Vec<_> = std::thread::scope(|scope| {
+                let threads: Vec<_> =
+                    (0..lanes).map(|_| scope.spawn(|| self.lane(&queue, &order, lane()))).collect();
+                let joined = threads.into_iter().map(|thread| thread.join());
+                joined.map(|joined| joined.unwrap_or(Err(RepoError::Worker.into()))).collect()
+            });
+            // Where the repository fails, one lane learns why and the others only that it did.
+            let is_echo = |error: &OpsError| matches!(error, OpsError::Repo(RepoError::Worker));
+            if let Some(error) = results.into_iter().filter_map(Result::err).min_by_key(is_echo) {
+                return Err(error);
+            }
+            if !lock(&queue).reading.go_on().map_err(OpsError::of_source(self.source))? {
+                break;
+            }
         }
         let Queue { earlier, .. } = queue.into_inner().unwrap_or_else(PoisonError::into_inner);
         let Listed { listing, lane, mut read, .. } =
@@ -156,9 +172,12 @@ impl Lanes<'_> {
             };
             items.push((item, before));
         }
+        if items.is_empty() {
+            return Ok(None);
+        }
         let (n, anew) = (queue.n, queue.earlier.note.is_some());
         queue.n += 1;
-        Ok((!items.is_empty()).then_some(Stretch { n, anew, items }))
+        Ok(Some(Stretch { n, anew, items }))
     }
 
     /// The parent's entry, unless what it keeps is damaged: then its content is read and stored anew.
@@ -206,10 +225,11 @@ impl Lanes<'_> {
                 Ok(Done::Kept { stored: StoredEntry { entry, content, hash }, held, read_bytes })
             }
             Err(KeepError::Repo(error)) => Err(error.into()),
-            Err(KeepError::Content(ContentError::Broken(what))) => Err(OpsError::Source {
+            Err(KeepError::Content(ContentError::Broken { what, advice })) => Err(OpsError::Source {
                 source_name: self.source.to_owned(),
-                source: SourceError::Failed { code: ErrorCode::Failure, what, advice: None },
+                source: SourceError::Failed { code: ErrorCode::Failure, what, advice },
             }),
+            Err(KeepError::Content(ContentError::Gone)) => Ok(Done::Gone),
             Err(KeepError::Content(error)) => {
                 self.cx.progress().add_problems(1);
                 let problem = content_problem(&entry.path, &error);
@@ -340,6 +360,7 @@ impl<'a> Listed<'a> {
                 self.lost.insert(path);
                 Ok(())
             }
+            Done::Gone => Ok(()),
         }
     }
 }
@@ -369,13 +390,16 @@ fn content_problem(path: &TreePath, error: &ContentError) -> Problem {
         ContentError::ChangedWhileRead => "changed-while-read",
         ContentError::Malformed(_) => "malformed",
         ContentError::Vanished => "vanished",
-        ContentError::Broken(_) => "broken",
+        ContentError::Gone | ContentError::Broken { .. } => "broken",
     };
     let problem = Problem::new(code, path, error);
     match error {
         ContentError::Unreadable(_) => problem.advise("run hikae as a user who may read it, or exclude it"),
         ContentError::ChangedWhileRead => problem.advise(WRITTEN_TO),
-        ContentError::Malformed(_) | ContentError::Vanished | ContentError::Broken(_) => problem,
+        ContentError::Malformed(_)
+        | ContentError::Vanished
+        | ContentError::Gone
+        | ContentError::Broken { .. } => problem,
     }
 }
 

@@ -28,6 +28,7 @@ pub mod prune;
 pub mod recovery;
 pub mod report;
 pub mod restore;
+pub mod restore_cluster;
 pub mod restore_database;
 pub mod restore_dump;
 pub mod retain;

@@ -6,6 +6,7 @@
 pub mod check;
 pub mod files;
 pub mod postgresql;
+pub mod postgresql_cluster;
 pub mod sqlite;
 
 use hikae_model::{Advise, Cut, Cx, Entry, ErrorCode, HashKey, Hint, Problem, ReadContent};
@@ -14,7 +15,7 @@ use std::path::PathBuf;
 
 /// Something we protect.
 pub trait Source: Send + Sync {
-    /// What kind of source this is: `files`, `sqlite`, `postgresql`.
+    /// What kind of source this is: `files`, `sqlite`, `postgresql`, `postgresql-cluster`.
     fn kind(&self) -> &'static str;
 
     /// Looks, without writing, whether a backup could succeed now: what it finds wrong, each with advice.
@@ -51,6 +52,15 @@ pub trait Reading: Send {
     /// How many contents may usefully be read at the same time. At least 1.
     fn lanes(&self) -> usize {
         1
+    }
+
+    /// Called after `next` gave `None` and every content that came before was read: true if there is more now, which `next`
+    /// gives, in path order after all that came before. For what a source has only when all else of it was read.
+    ///
+    /// # Errors
+    /// As for `next`.
+    fn go_on(&mut self) -> Result<bool, SourceError> {
+        Ok(false)
     }
 
     /// Ends the reading, after every content was read: what must hold after a restore, and what was wrong.

@@ -154,7 +154,7 @@ pub fn drill(report: &DrillReport, app: &App) -> String {
 
 /// What was put side by side, in the words of the kind of source.
 fn what_was_compared(report: &DrillReport) -> String {
-    if report.kind == "files" {
+    if matches!(report.kind.as_str(), "files" | "postgresql-cluster") {
         return format!("{}, {}", count(report.entries, "entry", "entries"), Bytes(report.bytes));
     }
     let rows = report.checks.iter().filter(|check| check.name.starts_with(ROWS));

@@ -13,7 +13,7 @@ use std::path::Path;
 
 const GUIDE: &str = include_str!("../../../../docs/guide.md");
 /// Where the guide's machine keeps its things; all of it is below the home here.
-const PLACES: [&str; 6] = ["/srv/", "/etc/", "/var/log/", "/mnt/", "/tmp/", "/usr/local/bin/"];
+const PLACES: [&str; 7] = ["/var/lib/", "/srv/", "/etc/", "/var/log/", "/mnt/", "/tmp/", "/usr/local/bin/"];
 /// Heading below which the reader has another machine.
 const MACHINE_IS_GONE: &str = "## When the machine is gone";
 
@@ -117,6 +117,18 @@ fn every_command_of_the_guide_does_what_it_says() {
     let port = cluster.connection().port;
     enter(&cluster, "postgres").batch_execute("CREATE ROLE hikae LOGIN").unwrap();
     enter(&cluster, "postgres").batch_execute("CREATE DATABASE app").unwrap();
+    let version: String =
+        enter(&cluster, "postgres").query_one("SHOW server_version_num", &[]).unwrap().get(0);
+    let functions = match version.as_str() {
+        version if version >= "150000" => ["pg_backup_start(text, boolean)", "pg_backup_stop(boolean)"],
+        _ => ["pg_start_backup(text, boolean, boolean)", "pg_stop_backup(boolean, boolean)"],
+    };
+    let rights = format!(
+        "CREATE ROLE hikae_cluster LOGIN REPLICATION; GRANT pg_read_all_settings TO hikae_cluster;
+         GRANT EXECUTE ON FUNCTION {}, {} TO hikae_cluster",
+        functions[0], functions[1]
+    );
+    enter(&cluster, "postgres").batch_execute(&rights).unwrap();
     let orders = "CREATE TABLE orders AS SELECT n AS id FROM generate_series(1, 50) n";
     enter(&cluster, "app").batch_execute(&format!("{orders}; GRANT SELECT ON orders TO hikae")).unwrap();
 

@@ -10,7 +10,10 @@ pub fn start() -> Option<Cluster> {
     // A directory that the server's user can reach, whoever runs the tests.
     let scratch = PathBuf::from("/tmp");
     let environment = Environment::bare(scratch.clone());
-    let options = ClusterOptions { major: 13, ..ClusterOptions::default() };
+    // Base backups can be made of it.
+    let settings = [("wal_level", "replica"), ("max_wal_senders", "5"), ("full_page_writes", "on")];
+    let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    let options = ClusterOptions { major: 13, settings, ..ClusterOptions::default() };
     match Cluster::start(&options, &scratch, &environment, &system_cx()) {
         Ok(cluster) => Some(cluster),
         Err(error) => {

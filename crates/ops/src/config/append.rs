@@ -84,6 +84,12 @@ pub fn append_sources(text: &mut String, sources: &[NewSource]) {
                     text.push_str("allow_superuser = true\n");
                 }
             }
+            SourceSettings::PostgresqlCluster(cluster) => {
+                text.push_str(&format!("connection = {}\n", quoted(&cluster.connection)));
+                if let Some(directory) = &cluster.data_directory {
+                    text.push_str(&format!("data_directory = {}\n", quoted(directory.display())));
+                }
+            }
         }
     }
 }

@@ -9,6 +9,7 @@ use super::{Config, JobConfig, RepositoryConfig, SourceConfig, SourceSettings, S
 use hikae_repo::retention::Retention;
 use hikae_source::files::FilesSettings;
 use hikae_source::postgresql::PostgresqlSettings;
+use hikae_source::postgresql_cluster::{ClusterSettings, WalIn};
 use hikae_source::sqlite::SqliteSettings;
 use serde::Serialize;
 use toml::Value;
@@ -156,14 +157,12 @@ fn of_source(source: &SourceConfig) -> Vec<Setting> {
             setting("path", Some(text(path.display())), None),
             setting("scratch", scratch.as_ref().map(|path| text(path.display())), None),
         ]),
-        SourceSettings::Postgresql(postgresql) => {
-            settings.extend(of_postgresql(postgresql));
-            settings.push(setting(
-                "password",
-                source.password.as_ref().map(|secret| text(shown_reference(secret))),
-                None,
-            ));
-        }
+        SourceSettings::Postgresql(postgresql) => settings.extend(of_postgresql(postgresql)),
+        SourceSettings::PostgresqlCluster(cluster) => settings.extend(of_cluster(cluster)),
+    }
+    if source.settings.connection().is_some() {
+        let password = source.password.as_ref().map(|secret| text(shown_reference(secret)));
+        settings.push(setting("password", password, None));
     }
     let programs =
         |programs: &[Vec<String>]| Value::Array(programs.iter().map(|words| texts(&masked(words))).collect());
@@ -193,6 +192,18 @@ fn of_files(files: &FilesSettings) -> Vec<Setting> {
         setting("parse_json", Some(texts(parse_json)), Some(texts(&[]))),
         setting("one_file_system", Some((*one_file_system).into()), Some(false.into())),
         setting("newer_than", newer_than.as_ref().map(text), None),
+    ]
+}
+
+fn of_cluster(cluster: &ClusterSettings) -> Vec<Setting> {
+    let ClusterSettings { connection, data_directory, wal } = cluster;
+    let wal = match wal {
+        WalIn::Include => "include",
+    };
+    vec![
+        setting("connection", Some(text(without_password(connection))), None),
+        setting("data_directory", data_directory.as_ref().map(|path| text(path.display())), None),
+        setting("wal", Some(text(wal)), Some(text("include"))),
     ]
 }
 

@@ -15,7 +15,9 @@ impl Config {
     pub fn neighbours(&self, repo: &Repo, around: &Surroundings) -> Neighbours {
         let databases = self.sources.values().filter_map(|source| match &source.settings {
             SourceSettings::Sqlite(sqlite) => Some(sqlite.path.clone()),
-            SourceSettings::Files(_) | SourceSettings::Postgresql(_) => None,
+            SourceSettings::Files(_)
+            | SourceSettings::Postgresql(_)
+            | SourceSettings::PostgresqlCluster(_) => None,
         });
         Neighbours {
             own: vec![repo.store().address().into(), around.cache.clone()],

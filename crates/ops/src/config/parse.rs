@@ -157,8 +157,8 @@ impl<'t> Parsing<'t> {
             Some(value) => self.plain::<Fixtures>(value)?,
             None => Fixtures::default(),
         };
-        let is_postgresql = kind.get_ref().as_str() == Some("postgresql");
-        let password = match table.remove("password").filter(|_| is_postgresql) {
+        let enters_a_server = matches!(kind.get_ref().as_str(), Some("postgresql" | "postgresql-cluster"));
+        let password = match table.remove("password").filter(|_| enters_a_server) {
             Some(value) => Some(self.plain::<SecretRef>(value)?),
             None => None,
         };
@@ -167,6 +167,7 @@ impl<'t> Parsing<'t> {
             Some("files") => SourceSettings::Files(self.plain(rest)?),
             Some("sqlite") => SourceSettings::Sqlite(self.plain(rest)?),
             Some("postgresql") => SourceSettings::Postgresql(Box::new(self.plain(rest)?)),
+            Some("postgresql-cluster") => SourceSettings::PostgresqlCluster(self.plain(rest)?),
             other => {
                 let what = format!("`{}` is not a kind of source", other.unwrap_or_default());
                 let fault = Fault::at(self.text, self.file, kind.span(), what);
@@ -224,8 +225,8 @@ impl<'t> Parsing<'t> {
     /// Passwords that stand in connection strings: they would be shown, logged and copied, and no backup uses them.
     fn refuse_passwords(&mut self, config: &Config) {
         for (name, source) in &config.sources {
-            let SourceSettings::Postgresql(settings) = &source.settings else { continue };
-            if super::effective::without_password(&settings.connection) != settings.connection {
+            let Some(connection) = source.settings.connection() else { continue };
+            if super::effective::without_password(connection) != connection {
                 let span = self.span_of(&format!("source.{name}"), "connection");
                 let fault =
                     Fault::at(self.text, self.file, span, "a password stands in the connection string");

@@ -85,6 +85,9 @@ enum Source {
     Sqlite(Sqlite),
     /// A PostgreSQL database.
     Postgresql(Postgresql),
+    /// The files of a PostgreSQL server.
+    #[schemars(rename = "postgresql-cluster")]
+    PostgresqlCluster(PostgresqlCluster),
 }
 
 /// Folders and files.
@@ -182,6 +185,31 @@ struct Postgresql {
     hooks: Option<Hooks>,
 }
 
+/// The files of a PostgreSQL server.
+#[derive(JsonSchema)]
+#[allow(dead_code)]
+struct PostgresqlCluster {
+    /// host=… dbname=… user=…, or postgresql://…, without a password.
+    connection: String,
+    /// Where the password is, if not in ~/.pgpass.
+    password: Option<Secret>,
+    /// Where its files are on this machine; by default where the server says.
+    data_directory: Option<String>,
+    /// Where the log from start to stop is kept: "include", in the snapshot.
+    wal: Option<WalIn>,
+    /// Programs around the reading.
+    hooks: Option<Hooks>,
+}
+
+/// Where the log is kept that a base backup needs.
+#[derive(JsonSchema)]
+#[schemars(rename_all = "kebab-case")]
+#[allow(dead_code)]
+enum WalIn {
+    /// In the snapshot.
+    Include,
+}
+
 /// Programs around the reading of a source, as argument arrays; no shell.
 #[derive(JsonSchema)]
 #[schemars(deny_unknown_fields)]
@@ -260,6 +288,11 @@ mod tests {
             ("[source.x]\nkind = 'files'\ninclude = []", "Files", &["fixtures", "hooks"]),
             ("[source.x]\nkind = 'sqlite'\npath = '/s'", "Sqlite", &["hooks"]),
             ("[source.x]\nkind = 'postgresql'\nconnection = ''", "Postgresql", &["hooks", "password"]),
+            (
+                "[source.x]\nkind = 'postgresql-cluster'\nconnection = ''",
+                "PostgresqlCluster",
+                &["hooks", "password"],
+            ),
             ("[source.x]\nkind = 'files'\ninclude = []\n[source.x.hooks]", "Hooks", &[]),
             ("[source.x]\nkind = 'files'\ninclude = []\n[source.x.fixtures]", "Fixtures", &[]),
             ("[job.x]", "Job", &[]),

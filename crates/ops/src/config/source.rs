@@ -9,6 +9,7 @@ use crate::surroundings::Surroundings;
 use hikae_model::{Advise, Cx, ErrorCode, Problem, TreePath};
 use hikae_source::files::{FilesSettings, FilesSource, Neighbours};
 use hikae_source::postgresql::{Finding, PostgresqlSettings, PostgresqlSource, Secret, Weight};
+use hikae_source::postgresql_cluster::{ClusterSettings, ClusterSource};
 use hikae_source::sqlite::{SqliteSettings, SqliteSource};
 use hikae_source::{Source, SourceError};
 use std::ffi::OsStr;
@@ -37,11 +38,13 @@ pub enum SourceSettings {
     Sqlite(SqliteSettings),
     /// `kind = "postgresql"`.
     Postgresql(Box<PostgresqlSettings>),
+    /// `kind = "postgresql-cluster"`.
+    PostgresqlCluster(ClusterSettings),
 }
 
 impl SourceSettings {
     /// The kinds, as the configuration names them.
-    pub const KINDS: [&str; 3] = ["files", "sqlite", "postgresql"];
+    pub const KINDS: [&str; 4] = ["files", "sqlite", "postgresql", "postgresql-cluster"];
 
     /// Its kind.
     pub fn kind(&self) -> &'static str {
@@ -49,10 +52,20 @@ impl SourceSettings {
             Self::Files(_) => "files",
             Self::Sqlite(_) => "sqlite",
             Self::Postgresql(_) => "postgresql",
+            Self::PostgresqlCluster(_) => "postgresql-cluster",
         }
     }
 
-    /// What it protects, for people: folders, a database file, a database on a server.
+    /// How the server is entered, for kinds that enter one.
+    pub fn connection(&self) -> Option<&str> {
+        match self {
+            Self::Postgresql(settings) => Some(&settings.connection),
+            Self::PostgresqlCluster(settings) => Some(&settings.connection),
+            Self::Files(_) | Self::Sqlite(_) => None,
+        }
+    }
+
+    /// What it protects, for people: folders, a database file, a database on a server, a server.
     pub fn shown(&self) -> String {
         match self {
             Self::Files(settings) => {
@@ -60,7 +73,9 @@ impl SourceSettings {
                 paths.collect::<Vec<_>>().join(", ")
             }
             Self::Sqlite(settings) => settings.path.display().to_string(),
-            Self::Postgresql(settings) => super::effective::without_password(&settings.connection),
+            Self::Postgresql(_) | Self::PostgresqlCluster(_) => {
+                self.connection().map(super::effective::without_password).unwrap_or_default()
+            }
         }
     }
 }
@@ -93,6 +108,9 @@ impl SourceConfig {
             SourceSettings::Postgresql(settings) => {
                 Box::new(self.open_postgresql(settings, name, around, cx)?)
             }
+            SourceSettings::PostgresqlCluster(settings) => {
+                Box::new(self.open_cluster(settings, name, around, cx)?)
+            }
         };
         let hooks = Hooks { umask: around.umask, ..self.hooks.clone() };
         Ok(NamedSource { name: name.to_owned(), source, hooks })
@@ -123,6 +141,18 @@ impl SourceConfig {
             .map_err(|source| OpsError::Source { source_name: name.to_owned(), source })
     }
 
+    fn open_cluster(
+        &self,
+        settings: &ClusterSettings,
+        name: &str,
+        around: &Surroundings,
+        cx: &Cx,
+    ) -> Result<ClusterSource, OpsError> {
+        let password = self.fetch_password(name, around, cx)?;
+        ClusterSource::new(settings.clone(), password, &around.for_postgresql())
+            .map_err(|source| OpsError::Source { source_name: name.to_owned(), source })
+    }
+
     /// The password that the configuration leads to, if it does.
     ///
     /// # Errors
@@ -146,6 +176,9 @@ impl SourceConfig {
         let of_source = |source: SourceError| OpsError::Source { source_name: name.to_owned(), source };
         if let SourceSettings::Postgresql(settings) = &self.settings {
             return self.open_postgresql(settings, name, around, cx)?.preflight(cx).map_err(of_source);
+        }
+        if let SourceSettings::PostgresqlCluster(settings) = &self.settings {
+            return self.open_cluster(settings, name, around, cx)?.preflight(cx).map_err(of_source);
         }
         let problems =
             self.open(name, &Neighbours::default(), around, cx)?.source.check(cx).map_err(of_source)?;

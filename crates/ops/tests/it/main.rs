@@ -1,6 +1,7 @@
 //! Whole operations, from real sources through a real directory and back.
 
 mod changing;
+mod cluster;
 mod compare;
 mod drill;
 mod files;

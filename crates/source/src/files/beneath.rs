@@ -22,7 +22,7 @@ const RESOLVE: ResolveFlags =
 ///
 /// # Errors
 /// `ELOOP` for a link in the way, `EXDEV` for a path that leaves `root`, `ENOSYS` before Linux 5.6.
-pub(super) fn open(
+pub(crate) fn open(
     root: BorrowedFd<'_>,
     path: &[u8],
     flags: OFlags,
@@ -79,12 +79,12 @@ pub(super) struct Identity {
 const MASK: StatxFlags = StatxFlags::BASIC_STATS.difference(StatxFlags::ATIME);
 
 /// What stands at `name` in `directory`; a link is looked at, not followed, and nothing is mounted for it.
-pub(super) fn look(directory: BorrowedFd<'_>, name: impl rustix::path::Arg) -> Result<Statx, Errno> {
+pub(crate) fn look(directory: BorrowedFd<'_>, name: impl rustix::path::Arg) -> Result<Statx, Errno> {
     statx(directory, name, AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT, MASK)
 }
 
 /// What an open file is.
-pub(super) fn look_at(file: BorrowedFd<'_>) -> Result<Statx, Errno> {
+pub(crate) fn look_at(file: BorrowedFd<'_>) -> Result<Statx, Errno> {
     statx(file, c"", AtFlags::EMPTY_PATH, MASK)
 }
 
@@ -92,11 +92,11 @@ pub(super) fn identity(seen: &Statx) -> Identity {
     Identity { device: (seen.stx_dev_major, seen.stx_dev_minor), inode: seen.stx_ino }
 }
 
-pub(super) fn file_type(seen: &Statx) -> FileType {
+pub(crate) fn file_type(seen: &Statx) -> FileType {
     FileType::from_raw_mode(u32::from(seen.stx_mode))
 }
 
-pub(super) fn modified(seen: &Statx) -> FileTime {
+pub(crate) fn modified(seen: &Statx) -> FileTime {
     FileTime { seconds: seen.stx_mtime.tv_sec, nanoseconds: seen.stx_mtime.tv_nsec }
 }
 

@@ -8,7 +8,7 @@
 //! This module knows one machine's files. It knows no repository and decides nothing about keeping.
 
 mod attributes;
-mod beneath;
+pub(crate) mod beneath;
 mod include;
 mod names;
 mod place;

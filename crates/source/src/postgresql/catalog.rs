@@ -31,7 +31,7 @@ pub(super) fn session_settings(server_version_num: u32, lock_timeout_ms: u64) ->
 }
 
 /// A name as SQL text: always quoted.
-pub(super) fn quote(name: &str) -> String {
+pub(crate) fn quote(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 

@@ -12,12 +12,13 @@
 use super::connection::Connection;
 use super::programs::{Environment, PrivateDir, Programs, Running, SystemUser, find, system_users};
 use super::wire::Client;
-use super::{Secret, failed};
+use super::{Secret, failed, wire_failed};
 use crate::SourceError;
 use hikae_model::{Cx, ErrorCode};
 use rustix::process::{Pid, Signal, kill_process};
 use std::ffi::OsString;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, chown};
+use std::io::Read as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, chown, lchown};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -28,6 +29,8 @@ const MAX_SOCKET_PATH: usize = 107;
 const PORT: u16 = 5432;
 /// How long a new server may take to answer.
 const START_LIMIT: Duration = Duration::from_secs(60);
+/// How much of what a program prints is kept.
+const MAX_PRINTED_BYTES: u64 = 1 << 20;
 /// How long a server may take to stop at once.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 
@@ -48,6 +51,34 @@ pub struct ClusterOptions {
     pub initdb: Vec<String>,
 }
 
+/// A directory for a server that is not yet there: to be filled, then started.
+pub struct Vacant {
+    options: ClusterOptions,
+    programs: Programs,
+    user: Option<SystemUser>,
+    sockets: PathBuf,
+    lock: std::fs::File,
+    directory: PrivateDir,
+    socket: Option<PrivateDir>,
+}
+
+/// What came of a program of PostgreSQL.
+pub(crate) struct Ran {
+    /// Whether it succeeded, or in words how not.
+    pub(crate) ended: Result<(), String>,
+    /// What it printed.
+    pub(crate) printed: String,
+}
+
+/// What a server does first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Begins {
+    /// It was made a moment ago, and answers soon.
+    New,
+    /// It replays the log of a base backup, which takes as long as it takes.
+    Recovering,
+}
+
 /// A throw-away server under way.
 pub struct Cluster {
     server: std::process::Child,
@@ -62,12 +93,12 @@ pub struct Cluster {
     _socket: Option<PrivateDir>,
 }
 
-impl Cluster {
-    /// Makes a server below `parent` and waits until it answers.
+impl Vacant {
+    /// Makes a directory below `parent`, for a server whose programs are here.
     ///
     /// # Errors
-    /// [`SourceError`]: no such version is installed, no user to run it as, or it did not start.
-    pub fn start(
+    /// [`SourceError`]: no such version is installed, or no user to run it as.
+    pub fn make(
         options: &ClusterOptions,
         parent: &Path,
         environment: &Environment,
@@ -81,49 +112,117 @@ impl Cluster {
         let lock = lock_directory(&base)?;
         give(&base, user.as_ref())?;
         see_reachable(&base, user.as_ref())?;
-        let (sockets, socket_guard) = socket_directory(&base, user.as_ref(), cx)?;
-        let data = base.join("data");
-
-        let mut arguments: Vec<OsString> =
-            ["--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync", "--pgdata"].map(Into::into).into();
-        arguments.push(data.clone().into());
-        let superuser = options.superuser.as_deref().unwrap_or("postgres");
-        arguments.push(format!("--username={superuser}").into());
-        arguments.extend(options.initdb.iter().map(Into::into));
-        Running::start(&programs.path("initdb"), &arguments, user.as_ref(), Stdio::null(), Stdio::null())?
-            .wait(cx)?;
-
-        write(&base.join("hba.conf"), "local all all trust\n", user.as_ref())?;
-        write(&base.join("ident.conf"), "", user.as_ref())?;
-        let log = base.join("log");
-        write(&log, "", user.as_ref())?;
-        let (server, fenced) = spawn_server(&programs, user.as_ref(), &base, &sockets, options)?;
-        let mut connection = Connection::parse(&format!("dbname=postgres port={PORT}"), superuser)?;
-        connection.host = super::Host::Socket(sockets);
-        connection.password = None;
-        let mut cluster = Self {
-            server,
-            programs,
-            user,
-            connection,
-            fenced,
-            _lock: lock,
-            directory,
-            _socket: socket_guard,
-        };
-        cluster.wait_until_ready(&log, cx)?;
-        Ok(cluster)
+        let (sockets, socket) = socket_directory(&base, user.as_ref(), cx)?;
+        Ok(Self { options: options.clone(), programs, user, sockets, lock, directory, socket })
     }
 
-    fn wait_until_ready(&mut self, log: &Path, cx: &Cx) -> Result<(), SourceError> {
+    /// Where the server's files belong.
+    pub fn data(&self) -> PathBuf {
+        self.directory.path().join("data")
+    }
+
+    /// The server's major version.
+    pub fn major(&self) -> u32 {
+        self.programs.major
+    }
+
+    /// Has a new cluster made there.
+    fn initialise(&self, cx: &Cx) -> Result<(), SourceError> {
+        let mut arguments: Vec<OsString> =
+            ["--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync", "--pgdata"].map(Into::into).into();
+        arguments.push(self.data().into());
+        arguments.push(format!("--username={}", self.superuser()).into());
+        arguments.extend(self.options.initdb.iter().map(Into::into));
+        let initdb = self.programs.path("initdb");
+        Running::start(&initdb, &arguments, self.user.as_ref(), Stdio::null(), Stdio::null())?.wait(cx)
+    }
+
+    /// Gives everything that was put there to the server's user. No link is followed.
+    ///
+    /// # Errors
+    /// [`SourceError::Io`].
+    pub fn give_all(&self) -> Result<(), SourceError> {
+        let Some(user) = &self.user else { return Ok(()) };
+        let mut waiting = vec![self.directory.path().to_owned()];
+        while let Some(path) = waiting.pop() {
+            let refused = |source| SourceError::Io { verb: "give away", path: path.clone(), source };
+            lchown(&path, Some(user.uid), Some(user.gid)).map_err(refused)?;
+            if std::fs::symlink_metadata(&path).map_err(refused)?.is_dir() {
+                let entries = std::fs::read_dir(&path).map_err(refused)?;
+                waiting.extend(entries.filter_map(|entry| Some(entry.ok()?.path())));
+            }
+        }
+        Ok(())
+    }
+
+    fn superuser(&self) -> &str {
+        self.options.superuser.as_deref().unwrap_or("postgres")
+    }
+
+    /// Starts the server on what is there, and waits until it answers in `database`.
+    ///
+    /// # Errors
+    /// [`SourceError`] with what the server said, if it did not start.
+    pub fn start(self, begins: Begins, database: &str, cx: &Cx) -> Result<Cluster, SourceError> {
+        let base = self.directory.path().to_owned();
+        let user = self.user.as_ref();
+        write(&base.join("hba.conf"), "local all all trust\n", user)?;
+        write(&base.join("ident.conf"), "", user)?;
+        let log = base.join("log");
+        write(&log, "", user)?;
+        let mut connection = Connection::parse(&format!("dbname=postgres port={PORT}"), self.superuser())?;
+        connection.host = super::Host::Socket(self.sockets.clone());
+        connection.password = None;
+        let (server, fenced) = spawn_server(&self.programs, user, &base, &self.sockets, &self.options)?;
+        let mut cluster = Cluster {
+            server,
+            programs: self.programs,
+            user: self.user,
+            connection: connection.to_database(database),
+            fenced,
+            _lock: self.lock,
+            directory: self.directory,
+            _socket: self.socket,
+        };
+        cluster.wait_until_ready(&log, begins, cx)?;
+        Ok(cluster)
+    }
+}
+
+impl Cluster {
+    /// Makes a server below `parent` and waits until it answers.
+    ///
+    /// # Errors
+    /// [`SourceError`]: no such version is installed, no user to run it as, or it did not start.
+    pub fn start(
+        options: &ClusterOptions,
+        parent: &Path,
+        environment: &Environment,
+        cx: &Cx,
+    ) -> Result<Self, SourceError> {
+        let vacant = Vacant::make(options, parent, environment, cx)?;
+        vacant.initialise(cx)?;
+        vacant.start(Begins::New, "postgres", cx)
+    }
+
+    fn wait_until_ready(&mut self, log: &Path, begins: Begins, cx: &Cx) -> Result<(), SourceError> {
         let begun = cx.elapsed();
         loop {
             cx.check()?;
             let exited = matches!(self.server.try_wait(), Ok(Some(_)));
-            if !exited && Client::connect(&self.connection, cx.cancel()).is_ok() {
-                return Ok(());
+            match Client::connect(&self.connection, cx.cancel()) {
+                Ok(_) if !exited => return Ok(()),
+                // It runs, and will not let us in: waiting would not help. 57P03 is a server that is not ready yet.
+                Err(error)
+                    if begins == Begins::Recovering
+                        && error.sqlstate().is_some_and(|code| code != "57P03") =>
+                {
+                    return Err(wire_failed("cannot enter the throw-away server", &error));
+                }
+                Ok(_) | Err(_) => {}
             }
-            if exited || cx.elapsed().saturating_sub(begun) > START_LIMIT {
+            let is_late = cx.elapsed().saturating_sub(begun) > START_LIMIT && begins == Begins::New;
+            if exited || is_late {
                 let said = std::fs::read_to_string(log).unwrap_or_default();
                 let last: Vec<&str> = said.lines().rev().take(3).collect();
                 let what = format!(
@@ -135,6 +234,42 @@ impl Cluster {
             }
             std::thread::sleep(Duration::from_millis(15));
         }
+    }
+
+    /// Stops the server as it should be stopped, with all that it holds written down. It is not entered again.
+    pub(crate) fn stop(&mut self, cx: &Cx) -> Result<(), SourceError> {
+        // SIGINT is PostgreSQL's fast shutdown.
+        if let Some(pid) = i32::try_from(self.server.id()).ok().and_then(Pid::from_raw) {
+            let _ = kill_process(pid, Signal::INT);
+        }
+        while let Ok(None) = self.server.try_wait() {
+            cx.check()?;
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+
+    /// Runs one of PostgreSQL's programs as the server's user. Nothing, if it is not installed.
+    pub(crate) fn run(
+        &self,
+        program: &str,
+        arguments: &[OsString],
+        cx: &Cx,
+    ) -> Result<Option<Ran>, SourceError> {
+        let path = self.programs.path(program);
+        if !path.exists() {
+            return Ok(None);
+        }
+        let mut running =
+            Running::start(&path, arguments, self.user.as_ref(), Stdio::null(), Stdio::piped())?;
+        let mut printed = Vec::new();
+        if let Some(stdout) = running.stdout() {
+            let read = stdout.take(MAX_PRINTED_BYTES).read_to_end(&mut printed);
+            read.map_err(|source| SourceError::Io { verb: "run", path: path.clone(), source })?;
+        }
+        cx.check()?;
+        let printed = String::from_utf8_lossy(&printed).into_owned();
+        Ok(Some(Ran { ended: running.finish(), printed }))
     }
 
     /// How to enter it, as its superuser.

@@ -33,13 +33,14 @@ mod restore;
 mod rows;
 mod script;
 mod selection;
+mod session;
 mod settings;
 mod swap;
 mod tls;
 mod verify;
 mod wire;
 
-pub use cluster::{Cluster, ClusterOptions};
+pub use cluster::{Begins, Cluster, ClusterOptions, Vacant};
 pub use connection::{Binding, Connection, Host, TlsMode, TlsSettings};
 pub use drill::{DrillOptions, DrillResult, drill};
 pub use dump::{
@@ -52,6 +53,11 @@ pub use programs::Environment;
 pub use restore::{Owners, PhaseTime, RestoreOptions, Restored, look, restore};
 pub use settings::{PostgresqlSettings, with_password};
 pub use swap::{Swapped, swap};
+
+pub(crate) use catalog::quote as quoted;
+pub(crate) use cluster::Ran;
+pub(crate) use restore::Stopwatch;
+pub(crate) use session::Session;
 
 use crate::{Reading, Source, SourceError};
 use hikae_model::{Cx, ErrorCode, HashKey, Problem};
@@ -75,14 +81,7 @@ impl PostgresqlSource {
         password: Option<Secret>,
         environment: Environment,
     ) -> Result<Self, SourceError> {
-        let connection = Connection::parse(&settings.connection, &environment.user)?;
-        if connection.password.is_some() {
-            return Err(SourceError::Setting {
-                setting: "connection".into(),
-                why: "it holds a password; put that into ~/.pgpass or a file of mode 0600".into(),
-            });
-        }
-        let connection = with_password(connection, password, &environment)?;
+        let connection = without_password(&settings.connection, password, &environment)?;
         Ok(Self { settings, connection, environment })
     }
 
@@ -129,7 +128,23 @@ impl Source for PostgresqlSource {
     }
 }
 
-fn failed(code: ErrorCode, what: String, advice: Option<String>) -> SourceError {
+/// The connection of a setting, which holds no password: that is handed in or looked up.
+pub(crate) fn without_password(
+    setting: &str,
+    password: Option<Secret>,
+    environment: &Environment,
+) -> Result<Connection, SourceError> {
+    let connection = Connection::parse(setting, &environment.user)?;
+    if connection.password.is_some() {
+        return Err(SourceError::Setting {
+            setting: "connection".into(),
+            why: "it holds a password; put that into ~/.pgpass or a file of mode 0600".into(),
+        });
+    }
+    with_password(connection, password, environment)
+}
+
+pub(crate) fn failed(code: ErrorCode, what: String, advice: Option<String>) -> SourceError {
     SourceError::Failed { code, what, advice: advice.map(Into::into) }
 }
 

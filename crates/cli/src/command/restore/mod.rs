@@ -1,5 +1,6 @@
 //! `hikae restore`
 
+mod cluster;
 mod database;
 mod dump;
 mod files;
@@ -76,6 +77,9 @@ pub struct RestoreArgs {
     /// Load a dump as a superuser: what it brings then runs as one
     #[arg(long, requires = "dump")]
     allow_superuser: bool,
+    /// PostgreSQL cluster: where a tablespace goes, by its number [default: DIR-tablespaces/OID]
+    #[arg(long, value_name = "OID=DIR", value_parser = cluster::parse_tablespace)]
+    tablespace: Vec<(u32, PathBuf)>,
     /// Do not ask before anything is replaced
     #[arg(long)]
     yes: bool,
@@ -148,11 +152,17 @@ pub fn run(args: &RestoreArgs, app: &App) -> Result<Ended, Failure> {
         let hint = format!("`hikae show {}` lists them", snapshot.id.short());
         app.output.warning(&format!("this snapshot is partial: {problems}"), Some(&hint));
     }
+    if snapshot.kind != "postgresql-cluster" {
+        refuse(&[("--tablespace", !args.tablespace.is_empty())], &snapshot.kind)?;
+    }
     let origin = Origin { repo: &repo, snapshot, newer_partial };
     match origin.snapshot.kind.as_str() {
         "files" => files::restore(args, &origin, app),
         "sqlite" => database::sqlite(args, &origin, app),
         "postgresql" => database::postgresql(args, &origin, app),
+        // A part of it is a matter of files.
+        "postgresql-cluster" if args.path.is_empty() => cluster::restore(args, &origin, app),
+        "postgresql-cluster" => files::restore(args, &origin, app),
         kind => {
             let what = format!("this release cannot restore a source of kind `{kind}`");
             Err(Failure::new(ErrorCode::Usage, what, Some("use a newer release of hikae".into())))

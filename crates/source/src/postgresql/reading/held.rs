@@ -61,7 +61,7 @@ impl Shared {
     /// Remembers the failure and gives it on.
     pub(super) fn broken(&self, part: usize, what: String) -> ContentError {
         self.set(part, PartOutcome::Failed(what.clone()));
-        ContentError::Broken(what)
+        ContentError::Broken { what, advice: None }
     }
 
     /// A connection in the snapshot: one that waits, or a new one.

@@ -120,19 +120,19 @@ pub(super) struct Place<'a> {
 }
 
 /// Measures phases.
-pub(super) struct Stopwatch<'a> {
+pub(crate) struct Stopwatch<'a> {
     cx: &'a Cx,
     since: Duration,
-    pub(super) times: Vec<PhaseTime>,
+    pub(crate) times: Vec<PhaseTime>,
 }
 
 impl<'a> Stopwatch<'a> {
-    pub(super) fn new(cx: &'a Cx) -> Self {
+    pub(crate) fn new(cx: &'a Cx) -> Self {
         Self { cx, since: cx.elapsed(), times: Vec::new() }
     }
 
     /// Ends a phase and begins the next.
-    pub(super) fn lap(&mut self, phase: &str) {
+    pub(crate) fn lap(&mut self, phase: &str) {
         let now = self.cx.elapsed();
         let spent = now.saturating_sub(self.since);
         self.since = now;

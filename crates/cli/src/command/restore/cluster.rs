@@ -1,0 +1,86 @@
+//! Restores of base backups: a whole PostgreSQL cluster into a new data directory.
+
+use super::{Origin, RestoreArgs, new_folder, only_for_postgresql, refuse};
+use crate::app::{App, absolute};
+use crate::command::shown;
+use crate::failure::{Ended, Failure};
+use crate::page::{Mark, count, duration, marked};
+use hikae_model::{Bytes, Count, ErrorCode, Outcome};
+use hikae_ops::restore_cluster::{ClusterTarget, plan_cluster, restore_cluster};
+use serde_json::json;
+use std::path::PathBuf;
+
+pub fn restore(args: &RestoreArgs, origin: &Origin<'_>, app: &App) -> Result<Ended, Failure> {
+    const KIND: &str = "postgresql-cluster";
+    refuse(&only_for_postgresql(args), KIND)?;
+    refuse(&[("--overwrite", args.overwrite.is_some()), ("--cross-mounts", args.cross_mounts)], KIND)?;
+    let (repo, snapshot) = (origin.repo, &origin.snapshot);
+    let directory = match &args.target {
+        Some(target) => absolute(target)?,
+        None => new_folder(snapshot, app)?,
+    };
+    let tablespaces = args.tablespace.iter().map(|(oid, place)| Ok((*oid, absolute(place)?)));
+    let target = ClusterTarget { directory, tablespaces: tablespaces.collect::<Result<_, Failure>>()? };
+    let plan = plan_cluster(repo, snapshot.id, &target, &app.cx)?;
+    let version = &plan.manifest.server_version;
+    let spaces: String = plan
+        .tablespaces
+        .iter()
+        .map(|(oid, place)| format!("  tablespace {oid} into {}\n", place.display()))
+        .collect();
+    let lines = |notes: &[String]| notes.iter().map(|note| format!("  {note}\n")).collect::<String>();
+    if args.dry_run {
+        let text = format!(
+            "would restore {}, {} of PostgreSQL {version}, into {}\n{spaces}{}Nothing was written.\n",
+            origin.said(app),
+            Bytes(snapshot.bytes),
+            plan.directory.display(),
+            lines(&plan.notes),
+        );
+        app.output.result(Ended::Well, &origin.shown(json!({ "plan": plan })), &text);
+        return Ok(Ended::Well);
+    }
+    let restored = {
+        let _progress = app.progress();
+        restore_cluster(repo, snapshot.id, &target, &app.cx)?
+    };
+    let (mark, ended) = match (restored.outcome, restored.n_damaged) {
+        (Outcome::Complete, _) => (Mark::Good, Ended::Well),
+        (_, 1..) => (Mark::Bad, Ended::With(ErrorCode::VerificationFailed)),
+        (outcome, 0) => (Mark::Bad, outcome.into()),
+    };
+    let mut text = format!(
+        "{}  {}: {}, {} in {}, into {}\n{spaces}",
+        marked(mark, "restored"),
+        origin.said(app),
+        count(restored.entries, "entry", "entries"),
+        Bytes(restored.bytes),
+        duration(restored.seconds),
+        restored.directory.display(),
+    );
+    if restored.outcome == Outcome::Complete {
+        let directory = restored.directory.display();
+        text.push_str(&format!("  start PostgreSQL {version} on it: postgres -D {directory}\n"));
+    }
+    if restored.n_damaged > 0 {
+        let files = count(restored.n_damaged, "file is", "files are");
+        text.push_str(&format!("  {files} damaged in the repository and did not come back\n"));
+    }
+    if restored.n_owners_not_set > 0 {
+        let n = Count(restored.n_owners_not_set);
+        text.push_str(&format!("  {n} belong to you now: only root can give files away\n"));
+    }
+    text.push_str(&lines(&restored.notes));
+    text.push_str(&shown::problems(&restored.problems, restored.problems.len() as u64, ""));
+    app.output.result(ended, &origin.shown(json!({ "restored": restored })), &text);
+    Ok(ended)
+}
+
+/// `OID=DIR`
+pub fn parse_tablespace(text: &str) -> Result<(u32, PathBuf), String> {
+    let parse = || {
+        let (oid, place) = text.split_once('=')?;
+        Some((oid.parse().ok()?, PathBuf::from(place)))
+    };
+    parse().ok_or_else(|| "must be a number and a directory, as 16384=/srv/fast".to_owned())
+}
