@@ -174,7 +174,7 @@ impl ReplicationError {
             (_, Some("42501")) => Self::NoRight { server, role: connection.user.clone(), why },
             (_, Some("53300")) => Self::NoPlace { server, why },
             (_, Some("28P01")) | (WireError::Refused(_), _) => {
-                let advice = "see that role and password are right; in a password file the line's database is `replication`";
+                let advice = "see that role and password are right; in a password file the line's database is `replication`; before 14, set the password anew with password_encryption = scram-sha-256";
                 Self::NotLetIn { server, why, advice: advice.into() }
             }
             (_, Some(code)) if code.starts_with("28") => {

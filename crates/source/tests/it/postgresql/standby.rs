@@ -69,6 +69,8 @@ pub(super) fn follow(cluster: &Cluster) -> Standby {
         command.args(["-c", setting]);
     }
     command.arg("-c").arg(format!("unix_socket_directories={}", sockets.display()));
+    // It loads a client library to follow with: its own, and not the one of another version that is installed.
+    command.env("LD_LIBRARY_PATH", cluster.program_directory().join("../lib"));
     let log = std::fs::File::create(base.join("standby.log")).unwrap();
     let server = command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
     let connection = Connection { host: Host::Socket(sockets), ..cluster.connection().clone() };

@@ -16,7 +16,9 @@ fn refusal(connection: &Connection) -> (ReplicationError, String) {
 /// Wrong password, no right, no line, no place: each is an error of its own, with the SQL or the line to paste.
 #[test]
 fn a_server_that_does_not_let_us_in_says_what_to_change() {
-    let server = Server::start(&replicating());
+    let mut options = replicating();
+    options.settings.push(("password_encryption".into(), "scram-sha-256".into()));
+    let server = Server::start(&options);
     server
         .sql("CREATE ROLE wal LOGIN REPLICATION PASSWORD 'right'; CREATE ROLE plain LOGIN PASSWORD 'right'");
     server.set_hba(
@@ -25,7 +27,7 @@ fn a_server_that_does_not_let_us_in_says_what_to_change() {
     let as_role = |role: &str, password: &str| {
         server.cluster.connection_as(role, Some(Secret::new(password.to_owned())))
     };
-    assert!(Session::enter(&as_role("wal", "right"), &system_cx()).is_ok());
+    drop(Session::enter(&as_role("wal", "right"), &system_cx()).unwrap());
 
     let (error, advice) = refusal(&as_role("wal", "wrong"));
     assert!(matches!(error, ReplicationError::NotLetIn { .. }), "{error:?}");
@@ -98,6 +100,7 @@ fn slots_are_made_looked_at_and_dropped() {
 fn replication_goes_over_tls() {
     let mut options = replicating();
     options.settings.push(("listen_addresses".into(), "127.0.0.81".into()));
+    options.settings.push(("password_encryption".into(), "scram-sha-256".into()));
     let server = Server::start(&options);
     let directory = server.cluster.directory();
     if !super::super::tls::make_certificates(directory) {

@@ -36,6 +36,11 @@ fn what_is_streamed_under_load_is_the_servers_own_wal() {
     let oracle = server.cluster.directory().join("oracle");
     std::fs::create_dir(&oracle).unwrap();
     give(&oracle, &server.cluster);
+    // Before 15 it does not ask its slot where to begin, but looks at what is there.
+    let first = std::fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().file_name()).min().unwrap();
+    let begun = oracle.join(format!("{}.partial", first.into_string().unwrap()));
+    std::fs::write(&begun, "").unwrap();
+    give(&begun, &server.cluster);
     receiver.args(["--no-loop", "--no-sync", "-S", &theirs.to_string(), "-E", &end.to_string(), "-D"]);
     let received = receiver.arg(&oracle).output().unwrap();
     assert!(received.status.success(), "{}", String::from_utf8_lossy(&received.stderr));
