@@ -1,6 +1,8 @@
 //! The real clock and the real random source, which `Cx` hands to everything else: for the programs, and nothing else.
 
 use hikae_model::{Cancel, Clock, Cx, Random};
+use rustix::io::retry_on_intr;
+use rustix::rand::{GetRandomFlags, getrandom};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -34,8 +36,14 @@ impl Clock for SystemClock {
 struct SystemRandom;
 
 impl Random for SystemRandom {
-    /// Without random bytes there are no keys and no names, and nothing safe to go on with.
+    /// From the kernel at each call: a generator of our own would first gather chance from the processor, which takes a
+    /// short program longer than all of its work. Without random bytes there are no keys and no names, and nothing safe to
+    /// go on with.
     fn fill(&self, bytes: &mut [u8]) {
-        aws_lc_rs::rand::fill(bytes).expect("the operating system gives random bytes");
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let n = retry_on_intr(|| getrandom(&mut *rest, GetRandomFlags::empty()));
+            rest = &mut rest[n.expect("the operating system gives random bytes")..];
+        }
     }
 }

@@ -29,7 +29,7 @@ use crate::state::State;
 use crate::unlocked::Unlocked;
 use hikae_model::{Cx, SystemId, WalName, WriterId, sabotage};
 use hikae_store::{ObjectKey, Store, StoreError};
-use object::{OpenSession, PlainHash, hash_file, seal_file};
+use object::{OpenSession, PlainHash, Sealer, hash_file};
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::ops::Range;
@@ -44,6 +44,9 @@ const SESSION_LASTS: Duration = Duration::from_secs(3600);
 /// How long a key epoch lasts: see `epoch`.
 const EPOCH_DAYS: i64 = 90;
 
+/// Memory for a longer object than this is given back once it is stored.
+const MOST_KEPT_BYTES: u64 = 64 << 20;
+
 /// The write-ahead log that a repository keeps. Shared between threads behind a reference.
 pub struct WalArchive {
     unlocked: Arc<Unlocked>,
@@ -52,6 +55,8 @@ pub struct WalArchive {
     /// Read when it is first needed.
     repo: Mutex<Option<Arc<Repo>>>,
     session: Mutex<Option<Arc<OpenSession>>>,
+    /// One for each thread that has pushed at the same time.
+    sealers: Mutex<Vec<Sealer>>,
 }
 
 /// What became of a file that was to be stored. In both cases it is durable.
@@ -90,8 +95,14 @@ impl WalArchive {
         cx: &Cx,
     ) -> Result<Self, RepoError> {
         let unlocked = Arc::new(Unlocked::open(store, unlock, identities)?);
-        let (repo, session) = (Mutex::default(), Mutex::default());
-        Ok(Self { unlocked, cache: cache.to_owned(), cx: cx.clone(), repo, session })
+        Ok(Self {
+            unlocked,
+            cache: cache.to_owned(),
+            cx: cx.clone(),
+            repo: Mutex::default(),
+            session: Mutex::default(),
+            sealers: Mutex::default(),
+        })
     }
 
     /// The archive of a repository that is open.
@@ -102,6 +113,7 @@ impl WalArchive {
             cx: repo.cx().clone(),
             repo: Mutex::new(Some(repo.clone())),
             session: Mutex::default(),
+            sealers: Mutex::default(),
         }
     }
 
@@ -116,12 +128,19 @@ impl WalArchive {
         }
         let key = layout::wal(system, name);
         let session = self.session()?;
-        let sealed = seal_file(&self.unlocked, &session, system, name, content)?;
-        match self.unlocked.store.put(&key, &sealed.stored) {
-            Ok(()) => Ok(Pushed::Stored { stored_bytes: sealed.stored.len() as u64 }),
+        let spare = lock(&self.sealers).pop();
+        let mut sealer = spare.map_or_else(|| Sealer::new(&self.unlocked), Ok)?;
+        let plain = sealer.seal(&self.unlocked, &session, system, name, content)?;
+        let put = self.unlocked.store.put(&key, &sealer.stored);
+        let stored_bytes = sealer.stored.len() as u64;
+        if stored_bytes <= MOST_KEPT_BYTES {
+            lock(&self.sealers).push(sealer);
+        }
+        match put {
+            Ok(()) => Ok(Pushed::Stored { stored_bytes }),
             Err(error @ StoreError::Exists { .. }) => {
                 let there = self.settled_head(&key, system, name)?.ok_or(error)?;
-                same(&there, sealed.plain).map(|()| Pushed::AlreadyThere)
+                same(&there, plain).map(|()| Pushed::AlreadyThere)
             }
             Err(error) => Err(error.into()),
         }
