@@ -3,6 +3,7 @@
 
 use hikae_model::{Advise, Cancelled, ErrorCode, Hint};
 use hikae_repo::RepoError;
+use hikae_repo::wal::WalError;
 use hikae_source::SourceError;
 use hikae_store::StoreError;
 
@@ -12,6 +13,9 @@ pub enum OpsError {
     /// The repository failed.
     #[error(transparent)]
     Repo(#[from] RepoError),
+    /// The archive of write-ahead log failed.
+    #[error(transparent)]
+    Wal(WalError),
     /// A source or a target failed.
     #[error("{source_name}: {source}")]
     Source {
@@ -80,12 +84,22 @@ impl From<StoreError> for OpsError {
     }
 }
 
+impl From<WalError> for OpsError {
+    fn from(error: WalError) -> Self {
+        match error {
+            WalError::Repo(error) => Self::Repo(error),
+            error => Self::Wal(error),
+        }
+    }
+}
+
 impl Advise for OpsError {
     fn code(&self) -> ErrorCode {
         match self {
             // A pack that is not there is for the store only a name that nobody has.
             Self::Repo(error) if error.is_damage() => ErrorCode::VerificationFailed,
             Self::Repo(error) => error.code(),
+            Self::Wal(error) => error.code(),
             Self::Source { source, .. } => source.code(),
             Self::Hook { .. } => ErrorCode::Failure,
             Self::Refused { code, .. } => *code,
@@ -100,6 +114,7 @@ impl Advise for OpsError {
                     .is_damage()
                     .then(|| "run `hikae verify` for the extent, then `hikae repo repair`".into())
             }),
+            Self::Wal(error) => error.advice(),
             Self::Source { source, .. } => source.advice(),
             Self::Hook { .. } => Some("run the program by hand and see what it says".into()),
             Self::Refused { advice, .. } => advice.clone(),

@@ -42,7 +42,7 @@ const TOP_TRANSACTION: u8 = 252;
 const SERVER_EPOCH: Timestamp = Timestamp::constant(946_684_800, 0);
 
 /// A moment in the log that has a time.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Landmark {
     /// Where its record begins.
     pub at: Lsn,
@@ -53,7 +53,8 @@ pub struct Landmark {
 }
 
 /// What happened at a landmark.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum LandmarkKind {
     /// A transaction was committed. `None` for one that had been prepared: its number is elsewhere in the record.
     Commit(Option<u32>),

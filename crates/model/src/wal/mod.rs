@@ -35,6 +35,13 @@ impl fmt::Display for Lsn {
     }
 }
 
+/// As it is written for people.
+impl serde::Serialize for Lsn {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 impl FromStr for Lsn {
     type Err = BadWalName;
 

@@ -1,4 +1,7 @@
 //! Point-in-time recovery of a PostgreSQL cluster: where one can come back to, and how.
 
+pub mod cluster;
+pub mod log;
+pub mod plan;
 pub mod target;
 pub mod window;

@@ -32,6 +32,13 @@ pub enum Target {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RestorePoint(String);
 
+impl RestorePoint {
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 /// Text that no restore point has as its name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{}` is not the name of a restore point: 1 to {MAX_NAME_BYTES} bytes without control characters", .0.escape_debug())]

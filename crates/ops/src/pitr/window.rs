@@ -20,6 +20,15 @@ pub struct Base {
     pub start: Lsn,
     /// Where it is consistent: no target before that can be reached from it.
     pub stop: Lsn,
+    /// Whether the log from start to stop is in the snapshot, and need not be kept beside it.
+    pub brings_its_log: bool,
+}
+
+impl Base {
+    /// The first place of the log that must be kept beside it.
+    fn reads_from(&self) -> Lsn {
+        if self.brings_its_log { self.stop } else { self.start }
+    }
 }
 
 /// What is kept of the log of one cluster.
@@ -79,34 +88,34 @@ impl Window {
             if timeline != Timeline::FIRST && !archive.histories.contains_key(&timeline) {
                 window.without_history.push(timeline);
             }
-            window.add(&Course::of(timeline, archive), bases);
+            window.add(&Way::of(timeline, archive), bases);
         }
         window
     }
 
-    fn add(&mut self, course: &Course<'_>, bases: &[Base]) {
-        let mut bases: Vec<Base> = bases.iter().copied().filter(|base| course.passes(base)).collect();
+    fn add(&mut self, way: &Way<'_>, bases: &[Base]) {
+        let mut bases: Vec<Base> = bases.iter().copied().filter(|base| way.passes(base)).collect();
         bases.sort_by_key(|base| (base.stop, base.start));
         for base in &bases {
-            let to = course.unbroken_from(base.start);
+            let to = way.unbroken_from(base.reads_from());
             if to < base.stop {
                 continue; // not even its own part of the log is whole
             }
-            match self.intervals.last_mut().filter(|last| last.timeline == course.timeline) {
+            match self.intervals.last_mut().filter(|last| last.timeline == way.timeline) {
                 Some(last) if base.stop <= last.to => {
                     last.to = last.to.max(to);
                     last.bases.push(*base);
                 }
                 _ => self.intervals.push(Interval {
-                    timeline: course.timeline,
+                    timeline: way.timeline,
                     from: base.stop,
                     to,
                     bases: vec![*base],
                 }),
             }
         }
-        if let Some(first) = bases.iter().map(|base| base.start).min() {
-            self.gaps.extend(course.gaps_after(first));
+        if let Some(first) = bases.iter().map(Base::reads_from).min() {
+            self.gaps.extend(way.gaps_after(first));
         }
     }
 
@@ -118,8 +127,17 @@ impl Window {
     }
 }
 
+impl Archive {
+    /// The segments that a recovery along `timeline` reads from `from` to the one before `to`, as far as they are kept.
+    pub fn along(&self, timeline: Timeline, from: Lsn, to: Lsn) -> Vec<SegmentName> {
+        let way = Way::of(timeline, self);
+        let first = way.segment_start(from);
+        way.kept.range(first..to.max(first)).map(|start| way.segment_at(*start)).collect()
+    }
+}
+
 /// The way of a recovery that follows one timeline: through its ancestors, then along it.
-struct Course<'a> {
+struct Way<'a> {
     timeline: Timeline,
     history: Option<&'a TimelineHistory>,
     size: SegmentSize,
@@ -129,22 +147,21 @@ struct Course<'a> {
     last: Option<Lsn>,
 }
 
-impl<'a> Course<'a> {
+impl<'a> Way<'a> {
     fn of(timeline: Timeline, archive: &'a Archive) -> Self {
         let history = archive.histories.get(&timeline);
-        let mut course = Self { timeline, history, size: archive.size, kept: BTreeSet::new(), last: None };
+        let mut way = Self { timeline, history, size: archive.size, kept: BTreeSet::new(), last: None };
         for segment in &archive.segments {
-            let Some(start) =
-                segment.start(archive.size).filter(|start| course.segment_at(*start) == *segment)
+            let Some(start) = segment.start(archive.size).filter(|start| way.segment_at(*start) == *segment)
             else {
                 continue;
             };
-            course.kept.insert(start);
+            way.kept.insert(start);
             if segment.timeline == timeline {
-                course.last = course.last.max(Some(start));
+                way.last = way.last.max(Some(start));
             }
         }
-        course
+        way
     }
 
     /// Whether a recovery from `base` can follow it: the base lies on it, whole.
@@ -221,7 +238,8 @@ mod tests {
     fn base(line: u32, number: u64) -> Base {
         let start = Lsn(number * SIZE + 40);
         let snapshot = SnapshotId::from_bytes([number as u8; 32]);
-        Base { snapshot, timeline: timeline(line), start, stop: Lsn(start.0 + 1000) }
+        let stop = Lsn(start.0 + 1000);
+        Base { snapshot, timeline: timeline(line), start, stop, brings_its_log: false }
     }
 
     fn archive(segments: impl IntoIterator<Item = (u32, u64)>, histories: &[(u32, &str)]) -> Archive {
@@ -275,6 +293,17 @@ mod tests {
         let window = Window::of(&[long], &archive(line_of([3, 4, 6]), &[]));
         assert_eq!(window.intervals, []);
         assert_eq!(window.gaps.len(), 1);
+    }
+
+    #[test]
+    fn a_base_that_brings_its_log_needs_what_follows_and_nothing_else() {
+        let mut long = Base { brings_its_log: true, ..base(1, 3) };
+        long.stop = Lsn(5 * SIZE + 1);
+        let window = Window::of(&[long], &archive(line_of([5, 6]), &[]));
+        assert_eq!((window.intervals[0].from, window.intervals[0].to), (long.stop, Lsn(7 * SIZE)));
+        let window = Window::of(&[long], &archive(line_of([7]), &[]));
+        assert_eq!((window.intervals[0].from, window.intervals[0].to), (long.stop, long.stop));
+        assert_eq!(window.gaps, [Gap { timeline: timeline(1), first: segment(1, 5), last: segment(1, 6) }]);
     }
 
     /// A promotion in the middle of a segment: its successor's copy is what a recovery reads.

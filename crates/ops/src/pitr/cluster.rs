@@ -1,0 +1,134 @@
+//! What one repository holds of a PostgreSQL cluster: its base backups, and its log.
+
+use super::window::{Archive, Base, Window};
+use crate::OpsError;
+use crate::restore_cluster::manifest;
+use hikae_model::{
+    Cx, ErrorCode, Lsn, SegmentName, SegmentSize, SnapshotId, SystemId, Timeline, TimelineHistory, WalName,
+};
+use hikae_repo::Repo;
+use hikae_repo::wal::{StoredWal, WalArchive};
+use hikae_source::postgresql_cluster::Manifest;
+use jiff::Timestamp;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// A cluster, as one repository knows it.
+pub struct KeptCluster {
+    /// The source whose snapshots its bases are.
+    pub source: String,
+    /// Which cluster.
+    pub system: SystemId,
+    /// What is to be known of each base.
+    pub manifests: BTreeMap<SnapshotId, Manifest>,
+    /// Its bases, in no order.
+    pub bases: Vec<Base>,
+    /// Its log.
+    pub archive: Archive,
+    /// Each file of its log, as it is stored.
+    pub stored: BTreeMap<WalName, StoredWal>,
+    /// Where it can come back to.
+    pub window: Window,
+    wal: WalArchive,
+}
+
+impl KeptCluster {
+    /// Looks at the complete snapshots of `source`, and at the log of the cluster of the newest. Snapshots of another
+    /// cluster, which the source was before, are left out.
+    ///
+    /// # Errors
+    /// [`OpsError::Refused`] if there is no base backup of that source; any failure to read the repository.
+    pub fn read(repo: &Arc<Repo>, source: &str, cx: &Cx) -> Result<Self, OpsError> {
+        let mut manifests = BTreeMap::new();
+        let mut newest: Option<(Timestamp, SystemId)> = None;
+        for (id, snapshot) in &repo.follow()?.snapshots {
+            cx.check()?;
+            if snapshot.snapshot.source != source || !snapshot.snapshot.complete {
+                continue;
+            }
+            let Ok(manifest) = manifest(repo, *id) else { continue };
+            let system = parsed::<SystemId>(&manifest.system_id)?;
+            newest = newest.max(Some((manifest.stopped, system)));
+            manifests.insert(*id, manifest);
+        }
+        let Some((_, system)) = newest else {
+            let what = format!("there is no base backup of {source}");
+            let advice = "`hikae list` shows what there is; base backups are made of sources of kind postgresql-cluster";
+            return Err(OpsError::refused(ErrorCode::Usage, what, Some(advice.into())));
+        };
+        manifests.retain(|_, manifest| manifest.system_id == system.to_string());
+        let bases =
+            manifests.iter().map(|(id, manifest)| base(*id, manifest)).collect::<Result<Vec<_>, _>>()?;
+        let size = manifests.values().map(|manifest| manifest.segment_size).max().and_then(SegmentSize::new);
+        let wal = WalArchive::of(repo);
+        let stored: BTreeMap<WalName, StoredWal> = wal
+            .list()?
+            .remove(&system)
+            .unwrap_or_default()
+            .into_iter()
+            .map(|file| (file.name, file))
+            .collect();
+        let archive = Archive {
+            size: size.unwrap_or(SegmentSize::USUAL),
+            segments: stored.keys().filter_map(|name| segment_of(*name)).collect(),
+            histories: histories(&wal, system, stored.keys(), cx)?,
+        };
+        let window = Window::of(&bases, &archive);
+        Ok(Self { source: source.to_owned(), system, manifests, bases, archive, stored, window, wal })
+    }
+
+    /// Bytes of a page of its log.
+    pub fn wal_page_bytes(&self) -> u32 {
+        self.manifests.values().map(|manifest| manifest.wal_block_size).max().unwrap_or(8192)
+    }
+
+    /// A whole segment of its log; nothing if it is not kept.
+    ///
+    /// # Errors
+    /// Any failure to read it.
+    pub fn segment(&self, name: SegmentName) -> Result<Option<Vec<u8>>, OpsError> {
+        let mut bytes = Vec::new();
+        Ok(self.wal.get(self.system, name.into(), &mut bytes)?.map(|_| bytes))
+    }
+}
+
+fn segment_of(name: WalName) -> Option<SegmentName> {
+    match name {
+        WalName::Segment(segment) => Some(segment),
+        _ => None,
+    }
+}
+
+fn histories<'a>(
+    wal: &WalArchive,
+    system: SystemId,
+    names: impl Iterator<Item = &'a WalName>,
+    cx: &Cx,
+) -> Result<BTreeMap<Timeline, TimelineHistory>, OpsError> {
+    let mut histories = BTreeMap::new();
+    for name in names {
+        let WalName::History(timeline) = name else { continue };
+        cx.check()?;
+        let mut text = Vec::new();
+        wal.get(system, *name, &mut text)?;
+        let history = TimelineHistory::parse(*timeline, &text).map_err(|error| bad(&error))?;
+        histories.insert(*timeline, history);
+    }
+    Ok(histories)
+}
+
+fn base(snapshot: SnapshotId, manifest: &Manifest) -> Result<Base, OpsError> {
+    let timeline = Timeline::new(manifest.timeline).ok_or_else(|| bad(&"timeline 0"))?;
+    let (start, stop) = (parsed::<Lsn>(&manifest.start_lsn)?, parsed::<Lsn>(&manifest.stop_lsn)?);
+    Ok(Base { snapshot, timeline, start, stop, brings_its_log: manifest.wal_included })
+}
+
+fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, OpsError> {
+    text.parse().map_err(|error| bad(&error))
+}
+
+fn bad(why: &dyn std::fmt::Display) -> OpsError {
+    let what = format!("what is kept of the cluster cannot be read: {why}");
+    let advice = "`hikae verify` says what is damaged";
+    OpsError::refused(ErrorCode::VerificationFailed, what, Some(advice.into()))
+}

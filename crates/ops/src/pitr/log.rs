@@ -1,0 +1,114 @@
+//! Looking for landmarks in the log that is kept of a cluster: what was committed about a time, and where a transaction or a
+//! restore point is.
+//!
+//! Times rise along the log as far as the server's clock did, so a time is found by halving. Transactions and names are not
+//! in any order: for those all of the log is read, a segment at a time.
+
+use super::cluster::KeptCluster;
+use crate::OpsError;
+use hikae_model::{Cx, Landmark, LandmarkFinder, LandmarkKind, Lsn, SegmentName, Timeline};
+use std::collections::BTreeMap;
+
+/// A part of the log of a cluster, along one timeline.
+pub struct LogPart<'a> {
+    cluster: &'a KeptCluster,
+    page_bytes: u32,
+    names: Vec<SegmentName>,
+    /// Of segments that were looked through alone.
+    seen: BTreeMap<usize, Vec<Landmark>>,
+}
+
+/// The landmarks on both sides of a moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Around {
+    /// The last that is not after it.
+    pub before: Option<Landmark>,
+    /// The first that is after it.
+    pub after: Option<Landmark>,
+}
+
+impl<'a> LogPart<'a> {
+    /// What is kept along `timeline` from `from` to `to`.
+    pub fn of(cluster: &'a KeptCluster, timeline: Timeline, from: Lsn, to: Lsn) -> Self {
+        let names = cluster.archive.along(timeline, from, to);
+        Self { cluster, page_bytes: cluster.wal_page_bytes(), names, seen: BTreeMap::new() }
+    }
+
+    /// What was committed about `time`.
+    ///
+    /// # Errors
+    /// Any failure to read the log.
+    pub fn around(&mut self, time: jiff::Timestamp, cx: &Cx) -> Result<Around, OpsError> {
+        // Every segment before `low` is not after it, and every one from `high` on is, as far as they say anything.
+        let (mut low, mut high) = (0, self.names.len());
+        while low < high {
+            cx.check()?;
+            let middle = low + (high - low) / 2;
+            let mut at = middle;
+            while at < high && self.landmarks(at)?.is_empty() {
+                at += 1;
+            }
+            match self.seen.get(&at).and_then(|found| found.last()).filter(|_| at < high) {
+                Some(last) if last.time <= time => low = at + 1,
+                _ => high = middle,
+            }
+        }
+        let mut around = Around::default();
+        for at in low..self.names.len() {
+            let found = self.landmarks(at)?;
+            around.after = found.iter().find(|landmark| landmark.time > time).cloned();
+            if around.after.is_some() {
+                break;
+            }
+        }
+        for at in (0..self.names.len().min(low + 1)).rev() {
+            let found = self.landmarks(at)?;
+            around.before = found.iter().rfind(|landmark| landmark.time <= time).cloned();
+            if around.before.is_some() {
+                break;
+            }
+        }
+        Ok(around)
+    }
+
+    /// Every landmark for which `is_it` holds, in order of the log.
+    ///
+    /// # Errors
+    /// Any failure to read the log.
+    pub fn find(&self, is_it: &dyn Fn(&LandmarkKind) -> bool, cx: &Cx) -> Result<Vec<Landmark>, OpsError> {
+        let mut finder = LandmarkFinder::new(self.page_bytes);
+        let mut found = Vec::new();
+        for name in &self.names {
+            cx.check()?;
+            self.look_through(*name, &mut finder, &mut |landmark| {
+                if is_it(&landmark.kind) {
+                    found.push(landmark);
+                }
+            })?;
+        }
+        Ok(found)
+    }
+
+    fn landmarks(&mut self, at: usize) -> Result<&[Landmark], OpsError> {
+        if !self.seen.contains_key(&at) {
+            let mut found = Vec::new();
+            let mut finder = LandmarkFinder::new(self.page_bytes);
+            self.look_through(self.names[at], &mut finder, &mut |landmark| found.push(landmark))?;
+            self.seen.insert(at, found);
+        }
+        Ok(&self.seen[&at])
+    }
+
+    fn look_through(
+        &self,
+        name: SegmentName,
+        finder: &mut LandmarkFinder,
+        show: &mut dyn FnMut(Landmark),
+    ) -> Result<(), OpsError> {
+        let bytes = self.cluster.segment(name)?;
+        if let (Some(bytes), Some(start)) = (bytes, name.start(self.cluster.archive.size)) {
+            finder.look_through(start, &bytes, show);
+        }
+        Ok(())
+    }
+}
