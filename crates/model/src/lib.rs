@@ -6,6 +6,7 @@ mod advise;
 mod content;
 mod cx;
 mod entry;
+mod failure;
 mod id;
 mod path;
 mod problem;
@@ -18,6 +19,7 @@ pub use advise::{Advise, ErrorCode, Hint, with_causes};
 pub use content::{ContentError, Cut, ReadContent, Stretch};
 pub use cx::{Cancel, Cancelled, Clock, Cx, Phase, Progress, ProgressNow, Random, Step};
 pub use entry::{Attributes, Entry, EntryKind, FileTime, Xattr};
+pub use failure::Failure;
 pub use id::{
     BadId, BlobId, EpochId, EvidenceId, FamilyId, HashKey, IndexId, PackId, RepositoryId, RunId, SessionId,
     SlotId, SnapshotId, WriterId,

@@ -1,8 +1,8 @@
 //! Opening the archive, and trying again what may pass by itself.
 
 use crate::arguments::Options;
-use crate::failure::Failure;
-use hikae_model::{Advise, Cx, ErrorCode, Hint};
+use crate::failure::may_pass;
+use hikae_model::{Advise, Cx, ErrorCode, Failure, Hint};
 use hikae_repo::private_file;
 use hikae_repo::recipient::parse_identities;
 use hikae_repo::secret_text::{self, BadSecretText, SecretKind};
@@ -52,7 +52,7 @@ pub fn with_archive<T>(
             Err(failure) => failure,
         };
         let left = options.patience.saturating_sub(cx.elapsed().saturating_sub(began));
-        if !failure.may_pass() || left.is_zero() {
+        if !may_pass(&failure) || left.is_zero() {
             return Err(failure);
         }
         sleep(pause.min(left));

@@ -1,7 +1,7 @@
 //! The command line. By hand: this program is started for each segment, and a parser would cost more than all of the rest.
 
-use crate::failure::Failure;
-use hikae_model::{SystemId, WalName};
+use crate::failure::usage;
+use hikae_model::{Failure, SystemId, WalName};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -84,12 +84,12 @@ impl Call {
                 "--patience" => patience = Duration::from_secs(parse::<u32>(option, &value()?)?.into()),
                 "--help" => return Ok(Self::Help),
                 "--version" => return Ok(Self::Version),
-                _ => return Err(Failure::usage(format!("there is no option {option}"))),
+                _ => return Err(usage(format!("there is no option {option}"))),
             }
         }
         let (verb, rest) = match others.split_first() {
             Some((verb, rest)) => (verb.to_string_lossy(), rest),
-            None => return Err(Failure::usage("nothing says what to do")),
+            None => return Err(usage("nothing says what to do")),
         };
         let options = || {
             Ok::<_, Failure>(Options {
@@ -107,20 +107,20 @@ impl Call {
                 let wanted = Wanted { name: parse("%f", name)?, target: target.into(), system };
                 Ok(Self::Get(options()?, wanted))
             }
-            ("push", _) => Err(Failure::usage("push takes one file, %p")),
-            ("get", _) => Err(Failure::usage("get takes a name and a file, %f %p")),
-            _ => Err(Failure::usage(format!("there is no verb {verb}"))),
+            ("push", _) => Err(usage("push takes one file, %p")),
+            ("get", _) => Err(usage("get takes a name and a file, %f %p")),
+            _ => Err(usage(format!("there is no verb {verb}"))),
         }
     }
 }
 
 fn missing(what: &str, part: &str) -> Failure {
-    Failure::usage(format!("{what} lacks {part}"))
+    usage(format!("{what} lacks {part}"))
 }
 
 fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(option: &str, value: &OsString) -> Result<T, Failure> {
     let text = value.to_string_lossy();
-    text.parse().map_err(|error| Failure::usage(format!("{option} {text}: {error}")))
+    text.parse().map_err(|error| usage(format!("{option} {text}: {error}")))
 }
 
 #[cfg(test)]

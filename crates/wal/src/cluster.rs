@@ -1,7 +1,7 @@
 //! The data directory in which the server runs us: whose it is, and whether a file of its log is what its name says.
 
-use crate::failure::Failure;
-use hikae_model::{ErrorCode, SegmentHeader, SystemId, WalName, sabotage};
+use crate::failure::{of_file, refusal, usage};
+use hikae_model::{ErrorCode, Failure, SegmentHeader, SystemId, WalName, sabotage};
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _};
 use std::path::Path;
@@ -19,7 +19,7 @@ pub fn current() -> Result<Option<SystemId>, Failure> {
     match File::open(path).and_then(|mut file| file.read_exact(&mut bytes)) {
         Ok(()) => Ok(Some(SystemId(u64::from_le_bytes(bytes)))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(Failure::of_io("read", path, &error)),
+        Err(error) => Err(of_file("read", path, &error)),
     }
 }
 
@@ -40,19 +40,19 @@ impl LogFile {
     /// [`Failure`] for a file that is none, is of another cluster, or is not what its name says.
     pub fn open(path: &Path, current: Option<SystemId>) -> Result<Self, Failure> {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        let name: WalName = name.parse().map_err(|error| Failure::usage(format!("{error}")))?;
-        let mut file = File::open(path).map_err(|error| Failure::of_io("read", path, &error))?;
+        let name: WalName = name.parse().map_err(|error| usage(format!("{error}")))?;
+        let mut file = File::open(path).map_err(|error| of_file("read", path, &error))?;
         let is_segment = matches!(name, WalName::Segment(_));
         let written_by = match name {
             WalName::Segment(segment) | WalName::Partial(segment) if !sabotage::on("segments-unread") => {
                 let unfit = |why: &dyn std::fmt::Display| {
                     let what = format!("{} is not archived: {why}", path.display());
-                    Failure::new(ErrorCode::VerificationFailed, what, "see what has written to pg_wal")
+                    refusal(ErrorCode::VerificationFailed, what, "see what has written to pg_wal")
                 };
                 let mut start = Vec::new();
                 let read = (&file).take(SegmentHeader::BYTES as u64).read_to_end(&mut start);
                 let bytes = read.and_then(|_| file.rewind()).and_then(|()| file.metadata());
-                let bytes = bytes.map_err(|error| Failure::of_io("read", path, &error))?.len();
+                let bytes = bytes.map_err(|error| of_file("read", path, &error))?.len();
                 let header = SegmentHeader::parse(&start).map_err(|why| unfit(&why))?;
                 header.check_name(segment).map_err(|why| unfit(&why))?;
                 if is_segment {
@@ -68,12 +68,12 @@ impl LogFile {
                     "{} is not archived: system {written_by} wrote it, and this is system {current}",
                     path.display()
                 );
-                return Err(Failure::new(ErrorCode::Forbidden, what, "see where pg_wal leads to"));
+                return Err(refusal(ErrorCode::Forbidden, what, "see where pg_wal leads to"));
             }
             (Some(system), _) | (None, Some(system)) => system,
             (None, None) => {
                 let what = format!("nothing says which cluster wrote {}", path.display());
-                return Err(Failure::new(
+                return Err(refusal(
                     ErrorCode::Usage,
                     what,
                     "run it in the data directory, as PostgreSQL does",

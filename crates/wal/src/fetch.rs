@@ -9,8 +9,8 @@
 //! take what lies there for their own. What is found in it is compared with the archive before it is used. It goes when a
 //! recovery begins or ends, which shows in that the server asks for a history file.
 
-use crate::failure::Failure;
-use hikae_model::{SegmentName, SystemId, WalName, sabotage};
+use crate::failure::of_file;
+use hikae_model::{Failure, SegmentName, SystemId, WalName, sabotage};
 use hikae_repo::wal::{WalArchive, WalError};
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
@@ -76,10 +76,10 @@ impl Ahead {
         match compared {
             Ok(true) => match std::fs::rename(&place, target) {
                 Ok(()) => Ok(true),
-                Err(error) => Err(Failure::of_io("write", target, &error)),
+                Err(error) => Err(of_file("write", target, &error)),
             },
             Ok(false) | Err(WalError::Differs { .. }) => {
-                std::fs::remove_file(&place).map_err(|error| Failure::of_io("remove", &place, &error))?;
+                std::fs::remove_file(&place).map_err(|error| of_file("remove", &place, &error))?;
                 Ok(false)
             }
             Err(error) => Err(error.into()),
@@ -121,7 +121,7 @@ pub fn fetch(
         // The name need not survive a power cut: the server asks again. The bytes must not be fewer than the name says.
         true => std::fs::rename(&temporary, target)
             .map(|()| true)
-            .map_err(|error| Failure::of_io("write", target, &error)),
+            .map_err(|error| of_file("write", target, &error)),
         false => Ok(false),
     });
     if !matches!(fetched, Ok(true)) {
@@ -131,7 +131,7 @@ pub fn fetch(
 }
 
 fn write(archive: &WalArchive, system: SystemId, name: WalName, path: &Path) -> Result<bool, Failure> {
-    let failed = |error: io::Error| Failure::of_io("write", path, &error);
+    let failed = |error: io::Error| of_file("write", path, &error);
     // One of a process that had our number and was killed.
     let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path);
     let mut file = file.map_err(failed)?;

@@ -6,9 +6,9 @@
 use crate::archive::{threads, with_archive};
 use crate::arguments::{Options, Wanted};
 use crate::cluster::current;
-use crate::failure::Failure;
+use crate::failure::{bug, refusal, usage};
 use crate::fetch::{Ahead, fetch};
-use hikae_model::{Cx, ErrorCode, SegmentName, SegmentSize, SystemId, WalName};
+use hikae_model::{Cx, ErrorCode, Failure, SegmentName, SegmentSize, SystemId, WalName};
 use hikae_repo::wal::WalArchive;
 use std::path::Path;
 use std::sync::Mutex;
@@ -22,14 +22,10 @@ pub fn get(options: &Options, wanted: &Wanted, cx: &Cx) -> Result<bool, Failure>
     let system = match (wanted.system, current()?) {
         (Some(wanted), Some(here)) if wanted != here => {
             let what = format!("the log of system {wanted} is wanted, and this is system {here}");
-            return Err(Failure::new(
-                ErrorCode::Forbidden,
-                what,
-                "see that --system is that of the base backup",
-            ));
+            return Err(refusal(ErrorCode::Forbidden, what, "see that --system is that of the base backup"));
         }
         (Some(system), _) | (None, Some(system)) => system,
-        (None, None) => return Err(Failure::usage("nothing says of which cluster: give --system")),
+        (None, None) => return Err(usage("nothing says of which cluster: give --system")),
     };
     let ahead = Ahead::beside(&wanted.target, system).filter(|_| options.ahead > 0);
     with_archive(options, cx, |archive| {
@@ -37,11 +33,7 @@ pub fn get(options: &Options, wanted: &Wanted, cx: &Cx) -> Result<bool, Failure>
         if !found && !archive.has_log_of(system)? {
             // Most likely another system is meant, and "not archived" would end its recovery too early.
             let what = format!("nothing of system {system} is archived in this repository");
-            return Err(Failure::new(
-                ErrorCode::SourceMissing,
-                what,
-                "see that --store and --system are right",
-            ));
+            return Err(refusal(ErrorCode::SourceMissing, what, "see that --store and --system are right"));
         }
         Ok(found)
     })
@@ -112,5 +104,5 @@ fn fetch_all(
         work();
     });
     // Whoever took it has left its outcome, unless it panicked.
-    outcome.into_inner().unwrap_or_else(|broken| broken.into_inner()).unwrap_or_else(|| Err(Failure::bug()))
+    outcome.into_inner().unwrap_or_else(|broken| broken.into_inner()).unwrap_or_else(|| Err(bug()))
 }

@@ -22,7 +22,7 @@ mod get;
 mod push;
 
 use arguments::Call;
-use failure::Failure;
+use failure::{bug, show};
 use hikae_model::{Cancel, sabotage};
 use hikae_repo::clock::system_cx;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -40,7 +40,7 @@ fn main() -> ExitCode {
     let call = match Call::parse(std::env::args_os().skip(1)) {
         Ok(call) => call,
         Err(failure) => {
-            failure.show();
+            show(&failure);
             // What it was to be nobody knows. An archiver that is ended starts again and says so; a recovery that took this
             // for the end of the log would lose what comes after it.
             return ExitCode::from(STOP_RECOVERY);
@@ -61,11 +61,11 @@ fn main() -> ExitCode {
             get::get(options, wanted, &cx).map(|found| if found { 0 } else { NOT_ARCHIVED })
         }
     };
-    let ended = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| Err(Failure::bug()));
+    let ended = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| Err(bug()));
     ExitCode::from(match ended {
         Ok(code) => code,
         Err(failure) => {
-            failure.show();
+            show(&failure);
             match &call {
                 Call::Get(..) if sabotage::on("failure-ends-the-log") => NOT_ARCHIVED,
                 Call::Get(..) => STOP_RECOVERY,

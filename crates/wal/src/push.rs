@@ -7,8 +7,8 @@
 use crate::archive::{threads, with_archive};
 use crate::arguments::Options;
 use crate::cluster::{LogFile, current};
-use crate::failure::Failure;
-use hikae_model::{Cx, SystemId, WalName};
+use crate::failure::bug;
+use hikae_model::{Cx, Failure, SystemId, WalName};
 use hikae_repo::wal::WalArchive;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -62,7 +62,7 @@ fn push_all(
         work();
     });
     // Whoever took it has left its outcome, unless it panicked.
-    outcome.into_inner().unwrap_or_else(|broken| broken.into_inner()).unwrap_or_else(|| Err(Failure::bug()))
+    outcome.into_inner().unwrap_or_else(|broken| broken.into_inner()).unwrap_or_else(|| Err(bug()))
 }
 
 /// Up to `most` segments after `name` on its timeline that the server says are ready to be archived. If it cannot be
