@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, bounded};
-use hikae_model::{Cx, ErrorCode, FileTime, HashKey, Problem};
+use hikae_model::{Cx, ErrorCode, FileTime, HashKey, Problem, sabotage};
 use ignore::Match;
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 use jiff::{SignedDuration, Span, SpanRelativeTo, Timestamp};
@@ -224,7 +224,10 @@ impl Source for FilesSource {
         let beginnings = own_beginnings.iter().filter_map(|(place, name)| Some((identity_of(place)?, *name)));
         let rules = Rules {
             plan,
-            own: own.iter().filter_map(|place| identity_of(place)).collect(),
+            own: match sabotage::on("own-repository-is-read") {
+                true => Vec::new(),
+                false => own.iter().filter_map(|place| identity_of(place)).collect(),
+            },
             own_beginnings: beginnings.collect(),
             databases: databases.iter().filter_map(|path| std::fs::canonicalize(path).ok()).collect(),
             exclude: self.exclude.clone(),

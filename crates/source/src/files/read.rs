@@ -107,8 +107,8 @@ impl ReadContent for FileReader {
         match (held_still, &self.json) {
             (false, _) if sabotage::on("change-unnoticed") => Ok(()),
             (false, _) => Err(ContentError::ChangedWhileRead),
-            (true, Some(json)) => json.check(),
-            (true, None) => Ok(()),
+            (true, Some(json)) if !sabotage::on("json-unchecked") => json.check(),
+            (true, _) => Ok(()),
         }
     }
 
