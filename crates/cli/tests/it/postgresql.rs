@@ -201,3 +201,59 @@ fn a_pg_dump_that_is_too_old_is_told_from_a_server_that_is_away() {
     assert_eq!(told(6, &[]), "source-missing");
     assert_eq!(told(2, &["--compat-exit-codes"]), "source-missing");
 }
+
+/// A killed hikae leaves neither a snapshot nor anything on the server: that forgets the backup and lets go of the log.
+///
+/// Keeps E-3.
+#[test]
+fn a_base_backup_that_is_killed_leaves_no_snapshot_and_the_server_as_it_was() {
+    let Some(cluster) = start() else { return };
+    let Host::Socket(socket) = cluster.connection().host.clone() else { panic!("not a socket") };
+    let mut client = enter(&cluster, "postgres");
+    client
+        .batch_execute("CREATE TABLE big AS SELECT md5(n::text) AS note FROM generate_series(1, 200000) n")
+        .unwrap();
+    let home = Home::new();
+    let port = cluster.connection().port;
+    home.configure(&format!(
+        "[repository.main]\nstore = \"{}\"\nunlock = {{ key_file = \"{}\" }}\n\n[source.main]\nkind = \"postgresql-cluster\"\n\
+         connection = \"host={} port={port} dbname=postgres user=postgres\"\n",
+        home.store().display(),
+        home.key_file().display(),
+        socket.display(),
+    ));
+    home.expect(0, &["init"]);
+    let mut slots =
+        || -> i64 { client.query_one("SELECT count(*) FROM pg_replication_slots", &[]).unwrap().get(0) };
+    let silent = std::process::Stdio::null;
+    for pause in [0, 30, 60] {
+        let mut child = home.command(&["backup"]).stdout(silent()).stderr(silent()).spawn().unwrap();
+        let mut began = false;
+        while !began && child.try_wait().unwrap().is_none() {
+            began = slots() == 1;
+        }
+        assert!(began, "it was over before it was seen");
+        std::thread::sleep(std::time::Duration::from_millis(pause));
+        // While the server holds the log, nothing is committed.
+        let is_in_the_middle = slots() == 1;
+        child.kill().unwrap();
+        child.wait().unwrap();
+        if !is_in_the_middle {
+            break;
+        }
+        assert_eq!(home.json(&["list"])["result"].as_array().unwrap().len(), 0);
+        let gone = (0..200).any(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            slots() == 0
+        });
+        assert!(gone, "the server holds its log for nobody");
+    }
+    home.expect(0, &["backup"]);
+    home.expect(0, &["verify", "--read-data"]);
+    let drilled = home.expect(0, &["drill", "main", "--scratch", "/tmp"]);
+    assert!(
+        drilled.stdout.contains("pg_checksums") || drilled.stdout.contains("no checksums"),
+        "{}",
+        drilled.stdout
+    );
+}

@@ -194,6 +194,8 @@ fn look(
             Err(error) => notes.push(error.to_string()),
         }
     }
+    // They came back as they were. A cluster with such pages is not proved, whatever else can be looked at here.
+    checks.push(Check::equal("pages damaged when they were backed up", 0, manifest.n_bad_pages));
     checks.push(Check::equal("databases that can be entered", manifest.databases.len(), n_entered));
     notes.push(format!("{n_relations} relations in {} databases", manifest.databases.len()));
     Ok(checks)
