@@ -175,7 +175,8 @@ pub struct Segment {
     n_blobs: usize,
     frames_at: u64,
     blobs_at: u64,
-    fences: Vec<u64>,
+    /// How every 64th name begins: four bytes are enough among so few, and there is one list for each index object.
+    fences: Vec<u32>,
     filter: Filter,
 }
 
@@ -459,8 +460,8 @@ fn check_sum(body: &[u8], key: HashKey) -> blake3::Hash {
     blake3::Hasher::new_keyed(&key.0).update(b"index cache").update(body).finalize()
 }
 
-fn prefix(name: &[u8]) -> u64 {
-    name.first_chunk::<8>().map_or(0, |bytes| u64::from_be_bytes(*bytes))
+fn prefix(name: &[u8]) -> u32 {
+    name.first_chunk().map_or(0, |bytes| u32::from_be_bytes(*bytes))
 }
 
 /// A Bloom filter of nine bits and six probes a blob: about one false answer in sixty. Names of blobs are
