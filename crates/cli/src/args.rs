@@ -104,6 +104,9 @@ pub enum Command {
     /// The repository as a whole
     #[command(subcommand)]
     Repo(command::repo::RepoCommand),
+    /// A running PostgreSQL server: its recovery window and its log
+    #[command(subcommand)]
+    Pg(command::pg::PgCommand),
     Doctor(command::doctor::DoctorArgs),
     /// The configuration
     #[command(subcommand)]

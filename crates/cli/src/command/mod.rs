@@ -14,6 +14,7 @@ pub mod init;
 pub mod key;
 pub mod list;
 pub mod ls;
+pub mod pg;
 pub mod protect;
 pub mod prune;
 pub mod recipient;

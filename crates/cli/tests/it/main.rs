@@ -11,6 +11,7 @@ mod guide;
 mod home;
 mod keys;
 mod machine_output;
+mod pg;
 mod postgresql;
 mod protecting;
 mod restoring;

@@ -26,6 +26,7 @@ fn help_says_what_each_verb_does() {
         "key",
         "recipient",
         "repo",
+        "pg",
         "doctor",
         "config",
         "completions",

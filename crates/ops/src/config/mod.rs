@@ -230,6 +230,26 @@ impl Config {
         Ok(job.sources.as_ref().map_or_else(all, |sources| sources.iter().map(String::as_str).collect()))
     }
 
+    /// The repositories into which a source is backed up, by its jobs; without a job, the only one.
+    ///
+    /// # Errors
+    /// [`ConfigError`] if a job leaves it open and there are several.
+    pub fn repositories_of(&self, source: &str) -> Result<Vec<&str>, ConfigError> {
+        let takes = |job: &&JobConfig| {
+            job.sources.as_ref().is_none_or(|sources| sources.iter().any(|taken| taken == source))
+        };
+        let mut names = Vec::new();
+        for job in self.jobs.values().filter(takes) {
+            names.push(self.repository(job.repository.as_deref())?.0);
+        }
+        if names.is_empty() {
+            names.push(self.repository(None)?.0);
+        }
+        names.sort_unstable();
+        names.dedup();
+        Ok(names)
+    }
+
     /// The source of this name.
     ///
     /// # Errors

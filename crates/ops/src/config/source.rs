@@ -141,6 +141,20 @@ impl SourceConfig {
             .map_err(|source| OpsError::Source { source_name: name.to_owned(), source })
     }
 
+    /// The cluster that it is, ready to be entered. Fetches its password.
+    ///
+    /// # Errors
+    /// [`OpsError::Refused`] if it is of another kind; as for [`open`](Self::open).
+    pub fn cluster(&self, name: &str, around: &Surroundings, cx: &Cx) -> Result<ClusterSource, OpsError> {
+        if let SourceSettings::PostgresqlCluster(settings) = &self.settings {
+            return self.open_cluster(settings, name, around, cx);
+        }
+        let what =
+            format!("{name} is a source of kind {}, and this wants a whole server", self.settings.kind());
+        let advice = "name a source of kind postgresql-cluster";
+        Err(OpsError::refused(ErrorCode::Usage, what, Some(advice.into())))
+    }
+
     fn open_cluster(
         &self,
         settings: &ClusterSettings,

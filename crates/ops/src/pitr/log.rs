@@ -71,6 +71,20 @@ impl<'a> LogPart<'a> {
         Ok(around)
     }
 
+    /// The last landmark that is kept; nothing if there is none.
+    ///
+    /// # Errors
+    /// Any failure to read the log.
+    pub fn last(&mut self, cx: &Cx) -> Result<Option<Landmark>, OpsError> {
+        for at in (0..self.names.len()).rev() {
+            cx.check()?;
+            if let Some(last) = self.landmarks(at)?.last() {
+                return Ok(Some(last.clone()));
+            }
+        }
+        Ok(None)
+    }
+
     /// Every landmark for which `is_it` holds, in order of the log.
     ///
     /// # Errors

@@ -106,6 +106,11 @@ impl ClusterSource {
         Ok(Self { settings, connection })
     }
 
+    /// How the server is entered.
+    pub fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
     /// Looks, without writing, at everything that a backup needs, and says how much each finding weighs.
     ///
     /// # Errors

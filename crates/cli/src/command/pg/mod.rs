@@ -1,0 +1,21 @@
+//! `hikae pg`: what belongs to a running PostgreSQL server beside its base backups.
+
+mod receive;
+mod window;
+
+use crate::app::App;
+use crate::failure::{Ended, Failure};
+use clap::Subcommand;
+
+#[derive(Debug, Subcommand)]
+pub enum PgCommand {
+    Window(window::WindowArgs),
+    Receive(receive::ReceiveArgs),
+}
+
+pub fn run(command: &PgCommand, app: &App) -> Result<Ended, Failure> {
+    match command {
+        PgCommand::Window(args) => window::run(args, app),
+        PgCommand::Receive(args) => receive::run(args, app),
+    }
+}

@@ -1,0 +1,274 @@
+//! A real server beside its base backups: its log received, its window shown, itself set up and looked at.
+
+use crate::home::{Home, Ran};
+use crate::postgresql::enter;
+use hikae_source::postgresql::{Cluster, ClusterOptions, Environment, Host};
+use hikae_testkit::{not_run, system_cx};
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+/// How long anything may take on a loaded machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A server with segments of 1 MiB, and a home whose configuration has it as the source `main`.
+struct Machine {
+    home: Home,
+    cluster: Cluster,
+}
+
+impl Machine {
+    /// Nothing if there is no PostgreSQL here.
+    fn start(settings: &[(&str, &str)]) -> Option<Self> {
+        let scratch = PathBuf::from("/tmp");
+        let needed = [("wal_level", "replica"), ("max_wal_senders", "5"), ("full_page_writes", "on")];
+        let settings = needed.iter().chain(settings);
+        let options = ClusterOptions {
+            major: 13,
+            settings: settings.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+            initdb: vec!["--wal-segsize=1".to_owned()],
+            ..ClusterOptions::default()
+        };
+        let cluster = Cluster::start(&options, &scratch, &Environment::bare(scratch.clone()), &system_cx());
+        let cluster = match cluster {
+            Ok(cluster) => cluster,
+            Err(error) => {
+                not_run(&format!("no PostgreSQL server can be started: {error}"));
+                return None;
+            }
+        };
+        let machine = Self { home: Home::new(), cluster };
+        machine.add_to_hba("local replication all trust");
+        machine.configure(&machine.conninfo("postgres"));
+        machine.home.expect(0, &["init"]);
+        Some(machine)
+    }
+
+    fn configure(&self, connection: &str) {
+        let root = self.home.path("");
+        let root = root.display();
+        self.home.configure(&format!(
+            "[repository.main]\nstore = \"{root}data/repo\"\nunlock = {{ key_file = \"{root}config/main.key\" }}\n\n\
+             [source.main]\nkind = \"postgresql-cluster\"\nconnection = {connection:?}\n"
+        ));
+    }
+
+    fn conninfo(&self, role: &str) -> String {
+        let Host::Socket(socket) = &self.cluster.connection().host else { panic!("not a socket") };
+        let port = self.cluster.connection().port;
+        format!("host={} port={port} user={role} dbname=postgres", socket.display())
+    }
+
+    /// Puts a line before the others.
+    fn add_to_hba(&self, line: &str) {
+        let hba = self.cluster.directory().join("hba.conf");
+        let lines = std::fs::read_to_string(&hba).unwrap();
+        std::fs::write(&hba, format!("{line}\n{lines}")).unwrap();
+        self.sql("SELECT pg_reload_conf()");
+    }
+
+    #[track_caller]
+    fn sql(&self, sql: &str) {
+        let done = enter(&self.cluster, "postgres").batch_execute(sql);
+        done.unwrap_or_else(|error| panic!("{error:?} in {sql}"));
+    }
+
+    #[track_caller]
+    fn text(&self, sql: &str) -> Option<String> {
+        let row = enter(&self.cluster, "postgres").query_one(sql, &[]);
+        row.unwrap_or_else(|error| panic!("{error:?} in {sql}")).get(0)
+    }
+
+    /// Writes `n` segments with something in each, and a little of one more.
+    fn write(&self, n: u32) {
+        self.sql("CREATE TABLE IF NOT EXISTS ledger (n bigserial, what text)");
+        for _ in 0..n {
+            self.sql("INSERT INTO ledger (what) SELECT md5(random()::text) FROM generate_series(1, 50)");
+            self.sql("SELECT pg_switch_wal()");
+        }
+        self.sql("INSERT INTO ledger (what) VALUES ('last')");
+    }
+
+    fn receive(&self, more: &[&str]) -> Receiving {
+        let mut command = self.home.command(&[&["pg", "receive", "main", "--json"], more].concat());
+        Receiving(Some(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()))
+    }
+
+    /// Objects of the log in the repository: their files, in order of their names.
+    fn log(&self) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        let mut directories = vec![self.home.path("data/repo/wal")];
+        while let Some(directory) = directories.pop() {
+            for entry in std::fs::read_dir(directory).into_iter().flatten() {
+                let path = entry.unwrap().path();
+                if path.is_dir() { directories.push(path) } else { found.push(path) }
+            }
+        }
+        found.sort_by_key(|path| path.file_name().map(ToOwned::to_owned));
+        found
+    }
+
+    /// Waits until the slot has nothing more to give than the segment under way.
+    #[track_caller]
+    fn wait_until_received(&self) {
+        let all = "SELECT div(restart_lsn - '0/0', 1048576) = div(pg_current_wal_lsn() - '0/0', 1048576)
+                   FROM pg_replication_slots WHERE slot_name = 'hikae_main'";
+        let is_all = || {
+            let rows = enter(&self.cluster, "postgres").query(all, &[]).unwrap();
+            rows.first().and_then(|row| row.get::<_, Option<bool>>(0)).unwrap_or(false)
+        };
+        wait_until("everything came", is_all);
+    }
+}
+
+#[track_caller]
+fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let pause = Duration::from_millis(50);
+    for _ in 0..PATIENCE.as_millis() / pause.as_millis() {
+        if holds() {
+            return;
+        }
+        std::thread::sleep(pause);
+    }
+    panic!("it never was so: {what}");
+}
+
+/// `hikae pg receive` under way. Killed when dropped.
+struct Receiving(Option<Child>);
+
+impl Receiving {
+    fn tell(&self, signal: rustix::process::Signal) {
+        let pid = self.0.as_ref().unwrap().id();
+        rustix::process::kill_process(rustix::process::Pid::from_raw(pid as i32).unwrap(), signal).unwrap();
+    }
+
+    /// Stops it as a service manager does.
+    fn stop(mut self) -> Ran {
+        self.tell(rustix::process::Signal::TERM);
+        Ran::of(&self.0.take().unwrap().wait_with_output().unwrap())
+    }
+}
+
+impl Drop for Receiving {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            drop((child.kill(), child.wait()));
+        }
+    }
+}
+
+fn json(ran: &Ran) -> serde_json::Value {
+    serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{error}: {} {}", ran.stdout, ran.stderr))
+}
+
+/// Keeps EC-10, BC-1, BC-25.
+#[test]
+fn a_server_is_received_and_its_window_says_what_came_back_and_what_is_missing() {
+    let Some(machine) = Machine::start(&[]) else { return };
+    let home = &machine.home;
+    let ran = home.expect(2, &["pg", "window"]);
+    assert!(ran.stderr.contains("there is no base backup of main"), "{}", ran.stderr);
+    let ran = home.expect(6, &["pg", "receive", "main"]);
+    assert!(ran.stderr.contains("--create-slot"), "{}", ran.stderr);
+
+    let receiving = machine.receive(&["--create-slot"]);
+    machine.write(2);
+    machine.wait_until_received();
+    home.expect(0, &["backup"]);
+    machine.write(4);
+    machine.wait_until_received();
+    let ran = receiving.stop();
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    let told = json(&ran)["result"].clone();
+    assert!(told["n_stored"].as_u64() >= Some(6) && told["made_slot"] == true, "{told}");
+    assert!(told["pending_bytes"].as_u64() > Some(0), "{told}");
+
+    let shown = home.expect(0, &["pg", "window", "main"]).stdout;
+    assert!(shown.contains(" UTC") && shown.contains("+09:00"), "{shown}");
+    let window = &home.json(&["pg", "window"])["result"][0]["window"];
+    let interval = &window["intervals"][0];
+    let (from, to) = (interval["from_moment"].as_str().unwrap(), interval["to_moment"].as_str().unwrap());
+    assert!(from < to, "{window}");
+    assert_eq!(window["n_log_files"].as_u64(), Some(machine.log().len() as u64));
+    assert_eq!(interval["to"], told["durable"], "what is reachable is what is durable");
+
+    // Whatever comes again is known again, and what came meanwhile comes too.
+    machine.write(1);
+    let receiving = machine.receive(&[]);
+    machine.wait_until_received();
+    assert_eq!(json(&receiving.stop())["result"]["n_stored"], 1);
+
+    let log = machine.log();
+    std::fs::remove_file(&log[log.len() - 2]).unwrap();
+    let ran = home.expect(13, &["pg", "window"]);
+    let name = log[log.len() - 2].file_name().unwrap().to_str().unwrap().to_ascii_uppercase();
+    assert!(ran.stdout.contains(&format!("gap: segment {name} ")), "the gap is not shown: {}", ran.stdout);
+    assert!(ran.stdout.contains("nothing behind them can be reached"), "{}", ran.stdout);
+    assert!(ran.stdout.contains("take a base backup now"), "{}", ran.stdout);
+    // The next base backup leads on behind it, and the gap stays shown.
+    home.expect(0, &["backup"]);
+    let receiving = machine.receive(&[]);
+    machine.write(1);
+    machine.wait_until_received();
+    receiving.stop();
+    let ran = home.expect(13, &["pg", "window"]);
+    assert!(ran.stdout.contains("up to the base backup of "), "{}", ran.stdout);
+}
+
+/// Keeps EC-10.
+#[test]
+fn the_server_keeps_what_is_not_durable_here() {
+    let Some(machine) = Machine::start(&[]) else { return };
+    let receiving = machine.receive(&["--create-slot"]);
+    machine.write(3);
+    machine.wait_until_received();
+    let slot = |what: &str| {
+        let sql = format!("SELECT ({what})::text FROM pg_replication_slots WHERE slot_name = 'hikae_main'");
+        machine.text(&sql).unwrap()
+    };
+    for _ in 0..20 {
+        machine.sql("INSERT INTO ledger (what) VALUES ('a little')");
+        std::thread::sleep(Duration::from_millis(150));
+        let at = slot("restart_lsn - '0/0'");
+        assert_eq!(
+            at.parse::<u64>().unwrap() % (1 << 20),
+            0,
+            "the slot went on into a segment that is not whole"
+        );
+        let last = slot("pg_walfile_name(restart_lsn - 1)").to_ascii_lowercase();
+        assert!(machine.log().iter().any(|path| path.ends_with(&last)), "{last} is not kept");
+    }
+    receiving.stop();
+}
+
+/// A server waits for who says that something is flushed, and would wait for ever for the rest of a segment.
+#[test]
+fn a_server_that_is_shut_down_does_not_wait_for_the_end_of_a_segment() {
+    let Some(machine) = Machine::start(&[]) else { return };
+    let receiving = machine.receive(&["--create-slot", "--patience", "1"]);
+    machine.write(3);
+    machine.wait_until_received();
+    let pid_file = machine.cluster.directory().join("data/postmaster.pid");
+    let pid: i32 = std::fs::read_to_string(&pid_file).unwrap().lines().next().unwrap().parse().unwrap();
+    // Fast shutdown.
+    let server = rustix::process::Pid::from_raw(pid).unwrap();
+    rustix::process::kill_process(server, rustix::process::Signal::INT).unwrap();
+    wait_until("the server is down, and did not wait for us", || !pid_file.exists());
+    let mut receiving = receiving;
+    let ran = Ran::of(&receiving.0.take().unwrap().wait_with_output().unwrap());
+    assert_eq!(ran.code, Some(6), "{} {}", ran.stdout, ran.stderr);
+}
+
+/// Keeps E-7.
+#[test]
+fn another_cluster_is_not_received_into_the_log_of_the_first() {
+    let Some(machine) = Machine::start(&[]) else { return };
+    let Some(other) = Machine::start(&[]) else { return };
+    machine.home.expect(0, &["backup"]);
+    machine.configure(&other.conninfo("postgres"));
+    let ran = machine.home.expect(12, &["pg", "receive", "main", "--create-slot"]);
+    assert!(ran.stderr.contains("is followed"), "{}", ran.stderr);
+    assert_eq!(machine.log(), Vec::<PathBuf>::new());
+    let n = other.text("SELECT count(*)::text FROM pg_replication_slots");
+    assert_eq!(n.as_deref(), Some("0"), "no slot is left at a server that is not ours");
+}

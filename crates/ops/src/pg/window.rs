@@ -1,0 +1,184 @@
+//! The recovery window for people and programs: what one repository can bring a cluster back to, with its moments.
+
+use crate::OpsError;
+use crate::pitr::cluster::KeptCluster;
+use crate::pitr::log::LogPart;
+use crate::pitr::window::Interval;
+use hikae_model::{Cx, Lsn, SnapshotId, Timeline, sabotage};
+use hikae_repo::{Repo, RepoError};
+use jiff::Timestamp;
+use serde::Serialize;
+use std::sync::Arc;
+
+/// Where a cluster can come back to from one repository, and where not.
+#[derive(Clone, Debug, Serialize)]
+pub struct WindowReport {
+    /// The source.
+    pub source: String,
+    /// Where the repository is.
+    pub store: String,
+    /// The cluster.
+    pub system: String,
+    /// By timeline, then by place.
+    pub intervals: Vec<Reachable>,
+    /// What is missing between.
+    pub gaps: Vec<MissingLog>,
+    /// Timelines to which nothing leads from before, because their history is not kept.
+    pub without_history: Vec<u32>,
+    /// The base backups, by their moments.
+    pub bases: Vec<KeptBase>,
+    /// Files of the log that are kept.
+    pub n_log_files: u64,
+    /// Their length in the repository.
+    pub log_stored_bytes: u64,
+    /// When the last of them came, by the store's clock.
+    pub log_came: Option<Timestamp>,
+    /// The log is kept and cannot be opened with this key, so its moments are not known.
+    pub sealed: bool,
+}
+
+/// Every place from one to another.
+#[derive(Clone, Debug, Serialize)]
+pub struct Reachable {
+    /// The timeline.
+    pub timeline: u32,
+    /// The first place.
+    pub from: String,
+    /// The first place beyond.
+    pub to: String,
+    /// When the base backup ended from which it begins.
+    pub from_moment: Timestamp,
+    /// When the last transaction was committed of which the log is kept; the moment of the last base if none was. Nothing if
+    /// the log cannot be opened.
+    pub to_moment: Option<Timestamp>,
+    /// Base backups that lead into it.
+    pub n_bases: usize,
+}
+
+/// Segments that are missing.
+#[derive(Clone, Debug, Serialize)]
+pub struct MissingLog {
+    /// The timeline that cannot be followed here.
+    pub timeline: u32,
+    /// The first segment.
+    pub first: String,
+    /// The last.
+    pub last: String,
+    /// How many.
+    pub n_segments: u64,
+    /// When the first base backup ended that leads on behind it; nothing if none does.
+    pub goes_on: Option<Timestamp>,
+}
+
+/// A base backup.
+#[derive(Clone, Debug, Serialize)]
+pub struct KeptBase {
+    /// Its snapshot.
+    pub snapshot: SnapshotId,
+    /// When it ended.
+    pub moment: Timestamp,
+    /// Its timeline.
+    pub timeline: u32,
+    /// Where it is consistent.
+    pub at: String,
+    /// Whether anything can be reached from it.
+    pub leads_on: bool,
+}
+
+impl WindowReport {
+    /// True if something is missing, or nothing can be reached.
+    pub fn is_broken(&self) -> bool {
+        self.intervals.is_empty() || !self.gaps.is_empty() || !self.without_history.is_empty()
+    }
+}
+
+/// Works out the window of the cluster of `source` from what `repo` holds.
+///
+/// # Errors
+/// [`OpsError::Refused`] if there is no base backup of it; any failure to read the repository.
+pub fn window(repo: &Arc<Repo>, source: &str, cx: &Cx) -> Result<WindowReport, OpsError> {
+    let cluster = KeptCluster::read(repo, source, cx)?;
+    let mut sealed = false;
+    let mut intervals = Vec::new();
+    for interval in &cluster.window.intervals {
+        let last = last_commit(&cluster, interval, cx)?;
+        sealed |= last.is_none();
+        intervals.push(Reachable {
+            timeline: interval.timeline.get(),
+            from: interval.from.to_string(),
+            to: interval.to.to_string(),
+            from_moment: moment_of(&cluster, interval.bases.first().map(|base| base.snapshot)),
+            to_moment: last,
+            n_bases: interval.bases.len(),
+        });
+    }
+    let mut bases: Vec<KeptBase> = cluster.bases.iter().map(|base| kept_base(&cluster, base)).collect();
+    bases.sort_by_key(|base| base.moment);
+    let log = cluster.stored.values();
+    Ok(WindowReport {
+        source: source.to_owned(),
+        store: repo.store().address(),
+        system: cluster.system.to_string(),
+        intervals,
+        gaps: gaps(&cluster),
+        without_history: cluster.window.without_history.iter().map(|timeline| timeline.get()).collect(),
+        bases,
+        n_log_files: cluster.stored.len() as u64,
+        log_stored_bytes: log.clone().map(|file| file.stored_bytes).sum(),
+        log_came: log.map(|file| file.stored).max(),
+        sealed,
+    })
+}
+
+/// When the last transaction was committed that an interval holds. Nothing if the log cannot be opened.
+fn last_commit(cluster: &KeptCluster, interval: &Interval, cx: &Cx) -> Result<Option<Timestamp>, OpsError> {
+    let last_base = interval.bases.last();
+    let base_moment = moment_of(cluster, last_base.map(|base| base.snapshot));
+    let from = last_base.map_or(interval.from, |base| base.stop);
+    let last = LogPart::of(cluster, interval.timeline, from, interval.to).last(cx);
+    match last {
+        Ok(last) => Ok(Some(last.map_or(base_moment, |last| last.time.max(base_moment)))),
+        Err(OpsError::Repo(RepoError::NeedsIdentity)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn moment_of(cluster: &KeptCluster, snapshot: Option<SnapshotId>) -> Timestamp {
+    let manifest = snapshot.and_then(|snapshot| cluster.manifests.get(&snapshot));
+    manifest.map_or(Timestamp::UNIX_EPOCH, |manifest| manifest.stopped)
+}
+
+fn kept_base(cluster: &KeptCluster, base: &crate::pitr::window::Base) -> KeptBase {
+    let leads = |interval: &Interval| interval.bases.iter().any(|other| other.snapshot == base.snapshot);
+    KeptBase {
+        snapshot: base.snapshot,
+        moment: moment_of(cluster, Some(base.snapshot)),
+        timeline: base.timeline.get(),
+        at: base.stop.to_string(),
+        leads_on: cluster.window.intervals.iter().any(leads),
+    }
+}
+
+fn gaps(cluster: &KeptCluster) -> Vec<MissingLog> {
+    let size = cluster.archive.size;
+    let mut missing = Vec::new();
+    for gap in cluster.window.gaps.iter().filter(|_| !sabotage::on("gap-unshown")) {
+        let (Some(first), Some(last)) = (gap.first.start(size), gap.last.start(size)) else { continue };
+        missing.push(MissingLog {
+            timeline: gap.timeline.get(),
+            first: gap.first.to_string(),
+            last: gap.last.to_string(),
+            n_segments: last.0.saturating_sub(first.0) / size.bytes() + 1,
+            goes_on: after(cluster, gap.timeline, last),
+        });
+    }
+    missing
+}
+
+/// When the first base ended that is consistent behind `place` on this timeline.
+fn after(cluster: &KeptCluster, timeline: Timeline, place: Lsn) -> Option<Timestamp> {
+    let intervals = cluster.window.intervals.iter().filter(|interval| interval.timeline == timeline);
+    let bases = intervals.flat_map(|interval| &interval.bases).filter(|base| base.stop > place);
+    let first = bases.min_by_key(|base| base.stop)?;
+    Some(moment_of(cluster, Some(first.snapshot)))
+}
