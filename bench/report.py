@@ -86,6 +86,13 @@ def goals(results):
     bound("million", "restore", "peak_bytes", 100 * MIB, "million, restore: our peak memory below 100 MiB", MIB)
     ratio("postgres", "each day", "pg_dump -Fc", "stored_bytes", at_most=1 / 15)
     ratio("postgres", "dump", "pg_dump -j2 -Fd -Z0", "wall_seconds", at_most=1.2)
+    ratio("cluster", "full", "pgBackRest", "wall_seconds", at_least=2)
+    ratio("cluster", "full", "pgBackRest", "cpu_seconds", at_least=1)
+    ratio("cluster", "restore", "pgBackRest", "wall_seconds", at_least=1.5)
+    size = results.inputs.get("cluster", {}).get("bytes", 0)
+    bound("cluster", "0.1 % changed", "stored_bytes", size / 100, "cluster, 0.1 % changed: MB stored for each GB, at most 10", size / 1000)
+    ratio("wal", "100 segments", "pgBackRest", "wall_seconds", at_least=2.5)
+    bound("wal", "100 segments", "wall_seconds", 100 / 40, "wal: 100 segments durable in 2.5 s, which is 40 a second")
     changed = results.changes.get("sqlite")
     if changed:
         bound("sqlite", "1 % changed", "stored_bytes", 1.3 * changed, "sqlite: stored bytes at most 1.3 times the changed ones", changed)

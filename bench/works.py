@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import physical
 from cluster import Cluster
 from measure import Command, Failed, run
 from tools import tree_size
@@ -299,4 +300,6 @@ WORKS = {
     "million": million,
     "postgres": postgres,
     "sqlite": sqlite,
+    "cluster": physical.cluster,
+    "wal": physical.wal,
 }
