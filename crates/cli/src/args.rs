@@ -89,7 +89,7 @@ pub enum Command {
     Find(command::find::FindArgs),
     Cat(command::cat::CatArgs),
     Diff(command::diff::DiffArgs),
-    Restore(command::restore::RestoreArgs),
+    Restore(Box<command::restore::RestoreArgs>),
     Verify(command::verify::VerifyArgs),
     Drill(command::drill::DrillArgs),
     Forget(command::forget::ForgetArgs),

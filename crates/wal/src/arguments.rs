@@ -13,6 +13,8 @@ Archive write-ahead log of PostgreSQL into a hikae repository, and fetch it.
   archive_command = 'hikae-wal push --store DIR --key-file FILE --cache DIR %p'
   restore_command = 'hikae-wal get --store DIR --key-file FILE --cache DIR %f %p'
 
+`hikae-wal take SPOOL %f %p` is what `hikae restore` gives to the server that it recovers.
+
   --store DIR        the repository's directory
   --key-file FILE    what opens it
   --cache DIR        where this host remembers what it has seen of the repository
@@ -28,13 +30,15 @@ pub enum Call {
     Push(Options, PathBuf),
     /// Fetch a file.
     Get(Options, Wanted),
+    /// Hand over a file that hikae has fetched into this directory.
+    Take(PathBuf, Wanted),
     /// Show how it is called.
     Help,
     /// Show which release it is.
     Version,
 }
 
-/// A file to fetch.
+/// A file that the server wants.
 pub struct Wanted {
     /// `%f`
     pub name: WalName,
@@ -107,8 +111,13 @@ impl Call {
                 let wanted = Wanted { name: parse("%f", name)?, target: target.into(), system };
                 Ok(Self::Get(options()?, wanted))
             }
+            ("take", [spool, name, target]) => {
+                let wanted = Wanted { name: parse("%f", name)?, target: target.into(), system: None };
+                Ok(Self::Take(spool.into(), wanted))
+            }
             ("push", _) => Err(usage("push takes one file, %p")),
             ("get", _) => Err(usage("get takes a name and a file, %f %p")),
+            ("take", _) => Err(usage("take takes a directory, a name and a file, SPOOL %f %p")),
             _ => Err(usage(format!("there is no verb {verb}"))),
         }
     }
@@ -163,6 +172,8 @@ mod tests {
             "get --store s --key-file k --cache c 00000002.history",
             "get --store s --key-file k --cache c ../secret x",
             "get --store s --key-file k --cache c --system x 00000002.history x",
+            "take spool 00000002.history",
+            "take spool ../secret x",
         ] {
             assert!(parsed(line).is_err(), "{line}");
         }

@@ -8,10 +8,10 @@
 //! PostgreSQL draws conclusions from how it ends (`pgarch.c`, `xlogarchive.c`), so each ending is chosen:
 //!
 //! - `push`: 0 only when the file is durable in the repository, else 1 to 125. More would end the archiver.
-//! - `get`: 0 when the file is in its place, 1 when the repository surely has none of its name, else 126. Anything from 2
-//!   to 125 would be taken for the end of the log, and the server would open without what comes after it.
+//! - `get` and `take`: 0 when the file is in its place, 1 when there surely is none of its name, else 126. Anything from 2 to 125
+//!   would be taken for the end of the log, and the server would open without what comes after it.
 //!
-//! This file knows endings. What is done is in `push` and `get`.
+//! This file knows endings. What is done is in `push`, `get` and `take`.
 
 mod archive;
 mod arguments;
@@ -20,6 +20,7 @@ mod failure;
 mod fetch;
 mod get;
 mod push;
+mod take;
 
 use arguments::Call;
 use failure::{bug, show};
@@ -60,6 +61,9 @@ fn main() -> ExitCode {
         Call::Get(options, wanted) => {
             get::get(options, wanted, &cx).map(|found| if found { 0 } else { NOT_ARCHIVED })
         }
+        Call::Take(spool, wanted) => {
+            take::take(spool, wanted.name, &wanted.target).map(|found| if found { 0 } else { NOT_ARCHIVED })
+        }
     };
     let ended = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| Err(bug()));
     ExitCode::from(match ended {
@@ -68,7 +72,7 @@ fn main() -> ExitCode {
             show(&failure);
             match &call {
                 Call::Get(..) if sabotage::on("failure-ends-the-log") => NOT_ARCHIVED,
-                Call::Get(..) => STOP_RECOVERY,
+                Call::Get(..) | Call::Take(..) => STOP_RECOVERY,
                 // 126 and more would end the archiver.
                 _ => Some(failure.code().exit_code()).filter(|code| (1..=125).contains(code)).unwrap_or(1),
             }

@@ -5,6 +5,7 @@
 
 use crate::home::{Home, Ran};
 use crate::postgresql::{enter, start};
+use crate::recovering::wal_program;
 use hikae_source::postgresql::Host;
 use hikae_testkit::system_cx;
 use std::fs;
@@ -135,6 +136,7 @@ fn every_command_of_the_guide_does_what_it_says() {
     enter(&cluster, "postgres").batch_execute("CREATE ROLE loader LOGIN CREATEDB").unwrap();
 
     let home = machine();
+    wal_program();
     foreign_dump(&home, cluster.program_directory(), &format!("host={} port={port}", socket.display()));
     let root = home.path("").display().to_string();
     let root = root.trim_end_matches('/');

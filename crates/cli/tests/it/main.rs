@@ -14,6 +14,7 @@ mod machine_output;
 mod pg;
 mod postgresql;
 mod protecting;
+mod recovering;
 mod restoring;
 mod retention;
 mod secrets;

@@ -18,13 +18,18 @@ pub struct LogPart<'a> {
     seen: BTreeMap<usize, Vec<Landmark>>,
 }
 
-/// The landmarks on both sides of a moment.
+/// The commits on both sides of a moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Around {
     /// The last that is not after it.
     pub before: Option<Landmark>,
     /// The first that is after it.
     pub after: Option<Landmark>,
+}
+
+/// A server that recovers to a time stops at no restore point (`recoveryStopsBefore` in `xlogrecovery.c`).
+fn is_commit(landmark: &Landmark) -> bool {
+    matches!(landmark.kind, LandmarkKind::Commit(_))
 }
 
 impl<'a> LogPart<'a> {
@@ -54,16 +59,20 @@ impl<'a> LogPart<'a> {
             }
         }
         let mut around = Around::default();
+        // The segments up to where it is found may hold those before it.
+        let mut searched = self.names.len();
         for at in low..self.names.len() {
             let found = self.landmarks(at)?;
-            around.after = found.iter().find(|landmark| landmark.time > time).cloned();
+            around.after = found.iter().find(|landmark| is_commit(landmark) && landmark.time > time).cloned();
             if around.after.is_some() {
+                searched = at + 1;
                 break;
             }
         }
-        for at in (0..self.names.len().min(low + 1)).rev() {
+        for at in (0..searched).rev() {
             let found = self.landmarks(at)?;
-            around.before = found.iter().rfind(|landmark| landmark.time <= time).cloned();
+            around.before =
+                found.iter().rfind(|landmark| is_commit(landmark) && landmark.time <= time).cloned();
             if around.before.is_some() {
                 break;
             }

@@ -1,7 +1,9 @@
 //! Point-in-time recovery of a PostgreSQL cluster: where one can come back to, and how.
 
 pub mod cluster;
+pub mod feed;
 pub mod log;
 pub mod plan;
+pub mod recover;
 pub mod target;
 pub mod window;

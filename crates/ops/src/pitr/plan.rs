@@ -8,7 +8,9 @@ use super::log::{Around, LogPart};
 use super::target::{Aim, Course, Target};
 use super::window::{Base, Interval};
 use crate::OpsError;
-use hikae_model::{Cx, ErrorCode, Landmark, LandmarkKind, Lsn, SnapshotId, SystemId, Timeline, WalName};
+use hikae_model::{
+    Cx, ErrorCode, Landmark, LandmarkKind, Lsn, SnapshotId, SystemId, Timeline, WalName, sabotage,
+};
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -33,7 +35,7 @@ pub struct RecoveryPlan {
     pub log: Vec<WalName>,
     /// Their length in the repository.
     pub log_stored_bytes: u64,
-    /// The nearest commits and restore points on both sides of the target, where it has a time.
+    /// The nearest commits on both sides of the target, where it has a time.
     pub around: Around,
     /// What the server is told.
     #[serde(skip)]
@@ -165,9 +167,9 @@ fn to_time(
     let wanted = if inclusive { time } else { time - jiff::SignedDuration::from_micros(1) };
     let around = log.around(wanted, cx)?;
     match &around.after {
+        None if sabotage::on("end-of-log-unseen") => Ok(Route { base, end: interval.to, around }),
         Some(after) => Ok(Route { base, end: Lsn(after.at.0 + 1), around }),
         None => {
-            let last = around.before.as_ref().map_or(moment(&base), |before| Some(before.time));
             let what = format!("the log that is kept of {} does not go to {time}", cluster.source);
             let gap = cluster
                 .window
@@ -178,8 +180,11 @@ fn to_time(
                 Some(gap) => format!("{} to {} are missing; ", gap.first, gap.last),
                 None => String::new(),
             };
-            let last =
-                last.map_or(String::new(), |last| format!("the last commit before its end is of {last}; "));
+            let last = match (&around.before, moment(&base)) {
+                (Some(before), _) => format!("the last commit before its end is of {}; ", before.time),
+                (None, Some(stopped)) => format!("no commit is kept after the base backup of {stopped}; "),
+                (None, None) => String::new(),
+            };
             Err(refused(what, &format!("{why}{last}aim at an earlier time, or at the end of the log")))
         }
     }

@@ -28,6 +28,36 @@ pub enum Target {
     Name(RestorePoint),
 }
 
+/// Reads a moment with its zone, as `2026-11-20 12:00:00+09:00`, `2026-11-20T03:00:00Z` or `2026-11-20 12:00[Asia/Tokyo]`, to
+/// the microsecond, as the server counts. A recovery to the noon of another zone would lose or bring back hours.
+///
+/// # Errors
+/// [`BadMoment`] for anything else, and above all for a time without a zone.
+pub fn parse_moment(text: &str) -> Result<Timestamp, BadMoment> {
+    let text = text.trim();
+    let joined = text.replace(" +", "+").replace(" -", "-").replace(" Z", "Z").replace(" UTC", "Z");
+    let zoned = joined.parse::<jiff::Zoned>().map(|zoned| zoned.timestamp());
+    let moment = zoned.or_else(|_| joined.parse::<Timestamp>());
+    let rounded = moment.ok().and_then(|moment| {
+        Timestamp::from_microsecond(moment.as_nanosecond().div_euclid(1000).try_into().ok()?).ok()
+    });
+    rounded.ok_or_else(|| match joined.parse::<jiff::civil::DateTime>() {
+        Ok(_) => BadMoment::NoZone(text.to_owned()),
+        Err(_) => BadMoment::NoTime(text.escape_debug().to_string()),
+    })
+}
+
+/// Text that names no moment.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadMoment {
+    /// It is another moment in each zone.
+    #[error("`{0}` does not say in which zone: add it, as `{0}+09:00`, or `{0}Z` for UTC")]
+    NoZone(String),
+    /// It is no time at all.
+    #[error("`{0}` is no time with a zone, as `2026-11-20 12:00:00+09:00`")]
+    NoTime(String),
+}
+
 /// The name of a restore point: not empty, at most 63 bytes, without control characters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RestorePoint(String);
@@ -115,6 +145,8 @@ impl Aim {
             Target::Xid(xid) => aim_at("recovery_target_xid", xid.to_string()),
             Target::Name(name) => aim_at("recovery_target_name", name.0.clone()),
         }
+        // The server takes "nothing" for a second target as well if it reads it after the first.
+        settings.sort_by_key(|(_, value)| !value.is_empty());
         let course = match (self.course, &self.target) {
             // To be consistent is all that is asked, and the server would look for newer timelines first.
             (Course::Current, _) | (_, Target::Immediate) => "current".to_owned(),
@@ -178,6 +210,32 @@ mod tests {
             let targets = settings[..5].iter().filter(|(_, value)| !value.is_empty());
             let found: Vec<_> = targets.map(|(name, value)| (*name, value.as_str())).collect();
             assert_eq!(found, Vec::from_iter(expected));
+            assert!(
+                settings[..4].iter().all(|(_, value)| value.is_empty()),
+                "it is not the last: {settings:?}"
+            );
+        }
+    }
+
+    /// Keeps BC-34.
+    #[test]
+    fn a_moment_has_its_zone_or_is_none() {
+        let noon = "2026-11-20T03:00:00.25Z".parse().unwrap();
+        for text in [
+            "2026-11-20 12:00:00.25+09:00",
+            "2026-11-20 12:00:00.25 +09",
+            "2026-11-20T03:00:00.25Z",
+            "2026-11-20 03:00:00.25 UTC",
+            "2026-11-20 03:00:00.250000999+00",
+            "2026-11-20T12:00:00.25+09:00[Asia/Tokyo]",
+        ] {
+            assert_eq!(parse_moment(text), Ok(noon), "{text}");
+        }
+        for text in ["2026-11-20 12:00:00", "2026-11-20 12:00", "2026-11-20"] {
+            assert_eq!(parse_moment(text), Err(BadMoment::NoZone(text.to_owned())));
+        }
+        for text in ["", "noon", "2026-11-31 12:00:00Z", "12:00Z"] {
+            assert!(matches!(parse_moment(text), Err(BadMoment::NoTime(_))), "{text}");
         }
     }
 

@@ -137,22 +137,35 @@ impl Vacant {
         Running::start(&initdb, &arguments, self.user.as_ref(), Stdio::null(), Stdio::null())?.wait(cx)
     }
 
+    /// Its own directory, in which more than the data directory may stand.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Sets one more setting of the server.
+    pub(crate) fn set(&mut self, name: &str, value: impl Into<String>) {
+        self.options.settings.push((name.to_owned(), value.into()));
+    }
+
+    /// The user and the group that the server runs as, unless they are ours.
+    pub fn owner(&self) -> Option<(u32, u32)> {
+        self.user.as_ref().map(|user| (user.uid, user.gid))
+    }
+
+    /// Sees that the server's user can come to a file.
+    ///
+    /// # Errors
+    /// [`SourceError`] that names the directory which is closed.
+    pub fn see_reachable(&self, path: &Path) -> Result<(), SourceError> {
+        see_reachable(path, self.user.as_ref())
+    }
+
     /// Gives everything that was put there to the server's user. No link is followed.
     ///
     /// # Errors
     /// [`SourceError::Io`].
     pub fn give_all(&self) -> Result<(), SourceError> {
-        let Some(user) = &self.user else { return Ok(()) };
-        let mut waiting = vec![self.directory.path().to_owned()];
-        while let Some(path) = waiting.pop() {
-            let refused = |source| SourceError::Io { verb: "give away", path: path.clone(), source };
-            lchown(&path, Some(user.uid), Some(user.gid)).map_err(refused)?;
-            if std::fs::symlink_metadata(&path).map_err(refused)?.is_dir() {
-                let entries = std::fs::read_dir(&path).map_err(refused)?;
-                waiting.extend(entries.filter_map(|entry| Some(entry.ok()?.path())));
-            }
-        }
-        Ok(())
+        self.owner().map_or(Ok(()), |owner| give_tree(self.directory.path(), owner))
     }
 
     fn superuser(&self) -> &str {
@@ -223,12 +236,10 @@ impl Cluster {
             }
             let is_late = cx.elapsed().saturating_sub(begun) > START_LIMIT && begins == Begins::New;
             if exited || is_late {
-                let said = std::fs::read_to_string(log).unwrap_or_default();
-                let last: Vec<&str> = said.lines().rev().take(3).collect();
                 let what = format!(
                     "the throw-away PostgreSQL {} did not start: {}",
                     self.programs.version,
-                    last.into_iter().rev().collect::<Vec<_>>().join("; ")
+                    last_words(&std::fs::read_to_string(log).unwrap_or_default())
                 );
                 return Err(failed(ErrorCode::Failure, what, None));
             }
@@ -411,6 +422,35 @@ fn socket_directory(
     let own = PrivateDir::create(Path::new("/tmp"), cx)?;
     give(own.path(), user)?;
     Ok((own.path().to_owned(), Some(own)))
+}
+
+/// What a server said before it ended: why, if it said so, and its last lines if not.
+fn last_words(said: &str) -> String {
+    let is_why = |line: &&str| ["FATAL: ", "PANIC: ", "hikae-wal: "].iter().any(|mark| line.contains(mark));
+    // Who asked while it started was told so in lines of the same kind.
+    let is_answer = |line: &&str| line.contains("the database system is ");
+    let why: Vec<&str> = said.lines().filter(is_why).filter(|line| !is_answer(line)).take(3).collect();
+    match why.is_empty() {
+        false => why.join("; "),
+        true => {
+            let last: Vec<&str> = said.lines().rev().take(3).collect();
+            last.into_iter().rev().collect::<Vec<_>>().join("; ")
+        }
+    }
+}
+
+/// Gives a directory and all that is in it to a user and a group. No link is followed.
+pub(crate) fn give_tree(top: &Path, (uid, gid): (u32, u32)) -> Result<(), SourceError> {
+    let mut waiting = vec![top.to_owned()];
+    while let Some(path) = waiting.pop() {
+        let refused = |source| SourceError::Io { verb: "give away", path: path.clone(), source };
+        lchown(&path, Some(uid), Some(gid)).map_err(refused)?;
+        if std::fs::symlink_metadata(&path).map_err(refused)?.is_dir() {
+            let entries = std::fs::read_dir(&path).map_err(refused)?;
+            waiting.extend(entries.filter_map(|entry| Some(entry.ok()?.path())));
+        }
+    }
+    Ok(())
 }
 
 fn give(path: &Path, user: Option<&SystemUser>) -> Result<(), SourceError> {

@@ -55,7 +55,7 @@ pub use settings::{PostgresqlSettings, with_password};
 pub use swap::{Swapped, swap};
 
 pub(crate) use catalog::quote as quoted;
-pub(crate) use cluster::Ran;
+pub(crate) use cluster::{Ran, give_tree};
 pub(crate) use restore::Stopwatch;
 pub(crate) use session::Session;
 

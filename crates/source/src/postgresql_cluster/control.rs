@@ -27,6 +27,8 @@ const MAX_READS: usize = 100;
 pub(super) struct Control {
     pub(super) system_id: SystemId,
     pub(super) catalog_version: u32,
+    /// Whether the server was shut down as it should be.
+    pub(super) is_shut_down: bool,
     /// When it was last written, in seconds since 1970.
     pub(super) written: i64,
     pub(super) checkpoint: Lsn,
@@ -36,8 +38,11 @@ impl Control {
     /// Reads what the bytes say; nothing if they are too few.
     pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
         let long = |at: usize| Some(u64::from_ne_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
+        /// `DB_SHUTDOWNED`
+        const SHUT_DOWN: u32 = 1;
         Some(Self {
             system_id: SystemId(long(0)?),
+            is_shut_down: u32::from_ne_bytes(bytes.get(16..20)?.try_into().ok()?) == SHUT_DOWN,
             catalog_version: u32::from_ne_bytes(bytes.get(12..16)?.try_into().ok()?),
             written: long(24)?.cast_signed(),
             checkpoint: Lsn(long(32)?),

@@ -24,12 +24,14 @@ mod page;
 mod preflight;
 mod read;
 mod reading;
+mod recover;
 mod segment;
 mod server;
 mod walk;
 
 pub use drill::{DrillOptions, DrillResult, prepare, prove};
 pub use manifest::{Manifest, Tablespace};
+pub use recover::{Feed, Reached, Recovering, recover};
 
 use crate::postgresql::{
     Connection, Environment, Finding, Secret, Session, Weight, failed, without_password,

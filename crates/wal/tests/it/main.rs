@@ -3,8 +3,10 @@
 //! `HIKAE_FULL=1` kills it at every system call; without it some are tried.
 
 mod killing;
+mod recovered;
 mod recovering;
 mod refusing;
 mod server;
 mod serving;
+mod taking;
 mod world;

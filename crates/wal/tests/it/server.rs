@@ -85,26 +85,29 @@ impl Server {
     /// Waits until all that was written before is archived.
     #[track_caller]
     pub fn wait_until_archived(&mut self) {
-        let last: String =
-            self.client.query_one("SELECT pg_walfile_name(pg_switch_wal() - 1)", &[]).unwrap().get(0);
-        let mut waited = Duration::ZERO;
-        loop {
-            let row = self
-                .client
-                .query_one("SELECT last_archived_wal, failed_count FROM pg_stat_archiver", &[])
-                .unwrap();
-            let (archived, n_failed): (Option<String>, i64) = (row.get(0), row.get(1));
-            if archived.as_deref().is_some_and(|archived| archived.get(..24) >= last.get(..24)) {
-                return;
-            }
-            assert!(waited < PATIENCE, "{last} is not archived, {archived:?} is; {n_failed} calls failed");
-            std::thread::sleep(Duration::from_millis(50));
-            waited += Duration::from_millis(50);
-        }
+        wait_until_archived(&mut self.client);
     }
 
     /// How many calls failed.
     pub fn n_failed(&mut self) -> i64 {
         self.client.query_one("SELECT failed_count FROM pg_stat_archiver", &[]).unwrap().get(0)
+    }
+}
+
+/// Waits until all that was written before is archived.
+#[track_caller]
+pub fn wait_until_archived(client: &mut postgres::Client) {
+    let last: String = client.query_one("SELECT pg_walfile_name(pg_switch_wal() - 1)", &[]).unwrap().get(0);
+    let mut waited = Duration::ZERO;
+    loop {
+        let row =
+            client.query_one("SELECT last_archived_wal, failed_count FROM pg_stat_archiver", &[]).unwrap();
+        let (archived, n_failed): (Option<String>, i64) = (row.get(0), row.get(1));
+        if archived.as_deref().is_some_and(|archived| archived.get(..24) >= last.get(..24)) {
+            return;
+        }
+        assert!(waited < PATIENCE, "{last} is not archived, {archived:?} is; {n_failed} calls failed");
+        std::thread::sleep(Duration::from_millis(50));
+        waited += Duration::from_millis(50);
     }
 }

@@ -95,6 +95,30 @@ impl World {
         WalArchive::open(Arc::new(store), unlock, Vec::new(), &self.path("cache-of-owner"), &cx).unwrap()
     }
 
+    /// The repository, as its owner sees it.
+    pub fn repo(&self) -> Arc<Repo> {
+        let cx = system_cx();
+        let store = DirectoryStore::open(&self.path("repo"), Reserve::Usual, cx.random_source()).unwrap();
+        let unlock = Unlock::KeyFile(Secret32::new(KEY));
+        let cache = self.path("cache-of-owner");
+        Arc::new(Repo::open(Arc::new(store), unlock, Vec::new(), &cache, &cx).unwrap())
+    }
+
+    /// The file in which a file of the log is kept.
+    pub fn object(&self, name: &str) -> PathBuf {
+        let (mut waiting, name) = (vec![self.path("repo/wal")], name.to_ascii_lowercase());
+        while let Some(path) = waiting.pop() {
+            for entry in std::fs::read_dir(path).unwrap().flatten() {
+                match entry.file_type().unwrap().is_dir() {
+                    true => waiting.push(entry.path()),
+                    false if entry.file_name().to_string_lossy().contains(&name) => return entry.path(),
+                    false => {}
+                }
+            }
+        }
+        panic!("{name} is not there")
+    }
+
     /// What is archived under a name.
     pub fn archived(&self, system: SystemId, name: &str) -> Option<Vec<u8>> {
         let mut bytes = Vec::new();

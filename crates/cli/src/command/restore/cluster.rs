@@ -8,10 +8,13 @@ use crate::page::{Mark, count, duration, marked};
 use hikae_model::{Bytes, Count, ErrorCode, Outcome};
 use hikae_ops::restore_cluster::{ClusterTarget, plan_cluster, restore_cluster};
 use serde_json::json;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+/// What such snapshots are called.
+pub const KIND: &str = "postgresql-cluster";
+
 pub fn restore(args: &RestoreArgs, origin: &Origin<'_>, app: &App) -> Result<Ended, Failure> {
-    const KIND: &str = "postgresql-cluster";
     refuse(&only_for_postgresql(args), KIND)?;
     refuse(&[("--overwrite", args.overwrite.is_some()), ("--cross-mounts", args.cross_mounts)], KIND)?;
     let (repo, snapshot) = (origin.repo, &origin.snapshot);
@@ -19,16 +22,10 @@ pub fn restore(args: &RestoreArgs, origin: &Origin<'_>, app: &App) -> Result<End
         Some(target) => absolute(target)?,
         None => new_folder(snapshot, app)?,
     };
-    let tablespaces = args.tablespace.iter().map(|(oid, place)| Ok((*oid, absolute(place)?)));
-    let target = ClusterTarget { directory, tablespaces: tablespaces.collect::<Result<_, Failure>>()? };
+    let target = ClusterTarget { directory, tablespaces: tablespaces(args)? };
     let plan = plan_cluster(repo, snapshot.id, &target, &app.cx)?;
     let version = &plan.manifest.server_version;
-    let spaces: String = plan
-        .tablespaces
-        .iter()
-        .map(|(oid, place)| format!("  tablespace {oid} into {}\n", place.display()))
-        .collect();
-    let lines = |notes: &[String]| notes.iter().map(|note| format!("  {note}\n")).collect::<String>();
+    let spaces = shown_spaces(&plan.tablespaces);
     if args.dry_run {
         let text = format!(
             "would restore {}, {} of PostgreSQL {version}, into {}\n{spaces}{}Nothing was written.\n",
@@ -74,6 +71,22 @@ pub fn restore(args: &RestoreArgs, origin: &Origin<'_>, app: &App) -> Result<End
     text.push_str(&shown::problems(&restored.problems, restored.problems.len() as u64, ""));
     app.output.result(ended, &origin.shown(json!({ "restored": restored })), &text);
     Ok(ended)
+}
+
+/// Where tablespaces are to go.
+pub fn tablespaces(args: &RestoreArgs) -> Result<BTreeMap<u32, PathBuf>, Failure> {
+    args.tablespace.iter().map(|(oid, place)| Ok((*oid, absolute(place)?))).collect()
+}
+
+/// Where tablespaces go, as text.
+pub fn shown_spaces(tablespaces: &BTreeMap<u32, PathBuf>) -> String {
+    let line = |(oid, place): (&u32, &PathBuf)| format!("  tablespace {oid} into {}\n", place.display());
+    tablespaces.iter().map(line).collect()
+}
+
+/// Notes as text.
+pub fn lines(notes: &[String]) -> String {
+    notes.iter().map(|note| format!("  {note}\n")).collect()
 }
 
 /// `OID=DIR`

@@ -4,6 +4,7 @@ mod cluster;
 mod database;
 mod dump;
 mod files;
+mod point;
 
 use super::list;
 use crate::app::{App, absolute};
@@ -12,6 +13,7 @@ use crate::page::{Mark, count, marked};
 use clap::{Args, ValueEnum};
 use hikae_model::{ErrorCode, SnapshotId};
 use hikae_ops::list::{ListedSnapshot, listed};
+use hikae_ops::pitr::target::Course;
 use hikae_ops::select::SnapshotSelector;
 use hikae_ops::{Overwrite, Repo};
 use serde::Serialize;
@@ -25,6 +27,7 @@ use std::path::{Path, PathBuf};
     hikae restore documents\n  \
     hikae restore documents --date 2026-11-18 --path /srv/documents/letter.odt --into /tmp/letters\n  \
     hikae restore documents --path /srv/documents/letter.odt --in-place --overwrite always\n  \
+    hikae restore main --to-time '2026-11-20 12:00:00+09:00' --target /srv/noon --dry-run\n  \
     hikae restore shop --connection postgresql://admin@db.example.org/postgres --swap\n  \
     hikae restore --dump old.sql.gz --connection postgresql://loader@db.example.org/postgres --into-database old")]
 pub struct RestoreArgs {
@@ -34,13 +37,13 @@ pub struct RestoreArgs {
     #[arg(long, value_name = "NAME")]
     source: Option<String>,
     /// The newest snapshot of this day, of the source
-    #[arg(long, value_name = "YYYY-MM-DD")]
+    #[arg(long, value_name = "YYYY-MM-DD", conflicts_with = "point")]
     date: Option<jiff::civil::Date>,
     /// Folder to restore into, or file for a SQLite database [default: a new folder here]
     #[arg(long, value_name = "DIR")]
     target: Option<PathBuf>,
     /// Only these folders and files of the snapshot; they land below the target as they stand in it
-    #[arg(long, value_name = "PATH", num_args = 1..)]
+    #[arg(long, value_name = "PATH", num_args = 1.., conflicts_with = "point")]
     path: Vec<OsString>,
     /// What --path names lands in this folder itself: what a folder holds, or each of several by its name
     #[arg(long, value_name = "DIR", requires = "path", conflicts_with = "target")]
@@ -49,13 +52,13 @@ pub struct RestoreArgs {
     #[arg(long, requires = "path", conflicts_with_all = ["target", "into"])]
     in_place: bool,
     /// What happens to files that stand in the target already
-    #[arg(long, value_enum, value_name = "WHEN")]
+    #[arg(long, value_enum, value_name = "WHEN", conflicts_with = "point")]
     overwrite: Option<When>,
     /// Keep files that are replaced beside the new ones, as NAME.before-restore-TIME
     #[arg(long, requires = "overwrite")]
     keep_replaced: bool,
     /// Go on into file systems that are mounted in the target
-    #[arg(long)]
+    #[arg(long, conflicts_with = "point")]
     cross_mounts: bool,
     /// PostgreSQL: name of the new database
     #[arg(long, value_name = "NAME")]
@@ -71,7 +74,7 @@ pub struct RestoreArgs {
     no_owners: bool,
     /// A dump of PostgreSQL that hikae did not make, in any format of pg_dump: into a new database, without a repository
     #[arg(long, value_name = "FILE", conflicts_with_all = [
-        "snapshot", "source", "date", "target", "path", "overwrite", "cross_mounts", "swap",
+        "snapshot", "source", "date", "target", "path", "overwrite", "cross_mounts", "swap", "point",
     ])]
     dump: Option<PathBuf>,
     /// Load a dump as a superuser: what it brings then runs as one
@@ -80,6 +83,23 @@ pub struct RestoreArgs {
     /// PostgreSQL cluster: where a tablespace goes, by its number [default: DIR-tablespaces/OID]
     #[arg(long, value_name = "OID=DIR", value_parser = cluster::parse_tablespace)]
     tablespace: Vec<(u32, PathBuf)>,
+    #[command(flatten)]
+    point: point::PointArgs,
+    /// Stop just before the point
+    #[arg(long, requires = "point")]
+    exclusive: bool,
+    /// Timeline to follow: a number, `latest` or `current`, that of the base backup [default: latest]
+    #[arg(long, requires = "point", value_name = "N", value_parser = point::parse_course)]
+    timeline: Option<Course>,
+    /// Where PostgreSQL's server programs are, if not in one of the usual places
+    #[arg(long, requires = "point", value_name = "DIR")]
+    program_directory: Option<PathBuf>,
+    /// As which user the server recovers if we are root [default: postgres]
+    #[arg(long, requires = "point", value_name = "USER")]
+    run_as: Option<String>,
+    /// The program hikae-wal, if it is not beside this one
+    #[arg(long, requires = "point", value_name = "FILE")]
+    wal_program: Option<PathBuf>,
     /// Do not ask before anything is replaced
     #[arg(long)]
     yes: bool,
@@ -117,6 +137,9 @@ pub fn run(args: &RestoreArgs, app: &App) -> Result<Ended, Failure> {
         return dump::restore(dump, args, app);
     }
     let repo = app.open()?;
+    if let Some(target) = args.point.target() {
+        return point::restore(target, args, &repo, app);
+    }
     let state = app.readable(&repo)?;
     let (selector, source) = match (&args.snapshot, args.date, &args.source) {
         (None, Some(date), source) => (SnapshotSelector::On(date), source.as_ref()),
@@ -219,8 +242,12 @@ fn show_choice(repo: &Repo, app: &App) -> Result<Ended, Failure> {
 
 /// A folder that does not exist, named for what is in it.
 fn new_folder(snapshot: &ListedSnapshot, app: &App) -> Result<PathBuf, Failure> {
-    let moment = snapshot.moment.to_zoned(app.around.zone.clone()).strftime("%Y%m%d-%H%M%S");
-    absolute(Path::new(&format!("restored-{}-{moment}", snapshot.source)))
+    new_folder_of(&snapshot.source, snapshot.moment, app)
+}
+
+fn new_folder_of(source: &str, moment: jiff::Timestamp, app: &App) -> Result<PathBuf, Failure> {
+    let moment = moment.to_zoned(app.around.zone.clone()).strftime("%Y%m%d-%H%M%S");
+    absolute(Path::new(&format!("restored-{source}-{moment}")))
 }
 
 fn refuse(flags: &[(&str, bool)], kind: &str) -> Result<(), Failure> {

@@ -1,0 +1,126 @@
+//! A cluster brought back to a point in its life, from the command line.
+
+use crate::home::Home;
+use crate::postgresql::{enter, start};
+use hikae_source::postgresql::{Cluster, Host};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The program that servers call, which stands beside ours.
+pub fn wal_program() -> PathBuf {
+    let program = Path::new(env!("CARGO_BIN_EXE_hikae")).with_file_name("hikae-wal");
+    if !program.exists() {
+        let built = Command::new(env!("CARGO")).args(["build", "--package", "hikae-wal"]).status();
+        assert!(built.unwrap().success() && program.exists(), "{} is not there", program.display());
+    }
+    program
+}
+
+/// A home that the server's user can pass through, with a base backup of `cluster` as `main`.
+fn backed_up(cluster: &Cluster) -> Home {
+    let Host::Socket(socket) = &cluster.connection().host else { panic!("not a socket") };
+    let home = Home::new();
+    std::fs::set_permissions(home.path(""), std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::copy(wal_program(), home.path("hikae-wal")).unwrap();
+    std::fs::create_dir(home.path("srv")).unwrap();
+    home.configure(&format!(
+        "[repository.main]\nstore = \"{}\"\nunlock = {{ key_file = \"{}\" }}\n\
+         [source.main]\nkind = \"postgresql-cluster\"\nconnection = \"host={} port={} user=postgres dbname=postgres\"\n",
+        home.store().display(),
+        home.key_file().display(),
+        socket.display(),
+        cluster.connection().port,
+    ));
+    home.expect(0, &["init"]);
+    home.expect(0, &["backup"]);
+    home
+}
+
+/// Switches to the next segment, and archives all before.
+fn archive(home: &Home, cluster: &Cluster) {
+    let last = "SELECT pg_walfile_name(pg_switch_wal() - 1)";
+    let last: String = enter(cluster, "postgres").query_one(last, &[]).unwrap().get(0);
+    let data = cluster.directory().join("data");
+    let names = std::fs::read_dir(data.join("pg_wal")).unwrap().flatten();
+    let names = names.map(|entry| entry.file_name().into_string().unwrap());
+    for name in names.filter(|name| name.len() == 24 && *name <= last) {
+        let mut push = home.program(home.path("hikae-wal").to_str().unwrap());
+        push.arg("push").arg("--store").arg(home.store()).arg("--key-file").arg(home.key_file());
+        push.arg("--cache").arg(home.path("wal-cache")).arg(format!("pg_wal/{name}"));
+        let pushed = push.current_dir(&data).output().unwrap();
+        assert!(pushed.status.success(), "{}", String::from_utf8_lossy(&pushed.stderr));
+    }
+}
+
+/// Keeps BC-34.
+#[test]
+fn a_cluster_is_recovered_to_a_time_that_is_shown_in_utc_and_here_with_its_neighbours() {
+    let Some(cluster) = start() else { return };
+    enter(&cluster, "postgres").batch_execute("CREATE TABLE ledger (at timestamptz)").unwrap();
+    let home = backed_up(&cluster);
+    let mut times = Vec::new();
+    for _ in 0..3 {
+        let mut client = enter(&cluster, "postgres");
+        client.batch_execute("INSERT INTO ledger VALUES (now())").unwrap();
+        let now = "SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US')";
+        times.push(client.query_one(now, &[]).unwrap().get::<_, String>(0));
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    archive(&home, &cluster);
+    let (first, wal) = (format!("{}Z", times[0]), home.path("hikae-wal"));
+    let target = home.path("srv/then");
+    let program_directory = cluster.program_directory().to_str().unwrap();
+    let fixed =
+        ["restore", "main", "--wal-program", wal.to_str().unwrap(), "--program-directory", program_directory];
+    let fixed = [&fixed[..], &["--target", target.to_str().unwrap()]].concat();
+    let call = |more: &[&'static str], time: Option<&str>| -> Vec<String> {
+        let time = time.into_iter().flat_map(|time| ["--to-time", time]);
+        fixed.iter().copied().chain(more.iter().copied()).chain(time).map(str::to_owned).collect()
+    };
+    let run = |code: i32, more: &[&'static str], time: Option<&str>| {
+        let call = call(more, time);
+        home.expect(code, &call.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+
+    let ran = run(2, &[], Some(&times[0]));
+    assert!(
+        ran.stderr.contains("in which zone") && ran.stderr.contains(&format!("{}Z", times[0])),
+        "{}",
+        ran.stderr
+    );
+    let ran = run(2, &[], Some("2001-01-01T00:00Z"));
+    assert!(ran.stderr.contains("before the oldest base backup"), "{}", ran.stderr);
+    let ran = run(2, &[], Some(&format!("{}Z", times[2])));
+    assert!(ran.stderr.contains("aim at an earlier time, or at the end of the log"), "{}", ran.stderr);
+    run(2, &["--to-end", "--to-immediate"], None);
+    run(2, &["--exclusive"], None);
+    run(2, &["--to-end", "--date", "2026-11-20"], None);
+    assert!(!target.exists());
+
+    let planned = run(0, &["--dry-run"], Some(&first)).stdout;
+    for words in [
+        "would recover main to",
+        &first,
+        "+09:00)",
+        "last before: commit",
+        "first after: commit",
+        "along timeline 1",
+    ] {
+        assert!(planned.contains(words), "`{words}` is not in {planned}");
+    }
+    assert!(!target.exists());
+
+    let call = call(&["--json"], Some(&first));
+    let ran = home.expect(0, &call.iter().map(String::as_str).collect::<Vec<_>>());
+    let shown: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    let recovered = &shown["result"]["recovered"];
+    assert_eq!((&recovered["timeline"], &recovered["new_timeline"]), (&1.into(), &2.into()), "{shown}");
+    assert!(recovered["reached_time"].as_str().unwrap() <= first.as_str(), "{shown}");
+    assert!(target.join("PG_VERSION").exists() && !target.join("recovery.signal").exists());
+    assert!(target.join("pg_wal/archive_status/00000002.history.ready").exists());
+    let left = std::fs::read_dir(home.path("srv")).unwrap().count();
+    assert_eq!(left, 1, "only the new directory");
+    // Nothing goes where something is.
+    run(12, &["--to-end"], None);
+}
