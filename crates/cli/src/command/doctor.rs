@@ -8,6 +8,7 @@ use hikae_model::ErrorCode;
 use hikae_ops::doctor::{
     Condition, Health, look_at_config, look_at_programs, look_at_snapshots, look_at_sources, look_at_store,
 };
+use hikae_ops::pg::watch::{look_at_logs, look_at_windows};
 
 /// Look at everything that backups rest on, one line each
 #[derive(Debug, Args)]
@@ -32,7 +33,9 @@ pub fn run(_: &DoctorArgs, app: &App) -> Result<Ended, Failure> {
                 conditions.extend(repaired);
                 let repository = format!("{} at log entry {}", repo.header().core.repository, repo.state().n);
                 conditions.push(Condition::ok("repository", repository));
-                Ok(look_at_snapshots(&repo, &config, app.cx.now())?)
+                let mut found = look_at_snapshots(&repo, &config, app.cx.now())?;
+                found.extend(look_at_windows(&repo, &config, &app.cx));
+                Ok(found)
             });
             match looked {
                 Ok(found) => conditions.extend(found),
@@ -42,6 +45,7 @@ pub fn run(_: &DoctorArgs, app: &App) -> Result<Ended, Failure> {
     }
     conditions.extend(look_at_programs(&config, &app.around));
     conditions.extend(look_at_sources(&config, &app.around, &app.cx));
+    conditions.extend(look_at_logs(&config, &app.around, &app.cx));
     let ended = worst(&conditions);
     app.output.result(ended, &conditions, &text(&conditions));
     Ok(ended)

@@ -4,6 +4,8 @@ use crate::home::{Home, Ran};
 use crate::postgresql::enter;
 use hikae_source::postgresql::{Cluster, ClusterOptions, Environment, Host};
 use hikae_testkit::{not_run, system_cx};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::Duration;
@@ -182,6 +184,7 @@ fn a_server_is_received_and_its_window_says_what_came_back_and_what_is_missing()
     let told = json(&ran)["result"].clone();
     assert!(told["n_stored"].as_u64() >= Some(6) && told["made_slot"] == true, "{told}");
     assert!(told["pending_bytes"].as_u64() > Some(0), "{told}");
+    assert!(json(&ran)["warnings"].to_string().contains("archive_timeout is 0"), "{}", ran.stdout);
 
     let shown = home.expect(0, &["pg", "window", "main"]).stdout;
     assert!(shown.contains(" UTC") && shown.contains("+09:00"), "{shown}");
@@ -205,6 +208,8 @@ fn a_server_is_received_and_its_window_says_what_came_back_and_what_is_missing()
     assert!(ran.stdout.contains(&format!("gap: segment {name} ")), "the gap is not shown: {}", ran.stdout);
     assert!(ran.stdout.contains("nothing behind them can be reached"), "{}", ran.stdout);
     assert!(ran.stdout.contains("take a base backup now"), "{}", ran.stdout);
+    let told = home.run(&["doctor"]).stdout;
+    assert!(told.contains("window of main") && told.contains("gaps in its log: 1 missing"), "{told}");
     // The next base backup leads on behind it, and the gap stays shown.
     home.expect(0, &["backup"]);
     let receiving = machine.receive(&[]);
@@ -271,4 +276,195 @@ fn another_cluster_is_not_received_into_the_log_of_the_first() {
     assert_eq!(machine.log(), Vec::<PathBuf>::new());
     let n = other.text("SELECT count(*)::text FROM pg_replication_slots");
     assert_eq!(n.as_deref(), Some("0"), "no slot is left at a server that is not ours");
+}
+
+/// Keeps BC-20, BC-21, BC-22.
+#[test]
+fn doctor_names_each_way_in_which_a_log_is_lost() {
+    let machine = Machine::start(&[("archive_mode", "on"), ("listen_addresses", "127.0.0.91")]);
+    let Some(machine) = machine else { return };
+    let told = || machine.home.run(&["doctor"]).stdout;
+    let archive_with = |command: &str| {
+        machine.sql(&format!("ALTER SYSTEM SET archive_command = '{command}'"));
+        machine.sql("SELECT pg_reload_conf()");
+    };
+    let says = |what: &str| {
+        let line = |told: &str| told.lines().any(|line| line.contains(what) && !line.contains("OK "));
+        wait_until(what, || line(&told()));
+    };
+    says("FAIL  log of main");
+    says("archive_command is empty");
+    says("archive_timeout is 0");
+    says("line 1 of pg_hba.conf (local for postgres) lets in whoever says to be it");
+    archive_with("/bin/true");
+    says("the log is thrown away");
+    archive_with("cp %p /nowhere/%f");
+    machine.write(1);
+    says("archive_command is not ours, it begins with `cp`");
+    says("archiving fails: 0000");
+    let status = machine.cluster.directory().join("data/pg_wal/archive_status");
+    let is_ready = |path: &PathBuf| path.extension().is_some_and(|end| end == "ready");
+    let mut files = std::fs::read_dir(status).unwrap().map(|entry| entry.unwrap().path());
+    let ready = files.find(is_ready).expect("a file that waits");
+    let old = std::time::SystemTime::from(system_cx().now()) - Duration::from_secs(3 * 3600);
+    std::fs::File::options().write(true).open(ready).unwrap().set_modified(old).unwrap();
+    says("files wait to be archived, the oldest for 3 h");
+
+    machine.sql("SELECT pg_create_physical_replication_slot('hikae_main', true)");
+    says("nobody receives the log");
+    says("nothing bounds the WAL that it keeps");
+
+    // Over TCP, with a password that goes as md5.
+    machine.sql("SET password_encryption = md5; CREATE ROLE seen LOGIN SUPERUSER PASSWORD 'secret'");
+    machine.add_to_hba("host all seen 127.0.0.0/8 md5");
+    machine.home.write_private(".pgpass", "*:*:*:*:secret\n");
+    let port = machine.cluster.connection().port;
+    machine.configure(&format!("host=127.0.0.91 port={port} user=seen dbname=postgres"));
+    says("line 1 of pg_hba.conf (host for seen) proves it by md5");
+    says("what is sent is not encrypted");
+
+    // What is well is said to be so, and nothing else.
+    archive_with("/opt/hikae-wal push %p");
+    let told = told();
+    assert!(!told.contains("is not ours") && !told.contains("thrown away"), "{told}");
+}
+
+/// A server that nobody gave settings to on its command line, with a directory that its user can reach.
+struct Plain {
+    programs: PathBuf,
+    /// Of the server, its repository and our programs. The name would not survive a shell.
+    root: PathBuf,
+    owner: (u32, u32),
+    _home: tempfile::TempDir,
+}
+
+impl Plain {
+    /// Begins one with the programs and the user of a throwaway server.
+    fn beside(cluster: &Cluster) -> Self {
+        let like = std::fs::metadata(cluster.directory().join("data")).unwrap();
+        let home = tempfile::Builder::new().prefix("hikae-setup-").tempdir_in("/tmp").unwrap();
+        let root = home.path().join("it's 100% \"so\" $HOME `x` \\");
+        std::fs::create_dir(&root).unwrap();
+        std::fs::set_permissions(home.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let owner = (like.uid(), like.gid());
+        std::os::unix::fs::chown(&root, Some(owner.0), Some(owner.1)).unwrap();
+        let plain = Self { programs: cluster.program_directory().to_owned(), root, owner, _home: home };
+        plain.run("initdb", &["--auth=trust", "--no-sync", "--wal-segsize=1", "-U", "postgres"]);
+        // A socket's path is bounded and goes through the options of pg_ctl.
+        let socket = plain._home.path().display().to_string();
+        let more = format!("unix_socket_directories = '{socket}'\nlisten_addresses = ''\nfsync = off\n");
+        let file = plain.root.join("data/postgresql.conf");
+        std::fs::write(&file, std::fs::read_to_string(&file).unwrap() + &more).unwrap();
+        std::fs::set_permissions(plain._home.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+        plain.run("pg_ctl", &["start", "-w", "-l", "server.log"]);
+        plain
+    }
+
+    #[track_caller]
+    fn run(&self, program: &str, arguments: &[&str]) {
+        let mut command = std::process::Command::new(self.programs.join(program));
+        command.args(arguments).env("PGDATA", self.root.join("data")).current_dir(&self.root);
+        if rustix::process::geteuid().is_root() {
+            command.uid(self.owner.0).gid(self.owner.1);
+        }
+        // The server inherits them, and would hold a pipe open.
+        let status = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        assert!(status.unwrap().success(), "{program} {arguments:?}");
+    }
+
+    fn conninfo(&self, role: &str) -> String {
+        format!("host={} user={role} dbname=postgres", self._home.path().display())
+    }
+
+    fn sql(&self, sql: &str) -> Vec<postgres::Row> {
+        let mut config = postgres::Config::new();
+        let mut client = config
+            .host_path(self._home.path())
+            .user("postgres")
+            .dbname("postgres")
+            .connect(postgres::NoTls)
+            .unwrap();
+        client.query(sql, &[]).unwrap_or_else(|error| panic!("{error:?} in {sql}"))
+    }
+}
+
+impl Drop for Plain {
+    fn drop(&mut self) {
+        self.run("pg_ctl", &["stop", "-m", "immediate"]);
+    }
+}
+
+/// Keeps BC-20, BC-22.
+#[test]
+fn a_server_is_set_up_and_calls_the_archiver_with_every_path_as_it_is() {
+    let Some(machine) = Machine::start(&[]) else { return };
+    let plain = Plain::beside(&machine.cluster);
+    let root = &plain.root;
+    // Our own program, beside an archiver that writes down how it was called.
+    let program = root.join("hikae");
+    std::fs::copy(env!("CARGO_BIN_EXE_hikae"), &program).unwrap();
+    let archiver = root.join("hikae-wal");
+    std::fs::write(&archiver, "#!/bin/sh\nprintf '%s\\n' \"$@\" >> \"${0%/*}/data/called\"\n").unwrap();
+    std::fs::set_permissions(&archiver, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let path = |name: &str| root.join(name).display().to_string();
+    let (store, key, cache) = (path("re po"), path("key's"), path("ca che"));
+    machine.home.configure(&format!(
+        "[repository.main]\nstore = {store:?}\nunlock = {{ key_file = {key:?} }}\n\n\
+         [source.main]\nkind = \"postgresql-cluster\"\nconnection = {:?}\n",
+        plain.conninfo(r"'it\'s'")
+    ));
+    let admin = plain.conninfo("postgres");
+    let run = |more: &[&str]| {
+        let mut command = machine.home.program(program.to_str().unwrap());
+        command
+            .args(["pg", "setup", "main", "--by", "both", "--wal-cache", &cache, "--admin", &admin])
+            .args(more);
+        let ran = Ran::of(&command.output().unwrap());
+        assert_eq!(ran.code, Some(0), "{} {}", ran.stdout, ran.stderr);
+        ran
+    };
+    let shown = run(&[]).stdout;
+    for part in [
+        "CREATE ROLE \"it's\" LOGIN REPLICATION;",
+        "GRANT EXECUTE ON FUNCTION",
+        "ALTER SYSTEM SET archive_mode = 'on';",
+        "ALTER SYSTEM SET archive_timeout = '60s';",
+        "pg_create_physical_replication_slot('hikae_main', true)",
+        "\\password \"it's\"",
+        "local  postgres,replication  \"it's\"  scram-sha-256",
+        "Restart the server after that.",
+    ] {
+        assert!(shown.contains(part), "{part} is not in {shown}");
+    }
+    assert!(plain.sql("SELECT 1 FROM pg_roles WHERE rolname = 'it''s'").is_empty(), "nothing was asked for");
+
+    assert!(json(&run(&["--apply", "--json"]))["result"]["applied"] == true);
+    plain.run("pg_ctl", &["restart", "-w", "-l", "server.log"]);
+    let left = json(&run(&["--json"]))["result"].clone();
+    assert_eq!(left["steps"], serde_json::json!([]), "{left}");
+    plain.sql("SELECT pg_create_restore_point('a record to archive')");
+    plain.sql("SELECT pg_switch_wal()");
+    let called = root.join("data/called");
+    wait_until("the archiver was called", || called.exists());
+    let words = std::fs::read_to_string(&called).unwrap();
+    let words: Vec<&str> = words.lines().take(8).collect();
+    let expected = ["push", "--store", &store, "--key-file", &key, "--cache", &cache];
+    assert_eq!(words[..7], expected);
+    assert!(words[7].starts_with("pg_wal/0000"), "{words:?}");
+
+    // What another has set up stays, unless it is said.
+    plain.sql("ALTER SYSTEM SET archive_command = 'cp %p /elsewhere/%f'");
+    plain.sql("SELECT pg_reload_conf()");
+    let others = || plain.sql("SHOW archive_command")[0].get::<_, String>(0).starts_with("cp ");
+    wait_until("the server has read it", others);
+    let left = json(&run(&["--apply", "--json"]))["result"].clone();
+    assert_eq!(left["steps"], serde_json::json!([]), "another's archiving was replaced unasked");
+    assert!(left["by_hand"].to_string().contains("another archive_command is set"), "{left}");
+    run(&["--apply", "--replace"]);
+    wait_until("it was replaced", || !others());
+
+    // A role that has less than it needs is given the rest, and no more.
+    plain.sql("ALTER ROLE \"it's\" NOREPLICATION");
+    let left = json(&run(&["--json"]))["result"]["steps"].clone();
+    assert_eq!(left[0]["sql"], serde_json::json!(["ALTER ROLE \"it's\" REPLICATION"]), "{left}");
 }

@@ -2,6 +2,8 @@
 //! written, what it must be told, and whether it does as it was told.
 
 pub mod receive;
+pub mod setup;
+pub mod watch;
 pub mod window;
 
 use hikae_source::postgresql::replication::{BadSlotName, SlotName};

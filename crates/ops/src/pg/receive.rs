@@ -157,7 +157,7 @@ fn make_slot(session: &mut Session, slot: &SlotName) -> Result<bool, Replication
     }
 }
 
-fn of_stream(source: &str, error: ReplicationError) -> OpsError {
+pub(super) fn of_stream(source: &str, error: ReplicationError) -> OpsError {
     let advice = match &error {
         ReplicationError::NoSlot { .. } => Some(
             "give --create-slot; if the log was received through it before, take a new base backup then"

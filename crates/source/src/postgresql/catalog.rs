@@ -36,7 +36,7 @@ pub(crate) fn quote(name: &str) -> String {
 }
 
 /// A text as an SQL literal, whatever `standard_conforming_strings` says.
-pub(super) fn literal(text: &str) -> String {
+pub(crate) fn literal(text: &str) -> String {
     if text.contains('\\') {
         format!(" E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
     } else {

@@ -54,7 +54,7 @@ pub use restore::{Owners, PhaseTime, RestoreOptions, Restored, look, restore};
 pub use settings::{PostgresqlSettings, with_password};
 pub use swap::{Swapped, swap};
 
-pub(crate) use catalog::quote as quoted;
+pub(crate) use catalog::{literal, quote as quoted};
 pub(crate) use cluster::{Ran, give_tree};
 pub(crate) use restore::Stopwatch;
 pub(crate) use session::Session;
@@ -129,7 +129,10 @@ impl Source for PostgresqlSource {
 }
 
 /// The connection of a setting, which holds no password: that is handed in or looked up.
-pub(crate) fn without_password(
+///
+/// # Errors
+/// [`SourceError::Setting`] if it is not understood or holds one; [`SourceError`] if a password file cannot be used.
+pub fn without_password(
     setting: &str,
     password: Option<Secret>,
     environment: &Environment,

@@ -31,6 +31,11 @@ impl Session {
         self.client.server_version_num()
     }
 
+    /// Whether what is sent is encrypted.
+    pub(crate) fn is_encrypted(&self) -> bool {
+        self.client.is_encrypted()
+    }
+
     /// The rows of a query. `verb` says what is being done to the server, if it fails.
     pub(crate) fn query(
         &mut self,

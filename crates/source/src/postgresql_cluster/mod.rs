@@ -27,11 +27,15 @@ mod reading;
 mod recover;
 mod segment;
 mod server;
+mod setup;
+mod upkeep;
 mod walk;
 
 pub use drill::{DrillOptions, DrillResult, prepare, prove};
 pub use manifest::{Manifest, Tablespace};
 pub use recover::{Feed, Reached, Recovering, recover};
+pub use setup::{SetupPlan, SetupStep, SetupWish, apply, calls_hikae_wal, plan_setup, shell_word};
+pub use upkeep::{Archiver, HbaRule, RoleRights, ServerSetting, Upkeep};
 
 use crate::postgresql::{
     Connection, Environment, Finding, Secret, Session, Weight, failed, without_password,

@@ -1,6 +1,7 @@
 //! `hikae pg`: what belongs to a running PostgreSQL server beside its base backups.
 
 mod receive;
+mod setup;
 mod window;
 
 use crate::app::App;
@@ -11,11 +12,13 @@ use clap::Subcommand;
 pub enum PgCommand {
     Window(window::WindowArgs),
     Receive(receive::ReceiveArgs),
+    Setup(setup::SetupArgs),
 }
 
 pub fn run(command: &PgCommand, app: &App) -> Result<Ended, Failure> {
     match command {
         PgCommand::Window(args) => window::run(args, app),
         PgCommand::Receive(args) => receive::run(args, app),
+        PgCommand::Setup(args) => setup::run(args, app),
     }
 }

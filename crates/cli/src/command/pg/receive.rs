@@ -6,6 +6,7 @@ use crate::page::count;
 use clap::Args;
 use hikae_model::{Bytes, ErrorCode, Lsn};
 use hikae_ops::pg::receive::{ReceiveOptions, ReceiveReport, receive};
+use hikae_ops::pg::watch::look_before_receiving;
 use hikae_ops::replication::SlotName;
 use std::time::Duration;
 
@@ -54,6 +55,9 @@ pub fn run(args: &ReceiveArgs, app: &App) -> Result<Ended, Failure> {
         _ => None,
     };
     let repo = app.open_of(one.as_deref())?;
+    if let Some(late) = look_before_receiving(&args.source, &cluster, &app.cx)? {
+        app.output.warning(&late.found, late.advice.as_deref());
+    }
     let options = ReceiveOptions {
         slot: args.slot.clone(),
         create_slot: args.create_slot,
