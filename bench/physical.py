@@ -167,7 +167,7 @@ class Archiver:
 def archivers(bench):
     for tool in bench.tools:
         if tool.name == "hikae":
-            yield Archiver("hikae", lambda server, room: hikae_wal(tool.program, server, room))
+            yield Archiver("hikae", lambda server, room, hikae=tool.program: hikae_wal(hikae, server, room))
     backrest = shutil.which("pgbackrest")
     if backrest:
         yield Archiver("pgBackRest", lambda server, room: with_pgbackrest(backrest, server, room))
