@@ -10,8 +10,16 @@ use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
+/// Whom nobody here is.
+const RECIPIENT: &str = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p";
+
 /// How long anything may take on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Directory of PostgreSQL's programs besides the usual ones: the first in `HIKAE_TEST_POSTGRESQL`.
+fn program_directory() -> Option<PathBuf> {
+    std::env::split_paths(&std::env::var_os("HIKAE_TEST_POSTGRESQL")?).next()
+}
 
 /// A server with segments of 1 MiB, and a home whose configuration has it as the source `main`.
 struct Machine {
@@ -27,6 +35,7 @@ impl Machine {
         let settings = needed.iter().chain(settings);
         let options = ClusterOptions {
             major: 13,
+            program_directory: program_directory(),
             settings: settings.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
             initdb: vec!["--wal-segsize=1".to_owned()],
             ..ClusterOptions::default()
@@ -220,6 +229,27 @@ fn a_server_is_received_and_its_window_says_what_came_back_and_what_is_missing()
     assert!(ran.stdout.contains("up to the base backup of "), "{}", ran.stdout);
 }
 
+/// A host that only writes opens no log, and knows all the same from where to where it goes.
+#[test]
+fn a_host_that_only_writes_receives_and_shows_its_window_without_the_last_moment() {
+    let Some(machine) = Machine::start(&[]) else { return };
+    let home = &machine.home;
+    std::fs::remove_dir_all(home.path("data/repo")).unwrap();
+    std::fs::remove_file(home.path("config/main.key")).unwrap();
+    home.expect(0, &["init", "--write-only", "--recipient", RECIPIENT]);
+    let receiving = machine.receive(&["--create-slot"]);
+    machine.write(1);
+    machine.wait_until_received();
+    home.expect(0, &["backup"]);
+    machine.write(2);
+    machine.wait_until_received();
+    assert_eq!(receiving.stop().code, Some(0));
+    let shown = home.expect(0, &["pg", "window"]).stdout;
+    assert!(shown.contains("not known") && shown.contains("Give --identity"), "{shown}");
+    let window = &home.json(&["pg", "window"])["result"][0]["window"];
+    assert!(window["intervals"][0]["to_moment"].is_null() && window["sealed"] == true, "{window}");
+}
+
 /// Keeps EC-10.
 #[test]
 fn the_server_keeps_what_is_not_durable_here() {
@@ -240,7 +270,7 @@ fn the_server_keeps_what_is_not_durable_here() {
             0,
             "the slot went on into a segment that is not whole"
         );
-        let last = slot("pg_walfile_name(restart_lsn - 1)").to_ascii_lowercase();
+        let last = slot("pg_walfile_name(restart_lsn)").to_ascii_lowercase();
         assert!(machine.log().iter().any(|path| path.ends_with(&last)), "{last} is not kept");
     }
     receiving.stop();
