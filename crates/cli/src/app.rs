@@ -12,7 +12,7 @@ use hikae_ops::open::{KeyChoice, Place, passphrase_of_command};
 use hikae_ops::surroundings::Surroundings;
 use hikae_ops::{Repo, State};
 use std::io::{self, IsTerminal, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use zeroize::Zeroizing;
@@ -261,14 +261,30 @@ impl App {
         }
     }
 
+    /// A moment in UTC to the last digit, and in the reader's zone.
+    pub fn exactly(&self, moment: jiff::Timestamp) -> String {
+        format!("{moment} ({})", self.time(moment))
+    }
+
     /// A moment in the reader's zone.
     pub fn time(&self, moment: jiff::Timestamp) -> String {
         crate::page::time(moment, &self.around.zone)
     }
 }
 
+/// The program that servers call, which comes with this one, unless another is named.
+pub fn wal_program(named: Option<&Path>) -> Result<PathBuf, Failure> {
+    match named {
+        Some(program) => absolute(program),
+        None => {
+            let own = std::env::current_exe().map_err(|error| Failure::of_io("find this program", &error))?;
+            Ok(own.with_file_name("hikae-wal"))
+        }
+    }
+}
+
 /// A path that still means the same when it stands in a configuration.
-pub fn absolute(path: &Path) -> Result<std::path::PathBuf, Failure> {
+pub fn absolute(path: &Path) -> Result<PathBuf, Failure> {
     std::path::absolute(path).map_err(|error| Failure::of_io(format_args!("find {}", path.display()), &error))
 }
 

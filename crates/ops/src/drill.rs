@@ -2,30 +2,36 @@
 //!
 //! Files are restored and read again; a SQLite database is put back and every row compared with the
 //! manifest; a PostgreSQL database comes up in a server of its own that nothing else can reach, and so does a whole
-//! cluster, from its files and its log. The scratch
+//! cluster, from its files and its log: if that is kept beyond the backup, at a moment that is drawn by chance. The scratch
 //! place is gone afterwards. A drill that compared nothing has not passed, and one that met damage has failed: it
 //! leaves evidence of that too, or the snapshot would go on to be shown as proved by an older one. Only what says
 //! nothing of the snapshot (no room, no server programs, no rights) is a drill that was not done.
 
 use crate::OpsError;
 use crate::compare::{Exactness, compare};
+use crate::pitr::cluster::KeptCluster;
+use crate::pitr::moment::plan_to_a_moment;
+use crate::pitr::plan::RecoveryPlan;
+use crate::pitr::recover::{RecoverOptions, recover};
 use crate::restore::restore_files;
 use crate::restore_cluster::{ClusterTarget, manifest, restore_cluster};
 use crate::scratch::Scratch;
 use crate::stored::StoredSnapshot;
 use crate::surroundings::Surroundings;
 use crate::with_causes;
-use hikae_model::{Advise as _, Cx, ErrorCode, EvidenceId, Outcome, Problem, SnapshotId};
+use hikae_model::{Advise as _, Cx, ErrorCode, EvidenceId, Landmark, Outcome, Problem, SnapshotId, sabotage};
 use hikae_repo::evidence::{CheckRecord, EvidenceRecord, PhaseRecord, put_evidence};
 use hikae_repo::snapshot::SnapshotRecord;
 use hikae_repo::state::SnapshotState;
 use hikae_repo::{RELEASE, Repo};
 use hikae_source::check::Check;
 use hikae_source::files::Target;
+use hikae_source::postgresql_cluster::UpTo;
 use hikae_source::{SourceError, Stored as _, postgresql, postgresql_cluster, sqlite};
 use serde::Serialize;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How to drill.
@@ -35,6 +41,8 @@ pub struct DrillOptions {
     pub program_directory: Option<PathBuf>,
     /// As which user a throwaway server runs if we are root.
     pub run_as: Option<String>,
+    /// The program `hikae-wal`, to recover a cluster to a moment of its window. Without it a drill ends at the backup.
+    pub wal_program: Option<PathBuf>,
 }
 
 /// What a drill showed.
@@ -94,6 +102,8 @@ struct Found {
     phases: Vec<Phase>,
     /// The phases until the source could have served again; the rest is comparing.
     recovery: Duration,
+    /// The moment that was recovered, if it is not that of the snapshot.
+    moment: Option<jiff::Timestamp>,
     tools: Vec<(String, String)>,
     notes: Vec<String>,
 }
@@ -119,7 +129,7 @@ impl Found {
 /// Faults that kept the drill from being done: they say nothing about the snapshot. A restore that was done
 /// and does not hold, or that met damage, is a report with `Failed`.
 pub fn drill(
-    repo: &Repo,
+    repo: &Arc<Repo>,
     snapshot: SnapshotId,
     options: &DrillOptions,
     around: &Surroundings,
@@ -161,7 +171,7 @@ pub fn drill(
         checks: found.checks.iter().map(check_record).collect(),
         phases: found.phases.iter().map(phase_record).collect(),
         recovery_microseconds: u64::try_from(found.recovery.as_micros()).unwrap_or(u64::MAX),
-        recovered_moment: in_log.moment,
+        recovered_moment: found.moment.unwrap_or(in_log.moment),
         restored_bytes: found.bytes,
         tools: found.tools.clone(),
         release: RELEASE.to_owned(),
@@ -190,7 +200,7 @@ pub fn drill(
         evidence,
         recovery_seconds: found.recovery.as_secs_f64(),
         seconds: (cx.elapsed() - began).as_secs_f64(),
-        recovered_moment: in_log.moment,
+        recovered_moment: found.moment.unwrap_or(in_log.moment),
         entries: found.entries,
         bytes: found.bytes,
         checks: found.checks,
@@ -202,7 +212,7 @@ pub fn drill(
 }
 
 struct OneDrill<'a> {
-    repo: &'a Repo,
+    repo: &'a Arc<Repo>,
     snapshot: SnapshotId,
     record: &'a SnapshotRecord,
     scratch: &'a Path,
@@ -333,6 +343,7 @@ impl OneDrill<'_> {
                 ("PostgreSQL of the drill".to_owned(), drilled.server_version),
             ],
             notes: drilled.notes,
+            moment: None,
         })
     }
 }
@@ -352,17 +363,26 @@ impl OneDrill<'_> {
             postgresql_cluster::prepare(&manifest, &self.around.scratch, &options, &environment, self.cx);
         let vacant = vacant.map_err(&of_source)?;
         let mut found = Found::default();
-        let mut watch = Stopwatch::start(self.cx);
         let target = ClusterTarget { directory: vacant.data(), ..ClusterTarget::default() };
-        let restored = restore_cluster(self.repo, self.snapshot, &target, self.cx)?;
-        found.recovery = watch.lap("restore", &mut found.phases);
-        (found.entries, found.bytes) = (restored.entries, restored.bytes);
-        found.checks = vec![Check::equal("files that did not come back", 0, restored.problems.len())];
-        if !restored.problems.is_empty() {
-            found.notes = restored.problems.iter().map(ToString::to_string).collect();
-            return Ok(found);
-        }
-        let proved = postgresql_cluster::prove(vacant, &manifest, self.cx).map_err(&of_source)?;
+        let up_to = match self.moment(&mut found.notes)? {
+            Some(plan) => {
+                self.recover(&plan, target, &mut found)?;
+                UpTo::Later
+            }
+            None => {
+                let mut watch = Stopwatch::start(self.cx);
+                let restored = restore_cluster(self.repo, self.snapshot, &target, self.cx)?;
+                found.recovery = watch.lap("restore", &mut found.phases);
+                (found.entries, found.bytes) = (restored.entries, restored.bytes);
+                found.checks = vec![Check::equal("files that did not come back", 0, restored.problems.len())];
+                if !restored.problems.is_empty() {
+                    found.notes = restored.problems.iter().map(ToString::to_string).collect();
+                    return Ok(found);
+                }
+                UpTo::EndOfBackup
+            }
+        };
+        let proved = postgresql_cluster::prove(vacant, &manifest, up_to, self.cx).map_err(&of_source)?;
         let seconds = |lap: &postgresql::PhaseTime| Duration::from_millis(lap.milliseconds);
         found.recovery += proved.timings.iter().take(proved.n_until_served).map(seconds).sum::<Duration>();
         let phase = |lap: &postgresql::PhaseTime| Phase {
@@ -377,6 +397,56 @@ impl OneDrill<'_> {
         ];
         found.notes.extend(proved.notes);
         Ok(found)
+    }
+}
+
+impl OneDrill<'_> {
+    /// A moment after the backup, if the log and the program for it are there.
+    fn moment(&self, notes: &mut Vec<String>) -> Result<Option<RecoveryPlan>, OpsError> {
+        let program = self.options.wal_program.as_ref();
+        let Some(program) = program.filter(|_| !sabotage::on("drill-ends-at-the-backup")) else {
+            return Ok(None);
+        };
+        let cluster = KeptCluster::read(self.repo, &self.record.source, self.cx)?;
+        let plan = plan_to_a_moment(&cluster, self.snapshot, self.cx)?;
+        if plan.is_some() && !program.is_file() {
+            let note = "no moment after the backup was recovered: hikae-wal is not installed beside hikae";
+            notes.push(note.to_owned());
+            return Ok(None);
+        }
+        Ok(plan)
+    }
+
+    /// Recovers the cluster to a moment after the backup.
+    fn recover(&self, plan: &RecoveryPlan, target: ClusterTarget, found: &mut Found) -> Result<(), OpsError> {
+        let options = RecoverOptions {
+            target,
+            wal_program: self.options.wal_program.clone().unwrap_or_default(),
+            program_directory: self.options.program_directory.clone(),
+            run_as: self.options.run_as.clone(),
+        };
+        let recovered = recover(self.repo, plan, &options, self.around, self.cx)?;
+        let (from, until) = (&plan.around.before, &plan.around.after);
+        let time = |landmark: &Option<Landmark>| landmark.as_ref().map(|landmark| landmark.time);
+        let passed = recovered.reached_time >= time(from)
+            && recovered.reached_time.zip(time(until)).is_some_and(|(reached, until)| reached < until);
+        let shown = |time: Option<jiff::Timestamp>| time.map_or("none".to_owned(), |time| time.to_string());
+        found.checks.push(Check {
+            name: "last transaction recovered".to_owned(),
+            expected: format!("of {}, before {}", shown(time(from)), shown(time(until))),
+            actual: shown(recovered.reached_time),
+            passed,
+        });
+        found.notes.push(format!(
+            "recovered to {} along timeline {}, over {} segments of log",
+            plan.target, plan.timeline, recovered.n_segments
+        ));
+        found.moment = recovered.reached_time;
+        found.recovery = Duration::from_secs_f64(recovered.seconds);
+        (found.entries, found.bytes) = (self.record.entries, recovered.bytes);
+        let phase = |(name, seconds): (String, f64)| Phase { name, seconds };
+        found.phases.extend(recovered.phases.into_iter().map(phase));
+        Ok(())
     }
 }
 

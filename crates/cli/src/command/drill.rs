@@ -1,7 +1,7 @@
 //! `hikae drill`
 
 use super::shown;
-use crate::app::App;
+use crate::app::{App, wal_program};
 use crate::failure::{Ended, Failure};
 use crate::page::{Mark, marked};
 use clap::Args;
@@ -11,6 +11,7 @@ use hikae_ops::drill::{DrillOptions, DrillReport, drill};
 use hikae_ops::select::SnapshotSelector;
 use serde::Serialize;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Restore into a scratch place, compare everything, and keep signed evidence
 #[derive(Debug, Args)]
@@ -28,6 +29,9 @@ pub struct DrillArgs {
     /// As which user a throwaway server runs if we are root
     #[arg(long, value_name = "USER")]
     run_as: Option<String>,
+    /// The program hikae-wal, if it is not beside this one
+    #[arg(long, value_name = "FILE")]
+    wal_program: Option<PathBuf>,
     /// Say what would be restored, and restore nothing
     #[arg(long)]
     dry_run: bool,
@@ -60,7 +64,7 @@ impl Drilled {
     /// # Errors
     /// Only the end of all work, as cancellation: a drill that cannot be done is in the result.
     pub fn all(
-        repo: &Repo,
+        repo: &Arc<Repo>,
         snapshots: &[(SnapshotId, String)],
         options: &DrillOptions,
         app: &App,
@@ -155,8 +159,11 @@ pub fn run(args: &DrillArgs, app: &App) -> Result<Ended, Failure> {
         app.output.result(Ended::Well, &wanted, &text);
         return Ok(Ended::Well);
     }
-    let options =
-        DrillOptions { program_directory: args.program_directory.clone(), run_as: args.run_as.clone() };
+    let options = DrillOptions {
+        program_directory: args.program_directory.clone(),
+        run_as: args.run_as.clone(),
+        wal_program: Some(wal_program(args.wal_program.as_deref())?),
+    };
     let drilled = Drilled::all(&repo, &wanted, &options, app)?;
     app.output.result(drilled.ended(), &drilled, &drilled.text(app));
     Ok(drilled.ended())

@@ -94,6 +94,27 @@ impl<'a> LogPart<'a> {
         Ok(None)
     }
 
+    /// A commit, drawn by chance: of a segment, then of what was committed in it. Nothing if the segments that were drawn
+    /// have none.
+    ///
+    /// # Errors
+    /// Any failure to read the log.
+    pub fn draw(&mut self, cx: &Cx) -> Result<Option<Landmark>, OpsError> {
+        /// A log without commits is not read to its end.
+        const DRAWS: usize = 8;
+        let below = |end: usize| u64::from_le_bytes(cx.random()) as usize % end;
+        for _ in 0..DRAWS.min(4 * self.names.len()) {
+            cx.check()?;
+            let at = below(self.names.len());
+            let commits: Vec<&Landmark> =
+                self.landmarks(at)?.iter().filter(|found| is_commit(found)).collect();
+            if !commits.is_empty() {
+                return Ok(Some(commits[below(commits.len())].clone()));
+            }
+        }
+        Ok(None)
+    }
+
     /// Every landmark for which `is_it` holds, in order of the log.
     ///
     /// # Errors

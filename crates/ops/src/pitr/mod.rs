@@ -3,6 +3,7 @@
 pub mod cluster;
 pub mod feed;
 pub mod log;
+pub mod moment;
 pub mod plan;
 pub mod recover;
 pub mod target;

@@ -26,6 +26,15 @@ pub struct DrillOptions {
     pub run_as: Option<String>,
 }
 
+/// Up to where in its life a cluster is that is to be proved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpTo {
+    /// The end of its backup, to which the log in it leads.
+    EndOfBackup,
+    /// A later moment, to which it was recovered: databases may have come and gone since.
+    Later,
+}
+
 /// What a drill showed.
 #[derive(Clone, Debug)]
 pub struct DrillResult {
@@ -104,7 +113,7 @@ pub fn prepare(
 ///
 /// # Errors
 /// [`SourceError`]: it did not come up, or cannot be looked at.
-pub fn prove(vacant: Vacant, manifest: &Manifest, cx: &Cx) -> Result<DrillResult, SourceError> {
+pub fn prove(vacant: Vacant, manifest: &Manifest, up_to: UpTo, cx: &Cx) -> Result<DrillResult, SourceError> {
     let data = vacant.data();
     for name in ["postgresql.conf", "postgresql.auto.conf"] {
         let path = data.join(name);
@@ -112,23 +121,19 @@ pub fn prove(vacant: Vacant, manifest: &Manifest, cx: &Cx) -> Result<DrillResult
     }
     vacant.give_all()?;
     let mut watch = Stopwatch::new(cx);
-    let database = match manifest.databases.iter().any(|name| name == "postgres") {
-        true => "postgres",
-        false => manifest.databases.first().map_or("template1", String::as_str),
-    };
+    let database =
+        match up_to == UpTo::EndOfBackup && manifest.databases.iter().any(|name| name == "postgres") {
+            true => "postgres",
+            false if up_to == UpTo::Later => "template1",
+            false => manifest.databases.first().map_or("template1", String::as_str),
+        };
     let started = vacant.start(Begins::Recovering, database, cx);
-    // It is of the right version and on files of ours: what it cannot make of them is their fault.
-    let mut cluster = started.map_err(|error| match error {
-        SourceError::Failed { code: ErrorCode::Failure, what, advice } => {
-            SourceError::Failed { code: ErrorCode::VerificationFailed, what, advice }
-        }
-        error => error,
-    })?;
+    let mut cluster = started.map_err(fault_of_files)?;
     watch.lap("start and replay the log");
     let n_until_served = watch.times.len();
 
     let mut notes = Vec::new();
-    let mut checks = look(&cluster, manifest, &mut notes, cx)?;
+    let mut checks = look(&cluster, manifest, up_to, &mut notes, cx)?;
     watch.lap("look");
     checks.extend(amcheck(&cluster, &mut notes, cx)?);
     watch.lap("pg_amcheck");
@@ -148,10 +153,21 @@ pub fn prove(vacant: Vacant, manifest: &Manifest, cx: &Cx) -> Result<DrillResult
     })
 }
 
+/// A server that did not start is of the right version and on files of ours: what it cannot make of them is their fault.
+pub(super) fn fault_of_files(error: SourceError) -> SourceError {
+    match error {
+        SourceError::Failed { code: ErrorCode::Failure, what, advice } => {
+            SourceError::Failed { code: ErrorCode::VerificationFailed, what, advice }
+        }
+        error => error,
+    }
+}
+
 /// How far it came, and whether everything is there.
 fn look(
     cluster: &Cluster,
     manifest: &Manifest,
+    up_to: UpTo,
     notes: &mut Vec<String>,
     cx: &Cx,
 ) -> Result<Vec<Check>, SourceError> {
@@ -180,9 +196,17 @@ fn look(
             value("SELECT system_identifier::text FROM pg_control_system()")?,
         ),
     ];
+    let databases = match up_to {
+        UpTo::EndOfBackup => manifest.databases.clone(),
+        UpTo::Later => {
+            // One with this limit is in the middle of being dropped (`dbcommands.c`).
+            let names = "SELECT datname FROM pg_database WHERE datallowconn AND datconnlimit <> -2";
+            session.query("look at", names, &[])?.into_iter().flatten().flatten().collect()
+        }
+    };
     drop(session);
     let (mut n_entered, mut n_relations) = (0, 0_u64);
-    for name in &manifest.databases {
+    for name in &databases {
         let count =
             |mut session: Session| session.value("look at", "SELECT count(*)::text FROM pg_class", &[]);
         match Session::enter(&cluster.connection().to_database(name), cx).and_then(count) {
@@ -196,8 +220,8 @@ fn look(
     }
     // They came back as they were. A cluster with such pages is not proved, whatever else can be looked at here.
     checks.push(Check::equal("pages damaged when they were backed up", 0, manifest.n_bad_pages));
-    checks.push(Check::equal("databases that can be entered", manifest.databases.len(), n_entered));
-    notes.push(format!("{n_relations} relations in {} databases", manifest.databases.len()));
+    checks.push(Check::equal("databases that can be entered", databases.len(), n_entered));
+    notes.push(format!("{n_relations} relations in {} databases", databases.len()));
     Ok(checks)
 }
 

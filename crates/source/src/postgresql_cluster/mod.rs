@@ -31,7 +31,7 @@ mod setup;
 mod upkeep;
 mod walk;
 
-pub use drill::{DrillOptions, DrillResult, prepare, prove};
+pub use drill::{DrillOptions, DrillResult, UpTo, prepare, prove};
 pub use manifest::{Manifest, Tablespace};
 pub use recover::{Feed, Reached, Recovering, recover};
 pub use setup::{SetupPlan, SetupStep, SetupWish, apply, calls_hikae_wal, plan_setup, shell_word};

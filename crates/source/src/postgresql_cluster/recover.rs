@@ -12,6 +12,7 @@
 //! source's, and no session is ever in its way.
 
 use super::control::{self, Control};
+use super::drill::fault_of_files;
 use super::manifest::Manifest;
 use crate::SourceError;
 use crate::postgresql::{Begins, PhaseTime, Session, Stopwatch, Vacant, failed, give_tree};
@@ -111,7 +112,7 @@ pub fn recover(
 
     let mut watch = Stopwatch::new(cx);
     cx.progress().begin("recovering", "the cluster", 0);
-    let mut cluster = vacant.start(Begins::Recovering, "template1", cx)?;
+    let mut cluster = vacant.start(Begins::Recovering, "template1", cx).map_err(fault_of_files)?;
     let mut reached = reached(cluster.connection(), cx)?;
     watch.lap("replay the log");
     reached.server_version = cluster.version().to_owned();

@@ -1,7 +1,7 @@
 //! Recovery of a PostgreSQL cluster to a point in its life.
 
 use super::{RestoreArgs, cluster, new_folder_of, only_for_postgresql, refuse};
-use crate::app::{App, absolute};
+use crate::app::{App, absolute, wal_program};
 use crate::failure::{Ended, Failure};
 use crate::page::{Mark, count, duration, marked};
 use clap::Args;
@@ -86,15 +86,9 @@ pub fn restore(target: Target, args: &RestoreArgs, repo: &Arc<Repo>, app: &App) 
         Some(target) => absolute(target)?,
         None => new_folder_of(source, app.cx.now(), app)?,
     };
-    let wal_program = match &args.wal_program {
-        Some(program) => absolute(program)?,
-        None => std::env::current_exe()
-            .map_err(|error| Failure::of_io("find this program", &error))?
-            .with_file_name("hikae-wal"),
-    };
     let options = RecoverOptions {
         target: ClusterTarget { directory, tablespaces: cluster::tablespaces(args)? },
-        wal_program,
+        wal_program: wal_program(args.wal_program.as_deref())?,
         program_directory: args.program_directory.clone(),
         run_as: args.run_as.clone(),
     };
@@ -133,15 +127,10 @@ pub fn restore(target: Target, args: &RestoreArgs, repo: &Arc<Repo>, app: &App) 
     Ok(Ended::Well)
 }
 
-/// A moment in UTC and in the reader's zone.
-fn both(moment: Timestamp, app: &App) -> String {
-    format!("{moment} ({})", app.time(moment))
-}
-
 fn shown_target(plan: &RecoveryPlan, app: &App) -> String {
     let before = if plan.aim.inclusive { "" } else { "just before " };
     match &plan.aim.target {
-        Target::Time(time) => format!("{before}{}", both(*time, app)),
+        Target::Time(time) => format!("{before}{}", app.exactly(*time)),
         other => format!("{before}{other}"),
     }
 }
@@ -151,7 +140,7 @@ fn shown_way(plan: &RecoveryPlan, app: &App) -> String {
     format!(
         "  from the base backup {} of {}, along timeline {}, over at most {} of log ({})\n",
         plan.snapshot.short(),
-        both(plan.base_moment, app),
+        app.exactly(plan.base_moment),
         plan.timeline,
         count(n_segments as u64, "segment", "segments"),
         Bytes(plan.log_stored_bytes),
@@ -166,7 +155,7 @@ fn shown_around(plan: &RecoveryPlan, app: &App) -> String {
             LandmarkKind::Commit(None) => "commit of a prepared transaction".to_owned(),
             LandmarkKind::RestorePoint(name) => format!("restore point `{}`", name.escape_debug()),
         };
-        format!("  {what}: {kind} at {at}, {}\n", both(*time, app))
+        format!("  {what}: {kind} at {at}, {}\n", app.exactly(*time))
     };
     match &plan.aim.target {
         Target::Time(_) => {
@@ -178,7 +167,7 @@ fn shown_around(plan: &RecoveryPlan, app: &App) -> String {
 
 fn shown_reached(recovered: &Recovered, app: &App) -> String {
     let time = match recovered.reached_time {
-        Some(time) => format!(", the last transaction of {}", both(time, app)),
+        Some(time) => format!(", the last transaction of {}", app.exactly(time)),
         None => ", no transaction after the base backup".to_owned(),
     };
     let phases = recovered.phases.iter().map(|(phase, seconds)| format!("{phase} {}", duration(*seconds)));

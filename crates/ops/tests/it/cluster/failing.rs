@@ -175,7 +175,7 @@ fn a_restore_that_met_damage_cannot_be_started() {
     assert!(!world.path("back/global/pg_control").exists());
     assert_eq!(drill_of(&world, snapshot).outcome, Outcome::Failed);
     // The same that a drill without any server says nothing of the snapshot.
-    let options = DrillOptions { program_directory: Some("/nowhere".into()), run_as: None };
+    let options = DrillOptions { program_directory: Some("/nowhere".into()), ..DrillOptions::default() };
     let error = drill(&world.repo, snapshot, &options, &world.around(), &world.cx).unwrap_err();
     assert_eq!(error.code(), hikae_model::ErrorCode::Usage);
 }

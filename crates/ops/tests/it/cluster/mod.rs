@@ -127,7 +127,7 @@ fn restore(world: &World, snapshot: SnapshotId) -> Restored {
 
 fn drill_of(world: &World, snapshot: SnapshotId) -> DrillReport {
     let around = Surroundings { scratch: scratch(), ..world.around() };
-    let options = DrillOptions { program_directory: program_directory(), run_as: None };
+    let options = DrillOptions { program_directory: program_directory(), ..DrillOptions::default() };
     drill(&world.repo, snapshot, &options, &around, &world.cx).unwrap()
 }
 

@@ -3,6 +3,7 @@
 //! What must come back is told by a ledger, into which every transaction writes its number, and by `pg_waldump`, which says
 //! in what order and when they were committed.
 
+mod drilled;
 mod exact;
 mod refused;
 
