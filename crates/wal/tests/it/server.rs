@@ -28,8 +28,10 @@ impl Server {
             ("max_wal_senders", "4"),
             ("full_page_writes", "on"),
         ];
+        let named = std::env::var_os("HIKAE_TEST_POSTGRESQL");
         let options = ClusterOptions {
             major: 13,
+            program_directory: named.and_then(|named| std::env::split_paths(&named).next()),
             settings: settings.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec(),
             initdb: vec![format!("--wal-segsize={segment_mib}")],
             ..ClusterOptions::default()

@@ -123,6 +123,7 @@ impl Archived {
         let opened = self.open(&directory, &[]);
         let found = ledger(&mut enter(&opened));
         let expected = way.expected(&target, inclusive, base);
+        println!("{n}: {what}: {} rows, {:.1} s", expected.len(), recovered.seconds);
         let (more, less): (Vec<_>, Vec<_>) =
             (found.difference(&expected).collect(), expected.difference(&found).collect());
         assert!(found == expected, "{what}: {more:?} should not be there, {less:?} should; {recovered:?}");
