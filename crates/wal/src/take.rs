@@ -5,7 +5,7 @@
 //! SPOOL/names        every file that will come, one in a line
 //! SPOOL/NAME         one of them, whole
 //! SPOOL/NAME.failed  why it does not come
-//! SPOOL/wanted       the one that a server waits for (written here)
+//! SPOOL/wanted       the one that a server waits for: written here, removed once it is under way
 //! SPOOL/feeder       locked as long as somebody fetches
 //! ```
 //!
@@ -34,12 +34,14 @@ pub fn take(spool: &Path, name: WalName, target: &Path) -> Result<bool, Failure>
     }
     let place = spool.join(name.to_string());
     let failed = spool.join(format!("{name}.failed"));
-    let mut asked = false;
     loop {
         // Before the place: a feeder that put it there and then ended has done its work.
         let is_fed = is_fed(spool)?;
         match std::fs::rename(&place, target) {
-            Ok(()) => return Ok(true),
+            Ok(()) => {
+                drop(std::fs::remove_file(spool.join("wanted")));
+                return Ok(true);
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound && place.symlink_metadata().is_err() => {}
             Err(error) => return Err(of_file("write", target, &error)),
         }
@@ -54,9 +56,9 @@ pub fn take(spool: &Path, name: WalName, target: &Path) -> Result<bool, Failure>
             let what = format!("{name} does not come: whoever fetched it has ended");
             return Err(refusal(ErrorCode::SourceMissing, what, "start the restore again"));
         }
-        if !asked {
+        // Whoever fetches takes this away once it is seen to, and may have taken ours for that of the call before.
+        if !spool.join("wanted").exists() {
             ask(spool, name)?;
-            asked = true;
         }
         sleep(PAUSE);
     }

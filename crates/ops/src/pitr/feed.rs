@@ -160,11 +160,12 @@ impl<'a> Feeder<'a> {
         let wanted = wanted.and_then(|name| name.parse::<WalName>().ok());
         let wanted = wanted.and_then(|name| self.feeding.names.iter().position(|listed| *listed == name));
         if let Some(at) = wanted {
+            // What stayed here would be fetched once more after it was taken.
+            drop(std::fs::remove_file(self.spool.join("wanted")));
             let name = self.feeding.names[at];
             let comes = state.under_way.contains(&name) || state.waiting.contains(&name);
             let failed = self.spool.join(format!("{name}.failed")).exists();
             if !comes && !failed {
-                drop(std::fs::remove_file(self.spool.join("wanted")));
                 // It does not come back to what it has passed over.
                 state.next = state.next.max(at + 1);
                 state.under_way.insert(name);
