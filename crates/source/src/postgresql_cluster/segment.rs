@@ -1,18 +1,13 @@
 //! WAL segments: whether a file holds the part of the log that its name says.
 //!
-//! ```text
-//! page header: magic 2 | info 2 | timeline 4 | address 8 | remaining 4 | (4)
-//! the first page goes on: system identifier 8 | segment size 4 | page size 4
-//! ```
-//!
 //! Every page says at which place of the log it stands. A file that PostgreSQL took to write a later segment into, or that
 //! holds what such a file had before, shows by that (`access/xlog_internal.h`). After a switch to the next segment the rest is
 //! zeroes, to the end.
 
-use hikae_model::{Lsn, SegmentSize, SystemId, sabotage};
+use hikae_model::{Lsn, SegmentHeader, SegmentSize, SystemId, sabotage};
 
-/// The first page of a segment has the long header.
-const LONG_HEADER: u16 = 0x0002;
+/// Where a page says at which place of the log it stands (`XLogPageHeaderData`).
+const ADDRESS_AT: usize = 8;
 
 /// A segment as it should be, looked at while it is read.
 #[derive(Clone, Debug)]
@@ -52,20 +47,17 @@ impl Expected {
         Ok(())
     }
 
+    /// `None` if it is not the page of that place.
     fn look_at_page(&self, address: Lsn, page: &[u8]) -> Option<Result<(), String>> {
-        let long = |at: usize| Some(u64::from_ne_bytes(page.get(at..at + 8)?.try_into().ok()?));
-        let word = |at: usize| Some(u32::from_ne_bytes(page.get(at..at + 4)?.try_into().ok()?));
-        if long(8)? != address.0 {
-            return None;
-        }
         if address != self.start {
-            return Some(Ok(()));
+            let stands_at = u64::from_le_bytes(*page.get(ADDRESS_AT..)?.first_chunk()?);
+            return (stands_at == address.0).then_some(Ok(()));
         }
-        let info = u16::from_ne_bytes(page.get(2..4)?.try_into().ok()?);
-        if info & LONG_HEADER == 0 || u64::from(word(32)?) != self.segment_size.bytes() {
+        let header = SegmentHeader::parse(page).ok()?;
+        if header.address != address || header.segment_size != self.segment_size {
             return None;
         }
-        match SystemId(long(24)?) {
+        match header.system {
             found if found == self.system_id => Some(Ok(())),
             found => Some(Err(format!("is of another cluster, {found}"))),
         }
@@ -97,9 +89,10 @@ mod tests {
             let at = n * PAGE;
             bytes[at + 8..at + 16].copy_from_slice(&((3 << 20) + at as u64).to_ne_bytes());
         }
-        bytes[2] = 2;
+        bytes[..4].copy_from_slice(&[0x10, 0xd1, 2, 0]);
         bytes[24..32].copy_from_slice(&77_u64.to_ne_bytes());
         bytes[32..36].copy_from_slice(&(1_u32 << 20).to_ne_bytes());
+        bytes[36..40].copy_from_slice(&(PAGE as u32).to_ne_bytes());
         bytes
     }
 
