@@ -443,6 +443,8 @@ fn a_server_is_set_up_and_calls_the_archiver_with_every_path_as_it_is() {
          [source.main]\nkind = \"postgresql-cluster\"\nconnection = {:?}\n",
         plain.conninfo(r"'it\'s'")
     ));
+    let before = machine.home.run(&["pg", "setup", "main"]);
+    assert!(before.stderr.contains("give --admin"), "{}", before.stderr);
     let admin = plain.conninfo("postgres");
     let run = |more: &[&str]| {
         let mut command = machine.home.program(program.to_str().unwrap());

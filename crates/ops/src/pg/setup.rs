@@ -101,7 +101,15 @@ pub fn setup(
         })?),
         (_, false) => None,
     };
-    let upkeep = Upkeep::ask(&admin, &own.user, cx).map_err(of_source)?;
+    let asked = Upkeep::ask(&admin, &own.user, cx).map_err(|error| match error {
+        // Before the role is made, only another one can enter.
+        SourceError::Failed { code: ErrorCode::Permission, what, .. } if options.admin.is_none() => {
+            let advice = "if there is no such role yet, give --admin with a superuser's connection, as 'host=… dbname=… user=postgres'";
+            SourceError::Failed { code: ErrorCode::Permission, what, advice: Some(advice.into()) }
+        }
+        error => error,
+    });
+    let upkeep = asked.map_err(of_source)?;
     let wish = SetupWish {
         role: own.user.clone(),
         database: own.database.clone(),
