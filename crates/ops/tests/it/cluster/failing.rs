@@ -104,27 +104,34 @@ fn the_log_is_held_until_it_is_read() {
     }
 }
 
-#[test]
-fn a_segment_that_is_gone_fails_the_backup() {
-    let Some(cluster) = forgetful() else { return };
-    let world = World::new();
-    // Without REPLICATION nothing can hold the log.
-    let (start, stop) = match &*text(&cluster, "SELECT current_setting('server_version_num')") {
+/// A role without REPLICATION: nothing can hold the log for it.
+fn reader_of(cluster: &Cluster) -> ClusterSettings {
+    let (start, stop) = match &*text(cluster, "SELECT current_setting('server_version_num')") {
         version if version >= "150000" => ("pg_backup_start(text, boolean)", "pg_backup_stop(boolean)"),
         _ => ("pg_start_backup(text, boolean, boolean)", "pg_stop_backup(boolean, boolean)"),
     };
     sql(
-        &cluster,
+        cluster,
         &format!(
             "CREATE ROLE reader LOGIN; GRANT pg_read_all_settings TO reader;
          GRANT EXECUTE ON FUNCTION {start} TO reader; GRANT EXECUTE ON FUNCTION {stop} TO reader"
         ),
     );
-    let reader = ClusterSettings::of(conninfo(&cluster, "reader"));
-    let quiet = back_up(&world, source_of(reader.clone()));
+    ClusterSettings::of(conninfo(cluster, "reader"))
+}
+
+#[test]
+fn a_log_that_nothing_holds_is_noted() {
+    let Some(cluster) = start_with(&options(&[])) else { return };
+    let quiet = back_up(&World::new(), source_of(reader_of(&cluster)));
     assert_eq!(quiet.outcome, Outcome::Complete, "{:?}", quiet.problems);
     assert!(quiet.notes.iter().any(|note| note.code == "no-slot"), "{:?}", quiet.notes);
+}
 
+#[test]
+fn a_segment_that_is_gone_fails_the_backup() {
+    let Some(cluster) = forgetful() else { return };
+    let reader = reader_of(&cluster);
     let world = World::new();
     let connection = cluster.connection().clone();
     let source = meddling(reader, When::Read, move || {
