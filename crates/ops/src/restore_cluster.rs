@@ -18,6 +18,7 @@ use hikae_repo::reach::Named;
 use hikae_repo::reader::BlobReader;
 use hikae_source::SourceError;
 use hikae_source::files::{Mounts, Overwrite, Target};
+pub use hikae_source::postgresql_cluster::KIND;
 use hikae_source::postgresql_cluster::Manifest;
 use serde::Serialize;
 use std::collections::BTreeMap;

@@ -35,12 +35,18 @@ impl fmt::Display for Lsn {
     }
 }
 
-/// As it is written for people.
-impl serde::Serialize for Lsn {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
+macro_rules! serialized_as_shown {
+    ($($name:ident),*) => {$(
+        /// As it is written for people.
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+    )*};
 }
+
+serialized_as_shown!(Lsn, SystemId, WalName);
 
 impl FromStr for Lsn {
     type Err = BadWalName;

@@ -9,7 +9,7 @@ use crate::surroundings::Surroundings;
 use hikae_model::{Advise, Cx, ErrorCode, Problem, TreePath};
 use hikae_source::files::{FilesSettings, FilesSource, Neighbours};
 use hikae_source::postgresql::{Finding, PostgresqlSettings, PostgresqlSource, Secret, Weight};
-use hikae_source::postgresql_cluster::{ClusterSettings, ClusterSource};
+use hikae_source::postgresql_cluster::{self, ClusterSettings, ClusterSource};
 use hikae_source::sqlite::{SqliteSettings, SqliteSource};
 use hikae_source::{Source, SourceError};
 use std::ffi::OsStr;
@@ -44,7 +44,7 @@ pub enum SourceSettings {
 
 impl SourceSettings {
     /// The kinds, as the configuration names them.
-    pub const KINDS: [&str; 4] = ["files", "sqlite", "postgresql", "postgresql-cluster"];
+    pub const KINDS: [&str; 4] = ["files", "sqlite", "postgresql", postgresql_cluster::KIND];
 
     /// Its kind.
     pub fn kind(&self) -> &'static str {
@@ -52,7 +52,7 @@ impl SourceSettings {
             Self::Files(_) => "files",
             Self::Sqlite(_) => "sqlite",
             Self::Postgresql(_) => "postgresql",
-            Self::PostgresqlCluster(_) => "postgresql-cluster",
+            Self::PostgresqlCluster(_) => postgresql_cluster::KIND,
         }
     }
 

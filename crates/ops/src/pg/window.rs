@@ -3,7 +3,7 @@
 use crate::OpsError;
 use crate::pitr::cluster::KeptCluster;
 use crate::pitr::log::LogPart;
-use crate::pitr::window::Interval;
+use crate::pitr::window::{Base, Interval};
 use hikae_model::{Cx, Lsn, SnapshotId, Timeline, sabotage};
 use hikae_repo::{Repo, RepoError};
 use jiff::Timestamp;
@@ -107,7 +107,7 @@ pub fn window(repo: &Arc<Repo>, source: &str, cx: &Cx) -> Result<WindowReport, O
             timeline: interval.timeline.get(),
             from: interval.from.to_string(),
             to: interval.to.to_string(),
-            from_moment: moment_of(&cluster, interval.bases.first().map(|base| base.snapshot)),
+            from_moment: cluster.moment(&interval.bases[0]),
             to_moment: last,
             n_bases: interval.bases.len(),
         });
@@ -132,10 +132,9 @@ pub fn window(repo: &Arc<Repo>, source: &str, cx: &Cx) -> Result<WindowReport, O
 
 /// When the last transaction was committed that an interval holds. Nothing if the log cannot be opened.
 fn last_commit(cluster: &KeptCluster, interval: &Interval, cx: &Cx) -> Result<Option<Timestamp>, OpsError> {
-    let last_base = interval.bases.last();
-    let base_moment = moment_of(cluster, last_base.map(|base| base.snapshot));
-    let from = last_base.map_or(interval.from, |base| base.stop);
-    let last = LogPart::of(cluster, interval.timeline, from, interval.to).last(cx);
+    let base = interval.newest();
+    let base_moment = cluster.moment(&base);
+    let last = LogPart::of(cluster, interval.timeline, base.stop, interval.to).last(cx);
     match last {
         Ok(last) => Ok(Some(last.map_or(base_moment, |last| last.time.max(base_moment)))),
         Err(OpsError::Repo(RepoError::NeedsIdentity)) => Ok(None),
@@ -143,16 +142,11 @@ fn last_commit(cluster: &KeptCluster, interval: &Interval, cx: &Cx) -> Result<Op
     }
 }
 
-fn moment_of(cluster: &KeptCluster, snapshot: Option<SnapshotId>) -> Timestamp {
-    let manifest = snapshot.and_then(|snapshot| cluster.manifests.get(&snapshot));
-    manifest.map_or(Timestamp::UNIX_EPOCH, |manifest| manifest.stopped)
-}
-
-fn kept_base(cluster: &KeptCluster, base: &crate::pitr::window::Base) -> KeptBase {
+fn kept_base(cluster: &KeptCluster, base: &Base) -> KeptBase {
     let leads = |interval: &Interval| interval.bases.iter().any(|other| other.snapshot == base.snapshot);
     KeptBase {
         snapshot: base.snapshot,
-        moment: moment_of(cluster, Some(base.snapshot)),
+        moment: cluster.moment(base),
         timeline: base.timeline.get(),
         at: base.stop.to_string(),
         leads_on: cluster.window.intervals.iter().any(leads),
@@ -180,5 +174,5 @@ fn after(cluster: &KeptCluster, timeline: Timeline, place: Lsn) -> Option<Timest
     let intervals = cluster.window.intervals.iter().filter(|interval| interval.timeline == timeline);
     let bases = intervals.flat_map(|interval| &interval.bases).filter(|base| base.stop > place);
     let first = bases.min_by_key(|base| base.stop)?;
-    Some(moment_of(cluster, Some(first.snapshot)))
+    Some(cluster.moment(first))
 }

@@ -7,8 +7,9 @@ use hikae_model::{
     Cx, ErrorCode, Lsn, SegmentName, SegmentSize, SnapshotId, SystemId, Timeline, TimelineHistory, WalName,
 };
 use hikae_repo::Repo;
+use hikae_repo::log::SnapshotRef;
 use hikae_repo::wal::{StoredWal, WalArchive};
-use hikae_source::postgresql_cluster::Manifest;
+use hikae_source::postgresql_cluster::{KIND, Manifest};
 use jiff::Timestamp;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -33,25 +34,37 @@ pub struct KeptCluster {
 }
 
 impl KeptCluster {
-    /// Looks at the complete snapshots of `source`, and at the log of the cluster of the newest. Snapshots of another
-    /// cluster, which the source was before, are left out.
+    /// Looks at the complete snapshots of `source`, and at the log of the cluster of the newest. Those of another cluster
+    /// or kind, which the source was before, are left out, and so is what is damaged: nothing can be reached by it.
     ///
     /// # Errors
-    /// [`OpsError::Refused`] if there is no base backup of that source; any failure to read the repository.
+    /// [`OpsError::Refused`] if there is no base backup of that source; what is damaged, if all of them are; any other
+    /// failure to read the repository.
     pub fn read(repo: &Arc<Repo>, source: &str, cx: &Cx) -> Result<Self, OpsError> {
         let mut manifests = BTreeMap::new();
         let mut newest: Option<(Timestamp, SystemId)> = None;
-        for (id, snapshot) in &repo.follow()?.snapshots {
+        let mut damage = None;
+        let state = repo.follow()?;
+        for snapshot in state.newest_first(Some(source)) {
             cx.check()?;
-            if snapshot.snapshot.source != source || !snapshot.snapshot.complete {
-                continue;
-            }
-            let Ok(manifest) = manifest(repo, *id) else { continue };
+            let SnapshotRef { id, complete, .. } = snapshot.snapshot;
+            let manifest = match complete.then(|| manifest_of(repo, id)).transpose() {
+                Ok(Some(Some(manifest))) => manifest,
+                Ok(_) => continue,
+                Err(error) if error.is_damage() => {
+                    damage.get_or_insert(error);
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             let system = parsed::<SystemId>(&manifest.system_id)?;
             newest = newest.max(Some((manifest.stopped, system)));
-            manifests.insert(*id, manifest);
+            manifests.insert(id, manifest);
         }
         let Some((_, system)) = newest else {
+            if let Some(damage) = damage {
+                return Err(damage);
+            }
             let what = format!("there is no base backup of {source}");
             let advice = "`hikae list` shows what there is; base backups are made of sources of kind postgresql-cluster";
             return Err(OpsError::refused(ErrorCode::Usage, what, Some(advice.into())));
@@ -77,6 +90,11 @@ impl KeptCluster {
         Ok(Self { source: source.to_owned(), system, manifests, bases, archive, stored, window, wal })
     }
 
+    /// When one of its bases ended.
+    pub fn moment(&self, base: &Base) -> Timestamp {
+        self.manifests[&base.snapshot].stopped
+    }
+
     /// Bytes of a page of its log.
     pub fn wal_page_bytes(&self) -> u32 {
         self.manifests.values().map(|manifest| manifest.wal_block_size).max().unwrap_or(8192)
@@ -92,6 +110,14 @@ impl KeptCluster {
     }
 }
 
+/// The manifest of a base backup; nothing of a snapshot of another kind.
+fn manifest_of(repo: &Repo, snapshot: SnapshotId) -> Result<Option<Manifest>, OpsError> {
+    match repo.snapshot(snapshot)?.record.kind == KIND {
+        true => manifest(repo, snapshot).map(Some),
+        false => Ok(None),
+    }
+}
+
 fn segment_of(name: WalName) -> Option<SegmentName> {
     match name {
         WalName::Segment(segment) => Some(segment),
@@ -99,6 +125,7 @@ fn segment_of(name: WalName) -> Option<SegmentName> {
     }
 }
 
+/// The histories that can be read: without one, nothing leads to its timeline.
 fn histories<'a>(
     wal: &WalArchive,
     system: SystemId,
@@ -110,9 +137,13 @@ fn histories<'a>(
         let WalName::History(timeline) = name else { continue };
         cx.check()?;
         let mut text = Vec::new();
-        wal.get(system, *name, &mut text)?;
-        let history = TimelineHistory::parse(*timeline, &text).map_err(|error| bad(&error))?;
-        histories.insert(*timeline, history);
+        let got = wal.get(system, *name, &mut text).map_err(OpsError::from);
+        let read = got.and_then(|_| TimelineHistory::parse(*timeline, &text).map_err(|error| bad(&error)));
+        match read {
+            Ok(history) => drop(histories.insert(*timeline, history)),
+            Err(error) if error.is_damage() => {}
+            Err(error) => return Err(error),
+        }
     }
     Ok(histories)
 }

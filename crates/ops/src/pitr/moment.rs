@@ -3,7 +3,7 @@
 use super::cluster::KeptCluster;
 use super::log::LogPart;
 use super::plan::{RecoveryPlan, plan};
-use super::target::{Aim, Arrival, Course, Target};
+use super::target::{Aim, Course, Target};
 use crate::OpsError;
 use hikae_model::{Cx, SnapshotId};
 
@@ -29,7 +29,6 @@ pub fn plan_to_a_moment(
         target: Target::Time(commit.time),
         inclusive: true,
         course: Course::Timeline(interval.timeline),
-        arrival: Arrival::Promote,
     };
     match plan(cluster, &aim, cx) {
         Ok(plan) => Ok(Some(plan).filter(|plan| plan.snapshot == snapshot)),

@@ -20,7 +20,6 @@ pub struct RecoveryPlan {
     /// The source.
     pub source: String,
     /// The cluster.
-    #[serde(serialize_with = "as_text")]
     pub system: SystemId,
     /// What was asked for, in words.
     pub target: String,
@@ -31,7 +30,6 @@ pub struct RecoveryPlan {
     /// The timeline that it follows.
     pub timeline: u32,
     /// The files of the log that the server may ask for, in order.
-    #[serde(serialize_with = "as_texts")]
     pub log: Vec<WalName>,
     /// Their length in the repository.
     pub log_stored_bytes: u64,
@@ -40,14 +38,6 @@ pub struct RecoveryPlan {
     /// What the server is told.
     #[serde(skip)]
     pub aim: Aim,
-}
-
-fn as_text<T: ToString, S: serde::Serializer>(value: &T, to: S) -> Result<S::Ok, S::Error> {
-    to.serialize_str(&value.to_string())
-}
-
-fn as_texts<S: serde::Serializer>(names: &[WalName], to: S) -> Result<S::Ok, S::Error> {
-    to.collect_seq(names.iter().map(ToString::to_string))
 }
 
 /// Where a recovery goes: from this base to the segment with that place.
@@ -71,9 +61,9 @@ pub fn plan(cluster: &KeptCluster, aim: &Aim, cx: &Cx) -> Result<RecoveryPlan, O
         return Err(refused(what, "take a base backup now; `hikae pg window` shows what can be reached"));
     };
     let route = match &aim.target {
-        Target::End => Route { base: newest(last), end: last.to, around: Around::default() },
+        Target::End => Route { base: last.newest(), end: last.to, around: Around::default() },
         Target::Immediate => {
-            let base = newest(last);
+            let base = last.newest();
             Route { base, end: base.stop, around: Around::default() }
         }
         Target::Lsn(lsn) => to_place(cluster, timeline, *lsn)?,
@@ -90,18 +80,16 @@ pub fn plan(cluster: &KeptCluster, aim: &Aim, cx: &Cx) -> Result<RecoveryPlan, O
     let Route { base, end, around } = route;
     // A record may go on in the segment after.
     let end = Lsn(end.0.saturating_add(cluster.archive.size.bytes()));
-    let from = if base.brings_its_log { base.stop } else { base.start };
-    let segments = cluster.archive.along(timeline, from, end).into_iter().map(WalName::from);
+    let segments = cluster.archive.along(timeline, base.reads_from(), end).into_iter().map(WalName::from);
     // All histories: a server that is promoted takes a number that none of them has.
     let histories = cluster.archive.histories.keys().map(|timeline| WalName::History(*timeline));
     let log: Vec<WalName> = histories.chain(segments).collect();
-    let moment = cluster.manifests.get(&base.snapshot).map(|manifest| manifest.stopped);
     Ok(RecoveryPlan {
         source: cluster.source.clone(),
         system: cluster.system,
         target: aim.target.to_string(),
         snapshot: base.snapshot,
-        base_moment: moment.unwrap_or_default(),
+        base_moment: cluster.moment(&base),
         timeline: timeline.get(),
         log_stored_bytes: log
             .iter()
@@ -124,10 +112,6 @@ fn timeline_of(cluster: &KeptCluster, course: Course) -> Result<Timeline, OpsErr
             Ok(reached.or(newest_base).unwrap_or(Timeline::FIRST))
         }
     }
-}
-
-fn newest(interval: &Interval) -> Base {
-    interval.bases[interval.bases.len() - 1]
 }
 
 fn to_place(cluster: &KeptCluster, timeline: Timeline, lsn: Lsn) -> Result<Route, OpsError> {
@@ -153,10 +137,9 @@ fn to_time(
 ) -> Result<Route, OpsError> {
     let bases =
         || intervals.iter().flat_map(|interval| interval.bases.iter().map(move |base| (*interval, *base)));
-    let moment = |base: &Base| cluster.manifests.get(&base.snapshot).map(|manifest| manifest.stopped);
-    let before = bases().filter(|(_, base)| moment(base).is_some_and(|moment| moment < time));
+    let before = bases().filter(|(_, base)| cluster.moment(base) < time);
     let Some((interval, base)) = before.max_by_key(|(_, base)| base.stop) else {
-        let oldest = bases().filter_map(|(_, base)| moment(&base)).min();
+        let oldest = bases().map(|(_, base)| cluster.moment(&base)).min();
         let what = format!("{time} is before the oldest base backup of {}", cluster.source);
         let oldest =
             oldest.map(|oldest| format!("it ended at {oldest}: no moment before that can be reached"));
@@ -180,10 +163,9 @@ fn to_time(
                 Some(gap) => format!("{} to {} are missing; ", gap.first, gap.last),
                 None => String::new(),
             };
-            let last = match (&around.before, moment(&base)) {
-                (Some(before), _) => format!("the last commit before its end is of {}; ", before.time),
-                (None, Some(stopped)) => format!("no commit is kept after the base backup of {stopped}; "),
-                (None, None) => String::new(),
+            let last = match &around.before {
+                Some(before) => format!("the last commit before its end is of {}; ", before.time),
+                None => format!("no commit is kept after the base backup of {}; ", cluster.moment(&base)),
             };
             Err(refused(what, &format!("{why}{last}aim at an earlier time, or at the end of the log")))
         }

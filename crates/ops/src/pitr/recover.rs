@@ -7,7 +7,7 @@
 
 use super::feed::{Feeder, Feeding};
 use super::plan::RecoveryPlan;
-use super::target::{Aim, Arrival, Target};
+use super::target::{Aim, Target};
 use crate::OpsError;
 use crate::restore_cluster::{ClusterPlan, ClusterTarget, manifest, plan_cluster, restore_cluster};
 use crate::surroundings::Surroundings;
@@ -129,7 +129,6 @@ pub fn recover(
     let feeder = Feeder::new(feeding, vacant.directory().join("spool")).map_err(&of_source)?;
     let spool = feeder.spool().to_owned();
     let aim = Aim {
-        arrival: Arrival::Promote,
         inclusive: plan.aim.inclusive || sabotage::on("exclusive-ignored") || sabotage::on("stop-unseen"),
         ..plan.aim.clone()
     };
@@ -253,8 +252,7 @@ mod tests {
             (&Target::Lsn(Lsn(100)), true, reached(124, None), true),
             (&Target::Lsn(Lsn(100)), false, reached(100, None), true),
         ] {
-            let aim =
-                Aim { target: target.clone(), inclusive, course: Course::Latest, arrival: Arrival::Promote };
+            let aim = Aim { target: target.clone(), inclusive, course: Course::Latest };
             assert_eq!(see_target(&aim, &reached).is_ok(), right, "{aim:?} {reached:?}");
         }
     }

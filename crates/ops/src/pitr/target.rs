@@ -94,17 +94,6 @@ pub enum Course {
     Timeline(Timeline),
 }
 
-/// What the server does once it is there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Arrival {
-    /// It stays as it is and can be read; `pg_wal_replay_resume()` then promotes it.
-    Pause,
-    /// It begins a new timeline and takes writes.
-    Promote,
-    /// It stops.
-    Shutdown,
-}
-
 /// A recovery, as it is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Aim {
@@ -114,8 +103,6 @@ pub struct Aim {
     pub inclusive: bool,
     /// By which way.
     pub course: Course,
-    /// And then.
-    pub arrival: Arrival,
 }
 
 impl Aim {
@@ -153,22 +140,11 @@ impl Aim {
             (Course::Latest, _) => "latest".to_owned(),
             (Course::Timeline(timeline), _) => timeline.to_string(),
         };
-        let arrival = match self.arrival {
-            Arrival::Pause => "pause",
-            Arrival::Promote => "promote",
-            Arrival::Shutdown => "shutdown",
-        };
         settings.push(("recovery_target_inclusive", if self.inclusive { "on" } else { "off" }.to_owned()));
         settings.push(("recovery_target_timeline", course));
-        settings.push(("recovery_target_action", arrival.to_owned()));
+        settings.push(("recovery_target_action", "promote".to_owned()));
         settings
     }
-}
-
-/// A line of a configuration file of the server (`guc-file.l`).
-pub fn setting_line(name: &str, value: &str) -> String {
-    let value = value.replace('\\', "\\\\").replace('\'', "''");
-    format!("{name} = '{value}'\n")
 }
 
 /// For people: as `2026-11-20 12:00:00+00`, or `the place 0/16B3748`.
@@ -190,7 +166,7 @@ mod tests {
     use super::*;
 
     fn settings(target: Target) -> Vec<(&'static str, String)> {
-        Aim { target, inclusive: true, course: Course::Latest, arrival: Arrival::Promote }.settings()
+        Aim { target, inclusive: true, course: Course::Latest }.settings()
     }
 
     /// The server refuses to start with two.
@@ -240,8 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_cannot_leave_its_line() {
-        assert_eq!(setting_line("a", r"it's \ here"), "a = 'it''s \\\\ here'\n");
+    fn what_no_restore_point_is_called_is_refused() {
         for name in ["", "a\nrestore_command = 'x'", "\0", &"x".repeat(64)] {
             assert!(name.parse::<RestorePoint>().is_err(), "{name:?}");
         }

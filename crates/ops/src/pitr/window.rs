@@ -26,7 +26,7 @@ pub struct Base {
 
 impl Base {
     /// The first place of the log that must be kept beside it.
-    fn reads_from(&self) -> Lsn {
+    pub(super) fn reads_from(&self) -> Lsn {
         if self.brings_its_log { self.stop } else { self.start }
     }
 }
@@ -53,6 +53,13 @@ pub struct Interval {
     pub to: Lsn,
     /// The bases that lead into it, by the place where they are consistent.
     pub bases: Vec<Base>,
+}
+
+impl Interval {
+    /// The last of its bases: there is always one.
+    pub fn newest(&self) -> Base {
+        self.bases[self.bases.len() - 1]
+    }
 }
 
 /// Segments that are missing between what is kept of one timeline.

@@ -48,6 +48,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use walk::Root;
 
+/// The kind of such a source.
+pub const KIND: &str = "postgresql-cluster";
+
 /// How often the data directory is compared with what the server says of it: it may write between the two looks.
 const LOOKS: usize = 20;
 
@@ -129,7 +132,7 @@ impl ClusterSource {
 
 impl Source for ClusterSource {
     fn kind(&self) -> &'static str {
-        "postgresql-cluster"
+        KIND
     }
 
     fn check(&self, cx: &Cx) -> Result<Vec<Problem>, SourceError> {

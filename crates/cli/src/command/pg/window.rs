@@ -7,10 +7,9 @@ use clap::Args;
 use hikae_model::{Bytes, ErrorCode};
 use hikae_ops::config::Config;
 use hikae_ops::pg::window::{MissingLog, WindowReport, window};
+use hikae_ops::restore_cluster::KIND;
 use jiff::Timestamp;
 use serde_json::json;
-
-const KIND: &str = "postgresql-cluster";
 
 /// Show the moments to which a server can come back, and where its log has gaps
 #[derive(Debug, Args)]

@@ -6,13 +6,10 @@ use crate::command::shown;
 use crate::failure::{Ended, Failure};
 use crate::page::{Mark, count, duration, marked};
 use hikae_model::{Bytes, Count, ErrorCode, Outcome};
-use hikae_ops::restore_cluster::{ClusterTarget, plan_cluster, restore_cluster};
+use hikae_ops::restore_cluster::{ClusterTarget, KIND, plan_cluster, restore_cluster};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-
-/// What such snapshots are called.
-pub const KIND: &str = "postgresql-cluster";
 
 pub fn restore(args: &RestoreArgs, origin: &Origin<'_>, app: &App) -> Result<Ended, Failure> {
     refuse(&only_for_postgresql(args), KIND)?;

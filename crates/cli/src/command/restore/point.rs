@@ -10,8 +10,8 @@ use hikae_ops::Repo;
 use hikae_ops::pitr::cluster::KeptCluster;
 use hikae_ops::pitr::plan::{RecoveryPlan, plan};
 use hikae_ops::pitr::recover::{RecoverOptions, Recovered, check, recover};
-use hikae_ops::pitr::target::{Aim, Arrival, Course, RestorePoint, Target, parse_moment};
-use hikae_ops::restore_cluster::{ClusterPlan, ClusterTarget};
+use hikae_ops::pitr::target::{Aim, Course, RestorePoint, Target, parse_moment};
+use hikae_ops::restore_cluster::{ClusterPlan, ClusterTarget, KIND};
 use hikae_ops::select::SnapshotSelector;
 use jiff::Timestamp;
 use serde_json::json;
@@ -67,7 +67,7 @@ pub fn parse_course(text: &str) -> Result<Course, String> {
 }
 
 pub fn restore(target: Target, args: &RestoreArgs, repo: &Arc<Repo>, app: &App) -> Result<Ended, Failure> {
-    refuse(&only_for_postgresql(args), cluster::KIND)?;
+    refuse(&only_for_postgresql(args), KIND)?;
     let source = match (&args.source, &args.snapshot) {
         (Some(source), None) | (None, Some(SnapshotSelector::Named(source))) => source,
         _ => {
@@ -77,7 +77,7 @@ pub fn restore(target: Target, args: &RestoreArgs, repo: &Arc<Repo>, app: &App) 
         }
     };
     let course = args.timeline.unwrap_or(Course::Latest);
-    let aim = Aim { target, inclusive: !args.exclusive, course, arrival: Arrival::Promote };
+    let aim = Aim { target, inclusive: !args.exclusive, course };
     let plan = {
         let _progress = app.progress();
         plan(&KeptCluster::read(repo, source, &app.cx)?, &aim, &app.cx)?

@@ -17,7 +17,7 @@ use hikae_ops::hooks::Hooks;
 use hikae_ops::pitr::cluster::KeptCluster;
 use hikae_ops::pitr::plan::{RecoveryPlan, plan};
 use hikae_ops::pitr::recover::{RecoverOptions, Recovered, recover};
-use hikae_ops::pitr::target::{Aim, Arrival, Course, Target};
+use hikae_ops::pitr::target::{Aim, Course, Target};
 use hikae_ops::restore_cluster::ClusterTarget;
 use hikae_ops::surroundings::Surroundings;
 use hikae_source::postgresql::{Begins, Cluster, ClusterOptions, Environment, Host, Vacant};
@@ -120,7 +120,7 @@ impl Archived {
     }
 
     fn plan(&self, target: Target, inclusive: bool, course: Course) -> Result<RecoveryPlan, OpsError> {
-        let aim = Aim { target, inclusive, course, arrival: Arrival::Promote };
+        let aim = Aim { target, inclusive, course };
         plan(&self.kept(), &aim, &system_cx())
     }
 

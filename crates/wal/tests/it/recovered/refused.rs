@@ -90,3 +90,25 @@ fn replace(path: &Path, bytes: &[u8]) {
     drop(std::fs::remove_file(path));
     std::fs::write(path, bytes).unwrap();
 }
+
+/// What is damaged leads nowhere, and hides neither what is well nor itself.
+#[test]
+fn a_damaged_base_backup_is_passed_by_and_is_not_taken_for_none() {
+    let Some(mut archived) = Archived::start() else { return };
+    let (older, newer) = (archived.back_up(), archived.back_up());
+    commit(&mut archived.server.client);
+    archived.server.client.batch_execute("SELECT pg_switch_wal()").unwrap();
+    archived.server.wait_until_archived();
+    let end = |archived: &Archived| archived.plan(Target::End, true, Course::Latest);
+    assert_eq!(end(&archived).unwrap().snapshot, newer);
+    let harm = |snapshot: SnapshotId| {
+        let record = archived.world.path(&format!("repo/snapshots/{snapshot}"));
+        std::fs::set_permissions(&record, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        std::fs::write(record, "harmed").unwrap();
+    };
+    harm(newer);
+    assert_eq!(end(&archived).unwrap().snapshot, older);
+    harm(older);
+    let error = KeptCluster::read(&archived.repo(), "main", &system_cx()).err().unwrap();
+    assert!(error.is_damage(), "{error}");
+}
