@@ -56,7 +56,7 @@ impl MemoryStore {
 
     /// An empty store that takes the ages of its objects from `clock`.
     pub fn with_clock(clock: Arc<dyn Clock>) -> Self {
-        Self { state: Arc::default(), clock: Some(clock) }
+        Self::new().on_clock(clock)
     }
 
     /// Every change so far, oldest first. What [`damage`](Self::damage) did is not among them.
@@ -79,6 +79,11 @@ impl MemoryStore {
     pub fn fork(&self) -> Self {
         let forked = State { objects: self.state().objects.clone(), history: Vec::new() };
         Self { state: Arc::new(Mutex::new(forked)), clock: self.clock.clone() }
+    }
+
+    /// The same store, whose objects are of the age that `clock` says from here on.
+    pub fn on_clock(self, clock: Arc<dyn Clock>) -> Self {
+        Self { clock: Some(clock), ..self }
     }
 
     /// Every key, in order.

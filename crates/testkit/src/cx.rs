@@ -26,7 +26,16 @@ pub struct TestCx {
 impl TestCx {
     /// A context whose random bytes follow from `seed`.
     pub fn new(seed: Seed) -> Self {
-        let (clock, random) = (Arc::new(TestClock::new()), Arc::new(TestRandom::new(seed)));
+        Self::at(TestClock::new(), seed)
+    }
+
+    /// A context whose time stands where this one's does and goes on by itself, and whose random bytes follow from `seed`.
+    pub fn fork(&self, seed: Seed) -> Self {
+        Self::at(self.clock.fork(), seed)
+    }
+
+    fn at(clock: TestClock, seed: Seed) -> Self {
+        let (clock, random) = (Arc::new(clock), Arc::new(TestRandom::new(seed)));
         let cx = Cx::new(clock.clone(), random.clone(), Cancel::default());
         Self { cx, clock, random }
     }
@@ -66,6 +75,11 @@ impl TestClock {
     fn new() -> Self {
         let start = jiff::Timestamp::from_second(1_767_225_600).expect("2026 is a time");
         Self(Mutex::new((start, Duration::ZERO)))
+    }
+
+    /// Another clock that shows the same now.
+    fn fork(&self) -> Self {
+        Self(Mutex::new(*self.0.lock().expect("no panic under this lock")))
     }
 
     /// Lets time pass.

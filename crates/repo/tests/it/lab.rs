@@ -48,6 +48,13 @@ impl Lab {
         Self { faulty: FaultyStore::new(memory.clone()), memory, cx: self.cx.clone() }
     }
 
+    /// The same repository as it is now, in a store and a time of its own: what happens in another thread is not felt here.
+    pub fn fork_in_time(&self, seed: Seed) -> Self {
+        let cx = self.cx.fork(seed);
+        let memory = self.memory.fork().on_clock(cx.clock.clone());
+        Self { faulty: FaultyStore::new(memory.clone()), memory, cx }
+    }
+
     /// The same store and the same faults once more.
     pub fn same(&self) -> Self {
         Self { memory: self.memory.clone(), faulty: self.faulty.clone(), cx: self.cx.clone() }

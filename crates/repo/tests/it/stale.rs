@@ -202,7 +202,7 @@ fn what_a_host_with_stale_caches_acknowledges_is_whole() {
     let (next, counts) = (AtomicUsize::new(0), Counts::default());
     let one = |number: u64| {
         let random = TestRandom::new(Seed(seed.0.wrapping_add(number)));
-        let lab = template.fork();
+        let lab = template.fork_in_time(Seed(seed.0.wrapping_sub(number)));
         let pruner = Host::new(&lab, Arc::new(lab.faulty.clone()));
         let writer = Host::new(&lab, Arc::new(lab.memory.clone()));
         writer.repo.index().unwrap();
