@@ -48,3 +48,4 @@ pub use hikae_repo::{Repo, clock, private_file, secret_text};
 pub use hikae_source::SourceError;
 pub use hikae_source::files::{Mounts, Overwrite, Target};
 pub use hikae_source::postgresql::{DumpOptions, DumpedTable, replication};
+pub use hikae_source::postgresql_cluster::shell_word;

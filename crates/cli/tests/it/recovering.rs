@@ -68,7 +68,8 @@ fn a_cluster_is_recovered_to_a_time_that_is_shown_in_utc_and_here_with_its_neigh
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
     archive(&home, &cluster);
-    let (first, wal) = (format!("{}Z", times[0]), home.path("hikae-wal"));
+    // As it is shown, without zeros at its end.
+    let (first, wal) = (format!("{}Z", times[0].trim_end_matches('0')), home.path("hikae-wal"));
     let target = home.path("srv/then");
     let program_directory = cluster.program_directory().to_str().unwrap();
     let fixed =
@@ -116,11 +117,63 @@ fn a_cluster_is_recovered_to_a_time_that_is_shown_in_utc_and_here_with_its_neigh
     let shown: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
     let recovered = &shown["result"]["recovered"];
     assert_eq!((&recovered["timeline"], &recovered["new_timeline"]), (&1.into(), &2.into()), "{shown}");
-    assert!(recovered["reached_time"].as_str().unwrap() <= first.as_str(), "{shown}");
+    let reached = recovered["reached_time"].as_str().unwrap().trim_end_matches('Z');
+    assert!(reached <= first.trim_end_matches('Z'), "{shown}");
     assert!(target.join("PG_VERSION").exists() && !target.join("recovery.signal").exists());
     assert!(target.join("pg_wal/archive_status/00000002.history.ready").exists());
     let left = std::fs::read_dir(home.path("srv")).unwrap().count();
     assert_eq!(left, 1, "only the new directory");
     // Nothing goes where something is.
     run(12, &["--to-end"], None);
+}
+
+/// Keeps BC-36.
+#[test]
+fn a_recovery_that_pauses_says_how_to_look_and_how_to_go_on_and_ends_without_a_terminal() {
+    let Some(cluster) = start() else { return };
+    enter(&cluster, "postgres").batch_execute("CREATE TABLE ledger (at timestamptz)").unwrap();
+    let home = backed_up(&cluster);
+    enter(&cluster, "postgres").batch_execute("INSERT INTO ledger VALUES (now())").unwrap();
+    let now = "SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')";
+    let then: String = enter(&cluster, "postgres").query_one(now, &[]).unwrap().get(0);
+    enter(&cluster, "postgres").batch_execute("INSERT INTO ledger VALUES (now())").unwrap();
+    archive(&home, &cluster);
+    let (wal, target) = (home.path("hikae-wal"), home.path("srv/then"));
+    let target = target.to_str().unwrap();
+    let call = ["restore", "main", "--to-time", &then, "--pause", "--target", target];
+    let programs = ["--wal-program", wal.to_str().unwrap(), "--program-directory"];
+    let call = [&call[..], &programs, &[cluster.program_directory().to_str().unwrap()]].concat();
+
+    let planned = home.expect(0, &[&call[..], &["--dry-run"]].concat()).stdout;
+    assert!(planned.contains(", and pause there, into"), "{planned}");
+    let paused = home.expect(0, &call).stdout;
+    let reached = paused.lines().find_map(|line| line.strip_prefix("  reached ")).unwrap().to_owned();
+    for words in [
+        "a server stands still there",
+        "last before: commit",
+        "first after: commit",
+        "+09:00)",
+        "read only:   psql -h ",
+        &format!("hikae restore --promote {target}"),
+        &format!("hikae restore main --to-time … --target {target}   (it only goes forward)"),
+        &format!("hikae restore --discard {target}"),
+    ] {
+        assert!(paused.contains(words), "`{words}` is not in {paused}");
+    }
+    let look = paused.lines().find_map(|line| line.split_once("psql -h ")).unwrap().1;
+    let words: Vec<&str> = look.split(' ').collect();
+    let [socket, "-p", port, "-U", user, "postgres"] = words[..] else { panic!("{look}") };
+    let mut config = postgres::Config::new();
+    config.host_path(socket).port(port.parse().unwrap()).user(user).dbname("postgres");
+    let mut client = config.connect(postgres::NoTls).unwrap();
+    assert_eq!(client.query_one("SELECT count(*) FROM ledger", &[]).unwrap().get::<_, i64>(0), 1);
+
+    let opened = home.expect(0, &["restore", "--promote", target]).stdout;
+    let place = reached.split([',', ';']).next().unwrap();
+    assert!(opened.contains(&format!("reached {place}")) && opened.contains("timeline 2 begins"), "{opened}");
+    assert!(home.path("srv/then/PG_VERSION").exists());
+    assert_eq!(std::fs::read_dir(home.path("srv")).unwrap().count(), 1, "only the new directory");
+    let ran = home.expect(2, &["restore", "--discard", target]);
+    assert!(ran.stderr.contains("nothing is paused for"), "{}", ran.stderr);
+    home.expect(2, &["restore", "main", "--promote", target]);
 }

@@ -35,6 +35,10 @@ pub struct RecoveryPlan {
     pub log_stored_bytes: u64,
     /// The nearest commits on both sides of the target, where it has a time.
     pub around: Around,
+    /// The first place that is not replayed, as far as the log tells it beforehand.
+    pub ends_before: Lsn,
+    /// Where a server stands from which it goes on, instead of from the base backup.
+    pub goes_on_from: Option<Lsn>,
     /// What the server is told.
     #[serde(skip)]
     pub aim: Aim,
@@ -78,12 +82,7 @@ pub fn plan(cluster: &KeptCluster, aim: &Aim, cx: &Cx) -> Result<RecoveryPlan, O
         }
     };
     let Route { base, end, around } = route;
-    // A record may go on in the segment after.
-    let end = Lsn(end.0.saturating_add(cluster.archive.size.bytes()));
-    let segments = cluster.archive.along(timeline, base.reads_from(), end).into_iter().map(WalName::from);
-    // All histories: a server that is promoted takes a number that none of them has.
-    let histories = cluster.archive.histories.keys().map(|timeline| WalName::History(*timeline));
-    let log: Vec<WalName> = histories.chain(segments).collect();
+    let log = log_for(cluster, timeline, &base, end);
     Ok(RecoveryPlan {
         source: cluster.source.clone(),
         system: cluster.system,
@@ -91,15 +90,28 @@ pub fn plan(cluster: &KeptCluster, aim: &Aim, cx: &Cx) -> Result<RecoveryPlan, O
         snapshot: base.snapshot,
         base_moment: cluster.moment(&base),
         timeline: timeline.get(),
-        log_stored_bytes: log
-            .iter()
-            .filter_map(|name| cluster.stored.get(name))
-            .map(|file| file.stored_bytes)
-            .sum(),
+        log_stored_bytes: stored_bytes(cluster, &log),
         log,
         around,
+        ends_before: end,
+        goes_on_from: None,
         aim: Aim { course: Course::Timeline(timeline), ..aim.clone() },
     })
+}
+
+/// The files of the log that a server may ask for which begins at `base`, in order.
+pub(super) fn log_for(cluster: &KeptCluster, timeline: Timeline, base: &Base, end: Lsn) -> Vec<WalName> {
+    // A record may go on in the segment after.
+    let end = Lsn(end.0.saturating_add(cluster.archive.size.bytes()));
+    let segments = cluster.archive.along(timeline, base.reads_from(), end).into_iter().map(WalName::from);
+    // All histories: a server that is promoted takes a number that none of them has.
+    let histories = cluster.archive.histories.keys().map(|timeline| WalName::History(*timeline));
+    histories.chain(segments).collect()
+}
+
+/// Their length in the repository.
+pub(super) fn stored_bytes(cluster: &KeptCluster, log: &[WalName]) -> u64 {
+    log.iter().filter_map(|name| cluster.stored.get(name)).map(|file| file.stored_bytes).sum()
 }
 
 fn timeline_of(cluster: &KeptCluster, course: Course) -> Result<Timeline, OpsError> {

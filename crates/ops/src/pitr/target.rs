@@ -105,10 +105,31 @@ pub struct Aim {
     pub course: Course,
 }
 
+/// What a server does at its target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Then {
+    /// It opens.
+    Promote,
+    /// It stands still, and lets sessions read.
+    Pause,
+}
+
+impl Then {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Promote => "promote",
+            Self::Pause => "pause",
+        }
+    }
+}
+
+/// A setting of a server and its value.
+pub type Setting = (String, String);
+
 impl Aim {
     /// The settings that tell the server, by name. Every target that is not aimed at is set to nothing: the server takes
     /// one alone, and a configuration that came with the base backup may have another.
-    pub fn settings(&self) -> Vec<(&'static str, String)> {
+    pub fn settings(&self, then: Then) -> Vec<Setting> {
         let mut settings: Vec<(&str, String)> = [
             "recovery_target",
             "recovery_target_time",
@@ -142,8 +163,8 @@ impl Aim {
         };
         settings.push(("recovery_target_inclusive", if self.inclusive { "on" } else { "off" }.to_owned()));
         settings.push(("recovery_target_timeline", course));
-        settings.push(("recovery_target_action", "promote".to_owned()));
-        settings
+        settings.push(("recovery_target_action", then.name().to_owned()));
+        settings.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
     }
 }
 
@@ -165,8 +186,8 @@ impl fmt::Display for Target {
 mod tests {
     use super::*;
 
-    fn settings(target: Target) -> Vec<(&'static str, String)> {
-        Aim { target, inclusive: true, course: Course::Latest }.settings()
+    fn settings(target: Target) -> Vec<Setting> {
+        Aim { target, inclusive: true, course: Course::Latest }.settings(Then::Promote)
     }
 
     /// The server refuses to start with two.
@@ -184,7 +205,7 @@ mod tests {
         ] {
             let settings = settings(target);
             let targets = settings[..5].iter().filter(|(_, value)| !value.is_empty());
-            let found: Vec<_> = targets.map(|(name, value)| (*name, value.as_str())).collect();
+            let found: Vec<_> = targets.map(|(name, value)| (name.as_str(), value.as_str())).collect();
             assert_eq!(found, Vec::from_iter(expected));
             assert!(
                 settings[..4].iter().all(|(_, value)| value.is_empty()),

@@ -6,10 +6,11 @@
 //! - It archives no WAL: a drill with `archive_mode` on has pushed its own history into a production archive.
 //! - It keeps no promise of durability (`fsync=off`): what it holds is a copy and will be removed.
 //!
-//! Dropping a [`Cluster`] stops the server and removes the directory. One whose owner was killed is found by its free
-//! lock and cleared away when the next one starts beside it.
+//! Dropping a [`Cluster`] stops the server and removes the directory, unless it is to outlive us. One whose owner was killed
+//! is found by its free lock and cleared away when the next one starts beside it ([`left`](super::left)).
 
 use super::connection::Connection;
+use super::left::sweep;
 use super::programs::{Environment, PrivateDir, Programs, Running, SystemUser, find, system_users};
 use super::wire::Client;
 use super::{Secret, failed, wire_failed};
@@ -86,11 +87,13 @@ pub struct Cluster {
     user: Option<SystemUser>,
     connection: Connection,
     fenced: bool,
+    /// The server runs on when this is dropped.
+    runs_on: bool,
     /// Held as long as we live; the system frees it however we end.
     _lock: std::fs::File,
     /// Dropped last, once the server has stopped.
     directory: PrivateDir,
-    _socket: Option<PrivateDir>,
+    socket: Option<PrivateDir>,
 }
 
 impl Vacant {
@@ -113,6 +116,25 @@ impl Vacant {
         give(&base, user.as_ref())?;
         see_reachable(&base, user.as_ref())?;
         let (sockets, socket) = socket_directory(&base, user.as_ref(), cx)?;
+        Ok(Self { options: options.clone(), programs, user, sockets, lock, directory, socket })
+    }
+
+    /// A directory in which a server was that ran on when its owner ended, and is stopped now. `sockets` is where it
+    /// listened. It stays until [`Cluster::forget`] is called.
+    ///
+    /// # Errors
+    /// [`SourceError`]: no such version is installed, no user to run it as, or somebody else is at work there.
+    pub(crate) fn left_at(
+        directory: PathBuf,
+        sockets: PathBuf,
+        options: &ClusterOptions,
+        environment: &Environment,
+    ) -> Result<Self, SourceError> {
+        let programs = find("postgres", options.major, options.program_directory.as_deref(), environment)?;
+        let user = unprivileged(options.run_as.as_deref())?;
+        let lock = lock_left(&directory)?;
+        let socket = (!sockets.starts_with(&directory)).then(|| PrivateDir::left(sockets.clone()));
+        let directory = PrivateDir::left(directory);
         Ok(Self { options: options.clone(), programs, user, sockets, lock, directory, socket })
     }
 
@@ -193,11 +215,12 @@ impl Vacant {
             user: self.user,
             connection: connection.to_database(database),
             fenced,
+            runs_on: false,
             _lock: self.lock,
             directory: self.directory,
-            _socket: self.socket,
+            socket: self.socket,
         };
-        cluster.wait_until_ready(&log, begins, cx)?;
+        cluster.wait_until_ready(begins, cx)?;
         Ok(cluster)
     }
 }
@@ -218,7 +241,7 @@ impl Cluster {
         vacant.start(Begins::New, "postgres", cx)
     }
 
-    fn wait_until_ready(&mut self, log: &Path, begins: Begins, cx: &Cx) -> Result<(), SourceError> {
+    fn wait_until_ready(&mut self, begins: Begins, cx: &Cx) -> Result<(), SourceError> {
         let begun = cx.elapsed();
         loop {
             cx.check()?;
@@ -236,15 +259,74 @@ impl Cluster {
             }
             let is_late = cx.elapsed().saturating_sub(begun) > START_LIMIT && begins == Begins::New;
             if exited || is_late {
-                let what = format!(
-                    "the throw-away PostgreSQL {} did not start: {}",
-                    self.programs.version,
-                    last_words(&std::fs::read_to_string(log).unwrap_or_default())
-                );
-                return Err(failed(ErrorCode::Failure, what, None));
+                return Err(self.failed("did not start"));
             }
             std::thread::sleep(Duration::from_millis(15));
         }
+    }
+
+    fn log(&self) -> PathBuf {
+        self.directory.path().join("log")
+    }
+
+    /// Whether there is a line with these words in what the server said.
+    pub(crate) fn has_said(&self, words: &str) -> Result<bool, SourceError> {
+        let said = std::fs::read(self.log()).map_err(|source| SourceError::Io {
+            verb: "read",
+            path: self.log(),
+            source,
+        })?;
+        Ok(String::from_utf8_lossy(&said).contains(words))
+    }
+
+    /// Why the server is not what it should be, with what it said.
+    fn failed(&self, what: &str) -> SourceError {
+        let said = std::fs::read_to_string(self.log()).unwrap_or_default();
+        let what =
+            format!("the throw-away PostgreSQL {} {what}: {}", self.programs.version, last_words(&said));
+        failed(ErrorCode::Failure, what, None)
+    }
+
+    /// Waits until `is_done`, as long as the server lives.
+    ///
+    /// # Errors
+    /// [`SourceError`] with what the server said if it ended, and what `is_done` says of one that lives.
+    pub(crate) fn wait_until(
+        &mut self,
+        mut is_done: impl FnMut() -> Result<bool, SourceError>,
+        cx: &Cx,
+    ) -> Result<(), SourceError> {
+        loop {
+            cx.check()?;
+            match is_done() {
+                Ok(true) => return Ok(()),
+                Ok(false) => std::thread::sleep(Duration::from_millis(15)),
+                Err(error) => {
+                    // A session ends a moment before its server.
+                    std::thread::sleep(Duration::from_millis(200));
+                    return Err(match self.server.try_wait() {
+                        Ok(Some(_)) => self.failed("ended"),
+                        _ => error,
+                    });
+                }
+            }
+        }
+    }
+
+    /// Lets the server run on when we end, with its directory.
+    pub(crate) fn run_on(mut self) {
+        self.runs_on = true;
+        self.set_stays(true);
+    }
+
+    /// Has the directory of a server that outlived somebody go with us.
+    pub(crate) fn forget(&mut self) {
+        self.set_stays(false);
+    }
+
+    fn set_stays(&mut self, stays: bool) {
+        self.directory.set_stays(stays);
+        self.socket.iter_mut().for_each(|socket| socket.set_stays(stays));
     }
 
     /// Stops the server as it should be stopped, with all that it holds written down. It is not entered again.
@@ -325,6 +407,9 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
+        if self.runs_on {
+            return;
+        }
         // SIGQUIT is PostgreSQL's immediate shutdown: nothing here is worth a checkpoint.
         let pid = i32::try_from(self.server.id()).ok().and_then(Pid::from_raw);
         let mut waited = Duration::ZERO;
@@ -345,7 +430,26 @@ impl Drop for Cluster {
 }
 
 /// Name of the file in a server's directory that its owner holds locked.
-const LOCK: &str = "lock";
+pub(super) const LOCK: &str = "lock";
+
+/// Locks the directory of a server that outlived its owner.
+pub(crate) fn lock_left(base: &Path) -> Result<std::fs::File, SourceError> {
+    let path = base.join(LOCK);
+    let file = std::fs::File::open(&path).map_err(|source| SourceError::Io {
+        verb: "lock",
+        path: path.clone(),
+        source,
+    })?;
+    file.try_lock().map_err(|error| match error {
+        std::fs::TryLockError::WouldBlock => failed(
+            ErrorCode::Busy,
+            format!("somebody else is at work in {}", base.display()),
+            Some("wait until that has ended".into()),
+        ),
+        std::fs::TryLockError::Error(source) => SourceError::Io { verb: "lock", path, source },
+    })?;
+    Ok(file)
+}
 
 fn lock_directory(base: &Path) -> Result<std::fs::File, SourceError> {
     let path = base.join(LOCK);
@@ -354,32 +458,6 @@ fn lock_directory(base: &Path) -> Result<std::fs::File, SourceError> {
         Ok(file)
     });
     locked.map_err(|source| SourceError::Io { verb: "lock", path, source })
-}
-
-/// Stops servers below `parent` whose owner was killed, and removes what they left. It does what it can: a server that
-/// cannot be cleared away is no reason not to start another.
-fn sweep(parent: &Path) {
-    let Ok(entries) = std::fs::read_dir(parent) else { return };
-    for directory in entries.filter_map(|entry| Some(entry.ok()?.path())) {
-        let is_ours = directory.file_name().is_some_and(|name| name.to_string_lossy().starts_with("hikae-"));
-        let pid_file = directory.join("data/postmaster.pid");
-        let Some(pid) = std::fs::read_to_string(&pid_file).ok().filter(|_| is_ours) else { continue };
-        let Ok(lock) = std::fs::File::open(directory.join(LOCK)) else { continue };
-        if lock.try_lock().is_err() {
-            continue; // its owner lives
-        }
-        let pid = pid.lines().next().and_then(|line| line.trim().parse().ok());
-        if let Some(pid) = pid.and_then(Pid::from_raw) {
-            // The number may by now be another process's; that one would not name this directory.
-            let command =
-                std::fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
-            let mut arguments = command.split(|&byte| byte == 0);
-            if arguments.any(|argument| argument == directory.join("data").as_os_str().as_encoded_bytes()) {
-                let _ = kill_process(pid, Signal::QUIT);
-            }
-        }
-        let _ = std::fs::remove_dir_all(&directory);
-    }
 }
 
 /// PostgreSQL refuses to run as root.
@@ -538,10 +616,10 @@ fn spawn_server(
         arguments.push(format!("{name}={value}").into());
     }
     let mut command = std::process::Command::new(programs.path("postgres"));
+    use std::os::unix::process::CommandExt as _;
     let mut fenced = false;
     let wants_network = options.settings.iter().any(|(name, _)| name == "listen_addresses");
     if let Some(user) = user {
-        use std::os::unix::process::CommandExt as _;
         let fence = [Path::new("/usr/bin/unshare"), Path::new("/usr/bin/setpriv")];
         if !wants_network && fence.iter().all(|program| program.exists()) && may_unshare(fence[0]) {
             fenced = true;
@@ -563,6 +641,8 @@ fn spawn_server(
     let (stdout, stderr) = (open().map_err(failed_at(&log))?, open().map_err(failed_at(&log))?);
     command.args(arguments).env_clear().env("PATH", "/usr/bin:/bin").env("LC_ALL", "C").current_dir(base);
     command.stdin(Stdio::null()).stdout(stdout).stderr(stderr);
+    // Who presses Ctrl-C interrupts us, and we stop it, unless it is to run on.
+    command.process_group(0);
     Ok((command.spawn().map_err(failed_at(&programs.path("postgres")))?, fenced))
 }
 

@@ -23,6 +23,7 @@ mod copy;
 mod drill;
 mod dump;
 mod inventory;
+mod left;
 mod manifest;
 mod password;
 mod preflight;
@@ -55,7 +56,8 @@ pub use settings::{PostgresqlSettings, with_password};
 pub use swap::{Swapped, swap};
 
 pub(crate) use catalog::{literal, quote as quoted};
-pub(crate) use cluster::{Ran, give_tree};
+pub(crate) use cluster::{Ran, give_tree, lock_left};
+pub(crate) use left::{LEFT, directories, stop_server_of};
 pub(crate) use restore::Stopwatch;
 pub(crate) use session::Session;
 

@@ -163,8 +163,11 @@ fn bare_command(program: &Path) -> Command {
     command
 }
 
-/// A directory of our own, mode 0700, gone with all in it when dropped.
-pub(super) struct PrivateDir(PathBuf);
+/// A directory of our own, mode 0700, gone with all in it when dropped, unless it is to stay.
+pub(super) struct PrivateDir {
+    path: PathBuf,
+    stays: bool,
+}
 
 impl PrivateDir {
     pub(super) fn create(parent: &Path, cx: &Cx) -> Result<Self, SourceError> {
@@ -172,17 +175,27 @@ impl PrivateDir {
         let path = parent.join(format!("hikae-{name}"));
         let made = std::fs::DirBuilder::new().mode(0o700).create(&path);
         made.map_err(|source| SourceError::Io { verb: "create", path: path.clone(), source })?;
-        Ok(Self(path))
+        Ok(Self { path, stays: false })
+    }
+
+    /// One that was left before, and stays until it is told otherwise.
+    pub(super) fn left(path: PathBuf) -> Self {
+        Self { path, stays: true }
     }
 
     pub(super) fn path(&self) -> &Path {
-        &self.0
+        &self.path
+    }
+
+    /// Whether it outlives us.
+    pub(super) fn set_stays(&mut self, stays: bool) {
+        self.stays = stays;
     }
 
     /// Writes a password file for `connection`, if it has a password. Returns its path.
     pub(super) fn write_pgpass(&self, connection: &Connection) -> Result<Option<PathBuf>, SourceError> {
         let Some(password) = &connection.password else { return Ok(None) };
-        let path = self.0.join("pgpass");
+        let path = self.path.join("pgpass");
         let written = std::fs::OpenOptions::new()
             .write(true)
             .create_new(true)
@@ -196,7 +209,9 @@ impl PrivateDir {
 
 impl Drop for PrivateDir {
     fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
+        if !self.stays {
+            let _ = std::fs::remove_dir_all(&self.path);
+        }
     }
 }
 

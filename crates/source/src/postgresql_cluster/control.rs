@@ -1,7 +1,7 @@
 //! `global/pg_control`: what a cluster says of itself, as far as a backup must know it.
 //!
 //! ```text
-//! system identifier 8 | pg_control version 4 | catalog version 4 | state 4 | (4) | time 8 | checkpoint 8 | ...
+//! system identifier 8 | pg_control version 4 | catalog version 4 | state 4 | (4) | time 8 | checkpoint 8 | its redo 8 | ...
 //! ```
 //!
 //! The beginning is the same from PostgreSQL 11 to 18 (`catalog/pg_control.h`). It is written in place, so one reading
@@ -32,6 +32,8 @@ pub(super) struct Control {
     /// When it was last written, in seconds since 1970.
     pub(super) written: i64,
     pub(super) checkpoint: Lsn,
+    /// From where that is replayed.
+    pub(super) redo: Lsn,
 }
 
 impl Control {
@@ -46,6 +48,7 @@ impl Control {
             catalog_version: u32::from_ne_bytes(bytes.get(12..16)?.try_into().ok()?),
             written: long(24)?.cast_signed(),
             checkpoint: Lsn(long(32)?),
+            redo: Lsn(long(40)?),
         })
     }
 }
@@ -77,11 +80,12 @@ mod tests {
 
     #[test]
     fn what_is_too_short_says_nothing() {
-        assert_eq!(Control::parse(&[0; 39]), None);
-        let mut bytes = [0; 40];
+        assert_eq!(Control::parse(&[0; 47]), None);
+        let mut bytes = [0; 48];
         bytes[0] = 7;
         bytes[32] = 9;
+        bytes[40] = 8;
         let control = Control::parse(&bytes).unwrap();
-        assert_eq!((control.system_id, control.checkpoint), (SystemId(7), Lsn(9)));
+        assert_eq!((control.system_id, control.checkpoint, control.redo), (SystemId(7), Lsn(9), Lsn(8)));
     }
 }

@@ -70,6 +70,24 @@ pub fn prepare(
     environment: &Environment,
     cx: &Cx,
 ) -> Result<Vacant, SourceError> {
+    let vacant = Vacant::make(&throw_away(manifest, options), scratch, environment, cx)?;
+    if vacant.major() != manifest.major() {
+        // Its files are of one major version and no other.
+        return Err(failed(
+            ErrorCode::Usage,
+            format!(
+                "the cluster is of PostgreSQL {}, and the server here is {}",
+                manifest.major(),
+                vacant.major()
+            ),
+            Some(format!("install postgresql-{}, or drill on a machine that has it", manifest.major())),
+        ));
+    }
+    Ok(vacant)
+}
+
+/// The server in which a cluster is looked at or recovered.
+pub(super) fn throw_away(manifest: &Manifest, options: &DrillOptions) -> ClusterOptions {
     let mut settings: Vec<(String, String)> = [
         ("wal_level", "replica"),
         ("restore_command", ""),
@@ -85,28 +103,14 @@ pub fn prepare(
         // A trigger on login would run in our own session.
         settings.push(("event_triggers".into(), "off".into()));
     }
-    let cluster = ClusterOptions {
+    ClusterOptions {
         major: manifest.major(),
         program_directory: options.program_directory.clone(),
         run_as: options.run_as.clone(),
         superuser: manifest.superuser.clone(),
         settings,
         ..ClusterOptions::default()
-    };
-    let vacant = Vacant::make(&cluster, scratch, environment, cx)?;
-    if vacant.major() != manifest.major() {
-        // Its files are of one major version and no other.
-        return Err(failed(
-            ErrorCode::Usage,
-            format!(
-                "the cluster is of PostgreSQL {}, and the server here is {}",
-                manifest.major(),
-                vacant.major()
-            ),
-            Some(format!("install postgresql-{}, or drill on a machine that has it", manifest.major())),
-        ));
     }
-    Ok(vacant)
 }
 
 /// Starts the server on what was restored, and looks at it.

@@ -21,6 +21,7 @@ mod drill;
 mod manifest;
 mod names;
 mod page;
+mod pause;
 mod preflight;
 mod read;
 mod reading;
@@ -33,7 +34,8 @@ mod walk;
 
 pub use drill::{DrillOptions, DrillResult, UpTo, prepare, prove};
 pub use manifest::{Manifest, Tablespace};
-pub use recover::{Feed, Reached, Recovering, recover};
+pub use pause::{Paused, discard, pause, paused_below, replays_from, take_over};
+pub use recover::{Feed, Place, Reached, Recovering, recover};
 pub use setup::{SetupPlan, SetupStep, SetupWish, apply, calls_hikae_wal, plan_setup, shell_word};
 pub use upkeep::{Archiver, HbaRule, RoleRights, ServerSetting, Upkeep};
 

@@ -9,13 +9,15 @@
 //! As in a drill nothing of the source's configuration is used. It comes back as it was before the directory has its name.
 //!
 //! The server enters no session before it is done (`hot_standby = off`): so it takes settings that were smaller than the
-//! source's, and no session is ever in its way.
+//! source's, and no session is ever in its way. One that is to pause for a look ([`pause`](super::pause())) lets sessions in.
 
 use super::control::{self, Control};
 use super::drill::fault_of_files;
 use super::manifest::Manifest;
 use crate::SourceError;
-use crate::postgresql::{Begins, PhaseTime, Session, Stopwatch, Vacant, failed, give_tree};
+use crate::postgresql::{
+    Begins, Cluster, Connection, PhaseTime, Session, Stopwatch, Vacant, failed, give_tree,
+};
 use hikae_model::{Cx, ErrorCode, Lsn, Timeline, WalName, sabotage};
 use jiff::Timestamp;
 use std::fs::File;
@@ -25,6 +27,9 @@ use std::path::{Path, PathBuf};
 
 /// Configuration that the data directory may hold, and that is not used meanwhile.
 const CONFIGURATION: [&str; 2] = ["postgresql.conf", "postgresql.auto.conf"];
+
+/// With this file in the data directory a server recovers.
+pub(super) const SIGNAL: &str = "recovery.signal";
 
 /// Where the server gets its log from.
 #[derive(Clone, Copy, Debug)]
@@ -51,23 +56,32 @@ pub struct Recovering<'a> {
     /// The base backup.
     pub manifest: &'a Manifest,
     /// Settings that say how far.
-    pub settings: &'a [(&'static str, String)],
+    pub settings: &'a [(String, String)],
     /// The log.
     pub feed: Feed<'a>,
     /// Where its tablespaces were restored.
     pub tablespaces: &'a [PathBuf],
     /// The name that the data directory takes: not there, or empty, and on the file system on which it was restored.
     pub directory: &'a Path,
+    /// Whom its files belonged to, if it was begun before and paused since.
+    pub paused: Option<(u32, u32)>,
 }
 
-/// How far a recovery came.
-#[derive(Clone, Debug)]
-pub struct Reached {
+/// How far a server replayed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
     /// The end of the last record that was replayed.
     pub lsn: Lsn,
     /// When the last transaction ended that the server counts: one at which it stopped for a place in the log is not among
     /// them. None if there was none after the base backup began.
     pub time: Option<Timestamp>,
+}
+
+/// How far a recovery came.
+#[derive(Clone, Debug)]
+pub struct Reached {
+    /// Where it ended.
+    pub place: Place,
     /// The timeline that begins there.
     pub timeline: Timeline,
     /// The server that did it, as `15.13`.
@@ -78,6 +92,71 @@ pub struct Reached {
     pub notes: Vec<String>,
 }
 
+/// A recovery that may begin: what a server needs is where it looks for it.
+pub(super) struct Begun {
+    pub(super) vacant: Vacant,
+    /// Whom the files belonged to, and will again.
+    pub(super) owner: (u32, u32),
+    /// Open from before the first write on, they tell of every one that fails.
+    disks: Vec<File>,
+}
+
+impl Begun {
+    /// Makes what was restored in `vacant` ready for a server that recovers it.
+    pub(super) fn new(mut vacant: Vacant, recovering: &Recovering<'_>) -> Result<Self, SourceError> {
+        let Recovering { settings, feed, .. } = recovering;
+        let data = vacant.data();
+        let of_data = |source| SourceError::Io { verb: "use", path: data.clone(), source };
+        let found = std::fs::metadata(&data).map(|found| (found.uid(), found.gid())).map_err(of_data)?;
+        let disks = recovering.places(&data).map(File::open).collect::<io::Result<_>>().map_err(of_data)?;
+        vacant.see_reachable(feed.program)?;
+        vacant.set("restore_command", feed.command());
+        settings.iter().for_each(|(name, value)| vacant.set(name, value.as_str()));
+        if let Some(owner) = recovering.paused {
+            return Ok(Self { vacant, owner, disks });
+        }
+        Configuration::of(&vacant)
+            .put_aside()
+            .and_then(|()| std::fs::write(data.join(SIGNAL), ""))
+            .map_err(of_data)?;
+        if let Some(server) = vacant.owner() {
+            recovering.places(&data).try_for_each(|place| give_tree(place, server))?;
+        }
+        Ok(Self { vacant, owner: found, disks })
+    }
+
+    /// Sees that all that was written is on the disk.
+    pub(super) fn sync(disks: &[File], data: &Path) -> Result<(), SourceError> {
+        disks.iter().try_for_each(rustix::fs::syncfs).map_err(|error| SourceError::Io {
+            verb: "use",
+            path: data.to_owned(),
+            source: error.into(),
+        })
+    }
+
+    /// Starts the server, and waits until it lets sessions in.
+    pub(super) fn start(self, cx: &Cx) -> Result<(Cluster, Vec<File>), SourceError> {
+        cx.progress().begin("recovering", "the cluster", 0);
+        let cluster = self.vacant.start(Begins::Recovering, "template1", cx).map_err(fault_of_files)?;
+        Ok((cluster, self.disks))
+    }
+}
+
+impl Recovering<'_> {
+    /// Where the files are of which the data directory is `data`.
+    fn places<'p>(&'p self, data: &'p PathBuf) -> impl Iterator<Item = &'p PathBuf> {
+        [data].into_iter().chain(self.tablespaces)
+    }
+}
+
+/// What to know of a server that recovered.
+pub(super) fn notes(cluster: &Cluster) -> Vec<String> {
+    match cluster.is_fenced() {
+        true => Vec::new(),
+        false => vec!["the server could have reached the network: no namespace can be made here".to_owned()],
+    }
+}
+
 /// Lets a server recover what was restored in `vacant`. `is_right` sees what was reached before anything has its name.
 ///
 /// # Errors
@@ -85,42 +164,24 @@ pub struct Reached {
 pub fn recover(
     mut vacant: Vacant,
     recovering: &Recovering<'_>,
-    is_right: &dyn Fn(&Reached) -> Result<(), SourceError>,
+    is_right: &dyn Fn(&Place) -> Result<(), SourceError>,
     cx: &Cx,
 ) -> Result<Reached, SourceError> {
-    let Recovering { manifest, settings, feed, tablespaces, directory } = recovering;
-    let (base, data) = (vacant.directory().to_owned(), vacant.data());
+    let Recovering { manifest, directory, .. } = recovering;
+    let data = vacant.data();
     let of_data = |source| SourceError::Io { verb: "use", path: data.clone(), source };
-    let owner = std::fs::metadata(&data).map(|found| (found.uid(), found.gid())).map_err(of_data)?;
     let server_owner = vacant.owner();
-    let places = || [&data].into_iter().chain(*tablespaces);
-    // Open from before the first write on, they tell of every one that fails.
-    let disks: Vec<File> = places().map(File::open).collect::<io::Result<_>>().map_err(of_data)?;
-
-    vacant.see_reachable(feed.program)?;
+    let configuration = Configuration::of(&vacant);
     vacant.set("hot_standby", "off");
-    vacant.set("restore_command", feed.command());
-    settings.iter().for_each(|(name, value)| vacant.set(name, value.as_str()));
-    let configuration = Configuration { data: &data, aside: &base };
-    configuration
-        .put_aside()
-        .and_then(|()| std::fs::write(data.join("recovery.signal"), ""))
-        .map_err(of_data)?;
-    if let Some(server) = server_owner {
-        places().try_for_each(|place| give_tree(place, server))?;
-    }
-
     let mut watch = Stopwatch::new(cx);
-    cx.progress().begin("recovering", "the cluster", 0);
-    let mut cluster = vacant.start(Begins::Recovering, "template1", cx).map_err(fault_of_files)?;
+    let begun = Begun::new(vacant, recovering)?;
+    let owner = begun.owner;
+    let (mut cluster, disks) = begun.start(cx)?;
     let mut reached = reached(cluster.connection(), cx)?;
     watch.lap("replay the log");
     reached.server_version = cluster.version().to_owned();
-    if !cluster.is_fenced() {
-        let note = "the server could have reached the network: no namespace can be made here";
-        reached.notes.push(note.to_owned());
-    }
-    is_right(&reached)?;
+    reached.notes = notes(&cluster);
+    is_right(&reached.place)?;
     cluster.stop(cx)?;
     see_shut_down(&data, manifest)?;
     watch.lap("stop");
@@ -128,36 +189,45 @@ pub fn recover(
     let back = if sabotage::on("configuration-stays-away") { Ok(()) } else { configuration.put_back() };
     back.and_then(|()| leave_as_found(&data, reached.timeline)).map_err(of_data)?;
     if server_owner.is_some_and(|server| server != owner) {
-        places().try_for_each(|place| give_tree(place, owner))?;
+        recovering.places(&data).try_for_each(|place| give_tree(place, owner))?;
     }
-    disks.iter().try_for_each(rustix::fs::syncfs).map_err(|error| of_data(error.into()))?;
+    Begun::sync(&disks, &data)?;
     let named = std::fs::rename(&data, directory).and_then(|()| match directory.parent() {
         Some(parent) => File::open(parent)?.sync_all(),
         None => Ok(()),
     });
     named.map_err(|source| SourceError::Io { verb: "make", path: directory.to_path_buf(), source })?;
+    cluster.forget();
     watch.lap("put in place");
     reached.timings = watch.times;
     Ok(reached)
 }
 
+/// How a server says how far it replayed, in two columns.
+pub(super) const PLACE: &str = "pg_last_wal_replay_lsn()::text, \
+    to_char(pg_last_xact_replay_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')";
+
+/// Reads these columns.
+pub(super) fn parse_place(lsn: &Option<String>, time: &Option<String>) -> Option<Place> {
+    let time = match time {
+        Some(time) => Some(time.parse().ok()?),
+        None => None,
+    };
+    Some(Place { lsn: lsn.as_ref()?.parse().ok()?, time })
+}
+
 /// What the server says of how far it came.
-fn reached(connection: &crate::postgresql::Connection, cx: &Cx) -> Result<Reached, SourceError> {
-    const LOOK: &str = "SELECT pg_last_wal_replay_lsn()::text, \
-        to_char(pg_last_xact_replay_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'), \
-        left(pg_walfile_name(pg_current_wal_insert_lsn()), 8), pg_is_in_recovery()::text";
+fn reached(connection: &Connection, cx: &Cx) -> Result<Reached, SourceError> {
+    let look = format!(
+        "SELECT {PLACE}, left(pg_walfile_name(pg_current_wal_insert_lsn()), 8), pg_is_in_recovery()::text"
+    );
     let mut session = Session::enter(connection, cx)?;
-    let rows = session.query("look at", LOOK, &[])?;
+    let rows = session.query("look at", &look, &[])?;
     let parse = || {
         let [lsn, time, timeline, in_recovery] = &rows.first()?[..] else { return None };
-        let time = match time {
-            Some(time) => Some(time.parse().ok()?),
-            None => None,
-        };
         in_recovery.as_deref().filter(|text| !text.starts_with('t'))?;
         Some(Reached {
-            lsn: lsn.as_ref()?.parse().ok()?,
-            time,
+            place: parse_place(lsn, time)?,
             timeline: u32::from_str_radix(timeline.as_ref()?, 16).ok().and_then(Timeline::new)?,
             server_version: String::new(),
             timings: Vec::new(),
@@ -187,7 +257,7 @@ fn see_shut_down(data: &Path, manifest: &Manifest) -> Result<(), SourceError> {
 
 /// Takes away what only our server needed, and leaves what the next one would miss.
 fn leave_as_found(data: &Path, timeline: Timeline) -> io::Result<()> {
-    for name in ["recovery.signal", "postmaster.opts"] {
+    for name in [SIGNAL, "postmaster.opts"] {
         match std::fs::remove_file(data.join(name)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -208,12 +278,16 @@ fn leave_as_found(data: &Path, timeline: Timeline) -> io::Result<()> {
 }
 
 /// The configuration in a data directory, out of the way.
-struct Configuration<'a> {
-    data: &'a Path,
-    aside: &'a Path,
+struct Configuration {
+    data: PathBuf,
+    aside: PathBuf,
 }
 
-impl Configuration<'_> {
+impl Configuration {
+    fn of(vacant: &Vacant) -> Self {
+        Self { data: vacant.data(), aside: vacant.directory().to_owned() }
+    }
+
     fn put_aside(&self) -> io::Result<()> {
         for name in CONFIGURATION {
             let path = self.data.join(name);

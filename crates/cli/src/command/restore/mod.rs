@@ -100,6 +100,19 @@ pub struct RestoreArgs {
     /// The program hikae-wal, if it is not beside this one
     #[arg(long, requires = "point", value_name = "FILE")]
     wal_program: Option<PathBuf>,
+    /// Leave a server there that stands still at the point and can be read, to look before it is opened
+    #[arg(long, requires = "point")]
+    pause: bool,
+    /// Open what --pause left for this data directory
+    #[arg(long, value_name = "DIR", conflicts_with_all = [
+        "snapshot", "source", "date", "target", "path", "point", "dump", "connection", "into_database", "swap",
+    ])]
+    promote: Option<PathBuf>,
+    /// Stop what --pause left for this data directory, and remove it
+    #[arg(long, value_name = "DIR", conflicts_with_all = [
+        "promote", "snapshot", "source", "date", "target", "path", "point", "dump", "connection", "into_database", "swap",
+    ])]
+    discard: Option<PathBuf>,
     /// Do not ask before anything is replaced
     #[arg(long)]
     yes: bool,
@@ -136,7 +149,13 @@ pub fn run(args: &RestoreArgs, app: &App) -> Result<Ended, Failure> {
     if let Some(dump) = &args.dump {
         return dump::restore(dump, args, app);
     }
+    if let Some(directory) = &args.discard {
+        return point::discard(directory, app);
+    }
     let repo = app.open()?;
+    if let Some(directory) = &args.promote {
+        return point::promote(directory, &repo, app);
+    }
     if let Some(target) = args.point.target() {
         return point::restore(target, args, &repo, app);
     }

@@ -6,15 +6,17 @@ use crate::failure::{Ended, Failure};
 use crate::page::{Mark, count, duration, marked};
 use clap::Args;
 use hikae_model::{Bytes, ErrorCode, Landmark, LandmarkKind, Lsn, Timeline, WalName};
-use hikae_ops::Repo;
 use hikae_ops::pitr::cluster::KeptCluster;
+use hikae_ops::pitr::paused::{FoundPaused, PausedReport, pause};
 use hikae_ops::pitr::plan::{RecoveryPlan, plan};
 use hikae_ops::pitr::recover::{RecoverOptions, Recovered, check, recover};
 use hikae_ops::pitr::target::{Aim, Course, RestorePoint, Target, parse_moment};
 use hikae_ops::restore_cluster::{ClusterPlan, ClusterTarget, KIND};
 use hikae_ops::select::SnapshotSelector;
+use hikae_ops::{Repo, shell_word};
 use jiff::Timestamp;
 use serde_json::json;
+use std::path::Path;
 use std::sync::Arc;
 
 /// Where to in the life of a cluster.
@@ -78,13 +80,18 @@ pub fn restore(target: Target, args: &RestoreArgs, repo: &Arc<Repo>, app: &App) 
     };
     let course = args.timeline.unwrap_or(Course::Latest);
     let aim = Aim { target, inclusive: !args.exclusive, course };
-    let plan = {
-        let _progress = app.progress();
-        plan(&KeptCluster::read(repo, source, &app.cx)?, &aim, &app.cx)?
-    };
     let directory = match &args.target {
         Some(target) => absolute(target)?,
         None => new_folder_of(source, app.cx.now(), app)?,
+    };
+    let plan = {
+        let _progress = app.progress();
+        let cluster = KeptCluster::read(repo, source, &app.cx)?;
+        let mut plan = plan(&cluster, &aim, &app.cx)?;
+        if let Some(paused) = FoundPaused::at(&directory)? {
+            paused.lead_on(&cluster, &mut plan)?;
+        }
+        plan
     };
     let options = RecoverOptions {
         target: ClusterTarget { directory, tablespaces: cluster::tablespaces(args)? },
@@ -96,8 +103,9 @@ pub fn restore(target: Target, args: &RestoreArgs, repo: &Arc<Repo>, app: &App) 
     let around = shown_around(&plan, app);
     let spaces = cluster::shown_spaces(&tablespaces);
     if args.dry_run {
+        let pause = if args.pause { ", and pause there" } else { "" };
         let text = format!(
-            "would recover {source} to {}, into {}\n{}{around}{spaces}{}Nothing was written.\n",
+            "would recover {source} to {}{pause}, into {}\n{}{around}{spaces}{}Nothing was written.\n",
             shown_target(&plan, app),
             directory.display(),
             shown_way(&plan, app),
@@ -106,6 +114,23 @@ pub fn restore(target: Target, args: &RestoreArgs, repo: &Arc<Repo>, app: &App) 
         let shown =
             json!({ "plan": plan, "directory": directory, "tablespaces": tablespaces, "notes": notes });
         app.output.result(Ended::Well, &shown, &text);
+        return Ok(Ended::Well);
+    }
+    if args.pause {
+        let report = {
+            let _progress = app.progress();
+            pause(repo, &plan, &options, &app.around, &app.cx)?
+        };
+        let text = format!(
+            "{}  {source} at {}: {} in {}; a server stands still there and can be read\n{}{around}{spaces}{}",
+            marked(Mark::Good, "paused"),
+            shown_target(&plan, app),
+            Bytes(report.paused.bytes),
+            duration(report.seconds),
+            shown_way(&plan, app),
+            shown_paused(&report, app),
+        );
+        app.output.result(Ended::Well, &json!({ "plan": plan, "paused": report }), &text);
         return Ok(Ended::Well);
     }
     let recovered = {
@@ -127,6 +152,74 @@ pub fn restore(target: Target, args: &RestoreArgs, repo: &Arc<Repo>, app: &App) 
     Ok(Ended::Well)
 }
 
+/// Opens what is paused for `directory`.
+pub fn promote(directory: &Path, repo: &Arc<Repo>, app: &App) -> Result<Ended, Failure> {
+    let found = FoundPaused::find(&absolute(directory)?)?;
+    let recovered = {
+        let _progress = app.progress();
+        found.promote(repo, &app.around, &app.cx)?
+    };
+    let text = format!(
+        "{}  {}, which was paused at {}: in {}, into {}\n{}{}",
+        marked(Mark::Good, "opened"),
+        recovered.source,
+        recovered.target,
+        duration(recovered.seconds),
+        recovered.directory.display(),
+        shown_reached(&recovered, app),
+        cluster::lines(&recovered.notes),
+    );
+    app.output.result(Ended::Well, &json!({ "recovered": recovered }), &text);
+    Ok(Ended::Well)
+}
+
+/// Gives up what is paused for `directory`.
+pub fn discard(directory: &Path, app: &App) -> Result<Ended, Failure> {
+    let paused = FoundPaused::find(&absolute(directory)?)?.discard(&app.cx)?;
+    let text = format!(
+        "{}  the recovery of {} to {} that was paused for {}\n",
+        marked(Mark::Good, "discarded"),
+        paused.source,
+        paused.target,
+        paused.directory.display(),
+    );
+    app.output.result(Ended::Well, &json!({ "discarded": paused }), &text);
+    Ok(Ended::Well)
+}
+
+fn shown_paused(report: &PausedReport, app: &App) -> String {
+    let PausedReport { paused, n_segments, phases, .. } = report;
+    let socket = shell_word(&paused.socket.to_string_lossy());
+    let directory = shell_word(&paused.directory.to_string_lossy());
+    let source = shell_word(&paused.source);
+    format!(
+        "  reached {}{}; {} replayed\n  {}\n\
+         \x20 look at it, read only:   psql -h {socket} -p {} -U {} postgres\n\
+         \x20 open it there:           hikae restore --promote {directory}\n\
+         \x20 go on to a later point:  hikae restore {source} --to-time … --target {directory}   (it only goes forward)\n\
+         \x20 give it up:              hikae restore --discard {directory}\n{}",
+        paused.reached,
+        shown_time(paused.reached_time, app),
+        count(*n_segments as u64, "segment", "segments"),
+        shown_phases(phases),
+        paused.port,
+        shell_word(&paused.user),
+        cluster::lines(&paused.notes),
+    )
+}
+
+fn shown_time(reached: Option<Timestamp>, app: &App) -> String {
+    match reached {
+        Some(time) => format!(", the last transaction of {}", app.exactly(time)),
+        None => ", no transaction after the base backup".to_owned(),
+    }
+}
+
+fn shown_phases(phases: &[(String, f64)]) -> String {
+    let phases = phases.iter().map(|(phase, seconds)| format!("{phase} {}", duration(*seconds)));
+    phases.collect::<Vec<_>>().join(", ")
+}
+
 fn shown_target(plan: &RecoveryPlan, app: &App) -> String {
     let before = if plan.aim.inclusive { "" } else { "just before " };
     match &plan.aim.target {
@@ -137,8 +230,12 @@ fn shown_target(plan: &RecoveryPlan, app: &App) -> String {
 
 fn shown_way(plan: &RecoveryPlan, app: &App) -> String {
     let n_segments = plan.log.iter().filter(|name| matches!(name, WalName::Segment(_))).count();
+    let from = match plan.goes_on_from {
+        Some(place) => format!("on from {place}, where it is paused, after"),
+        None => "from".to_owned(),
+    };
     format!(
-        "  from the base backup {} of {}, along timeline {}, over at most {} of log ({})\n",
+        "  {from} the base backup {} of {}, along timeline {}, over at most {} of log ({})\n",
         plan.snapshot.short(),
         app.exactly(plan.base_moment),
         plan.timeline,
@@ -166,17 +263,13 @@ fn shown_around(plan: &RecoveryPlan, app: &App) -> String {
 }
 
 fn shown_reached(recovered: &Recovered, app: &App) -> String {
-    let time = match recovered.reached_time {
-        Some(time) => format!(", the last transaction of {}", app.exactly(time)),
-        None => ", no transaction after the base backup".to_owned(),
-    };
-    let phases = recovered.phases.iter().map(|(phase, seconds)| format!("{phase} {}", duration(*seconds)));
     let (directory, timeline) = (recovered.directory.display(), recovered.new_timeline);
     format!(
-        "  reached {}{time}; {} replayed; timeline {timeline} begins there\n  {}\n  start PostgreSQL {} on it: postgres -D {directory}\n",
+        "  reached {}{}; {} replayed; timeline {timeline} begins there\n  {}\n  start PostgreSQL {} on it: postgres -D {directory}\n",
         recovered.reached,
+        shown_time(recovered.reached_time, app),
         count(recovered.n_segments as u64, "segment", "segments"),
-        phases.collect::<Vec<_>>().join(", "),
+        shown_phases(&recovered.phases),
         recovered.server_version,
     )
 }

@@ -5,6 +5,7 @@
 
 mod drilled;
 mod exact;
+mod pausing;
 mod refused;
 
 use crate::server::{Server, wait_until_archived};
