@@ -21,6 +21,7 @@ RECORDS = {
     "prune": "doomed *32  added *(32,32)  removed *32  sparse *(16,n)  soft_seconds n  snapshots *32",
     "removed": "packs *32  indexes *32  snapshots *32",
     "damaged": "packs *32  well *32  set_aside *32  taken_back *32",
+    "log_floors": "floors *(n,n,n,n)  soft_seconds n  without *32",
     "enrol": "writer 32  rights n  group t  label t  sources ?*t",
     "ref": "id 32  source t  moment i  complete f",
     "slot_ref": "id 32  kind t  label t",
@@ -36,5 +37,5 @@ RECORDS = {
 CHANGES = [("commit", 1, "commit"), ("forget", 2, "forget"), ("prune", 4, "prune"), ("removed", 4, "removed"),
            ("enrol", 8, "enrol"), ("distrust", 8, "32"), ("recipients", 8, "*t"), ("slot added", 8, "slot_ref"),
            ("slot removed", 8, "32"), ("epoch", 1, "epoch_ref"), ("evidence", 1, "evidence_ref"), ("feature", 8, "t"),
-           ("damaged", 4, "damaged")]
+           ("damaged", 4, "damaged"), ("log floor", 4, "log_floors")]
 KINDS = [None, "file", "directory", "symlink", "hard link", "fifo", "socket", "character device", "block device"]

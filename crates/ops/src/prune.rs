@@ -1,6 +1,8 @@
-//! Prune: doom what no snapshot needs, then remove what was doomed long enough ago.
+//! Prune: doom what no snapshot needs, let go of the log that no base backup needs, then remove what was doomed long enough
+//! ago.
 
 use crate::OpsError;
+use crate::pitr::keep::{LogPlan, let_log_go, plan_log};
 use hikae_model::Cx;
 use hikae_repo::Repo;
 use hikae_repo::prune as repo_prune;
@@ -9,11 +11,25 @@ use serde::Serialize;
 
 pub use hikae_repo::prune::{PruneOptions, PrunePlan, PruneTotals};
 
+/// What a prune would do.
+#[derive(Clone, Debug, Serialize)]
+pub struct Planned {
+    /// What would be doomed.
+    #[serde(flatten)]
+    pub doomed: PrunePlan,
+    /// What would go of archived log.
+    pub log: LogPlan,
+}
+
 /// What a prune did.
 #[derive(Clone, Debug, Serialize)]
 pub struct Pruned {
     /// What is doomed now.
     pub doomed: PruneReport,
+    /// What goes of archived log.
+    pub log: LogPlan,
+    /// The entry that says so; nothing if nothing goes.
+    pub log_entry: Option<u64>,
     /// What was removed, of what this prune and earlier ones had doomed.
     pub removed: RemovalReport,
 }
@@ -22,9 +38,10 @@ pub struct Pruned {
 ///
 /// # Errors
 /// Whatever cannot be read, and things that look wrong.
-pub fn plan(repo: &Repo, options: &PruneOptions, cx: &Cx) -> Result<PrunePlan, OpsError> {
+pub fn plan(repo: &Repo, options: &PruneOptions, cx: &Cx) -> Result<Planned, OpsError> {
     cx.progress().begin("planning", "prune", 0);
-    Ok(repo_prune::plan(repo, options, cx)?)
+    let doomed = repo_prune::plan(repo, options, cx)?;
+    Ok(Planned { doomed, log: plan_log(repo, &*repo.follow()?, cx)? })
 }
 
 /// Dooms, then removes.
@@ -34,6 +51,7 @@ pub fn plan(repo: &Repo, options: &PruneOptions, cx: &Cx) -> Result<PrunePlan, O
 pub fn prune(repo: &Repo, options: &PruneOptions, cx: &Cx) -> Result<Pruned, OpsError> {
     cx.progress().begin("pruning", "packs", 0);
     let doomed = repo_prune::prune(repo, options, cx)?;
+    let (log, log_entry) = let_log_go(repo, options.soft, cx)?;
     let removed = repo_prune::remove_doomed(repo, cx)?;
-    Ok(Pruned { doomed, removed })
+    Ok(Pruned { doomed, log, log_entry, removed })
 }

@@ -9,6 +9,7 @@
 use crate::cbor;
 use crate::keys::{MetadataKeys, Signer};
 use crate::object::{BadObject, ObjectClass, Opened, open_object, seal_object};
+use crate::wal::LogFloor;
 use hikae_model::{
     EpochId, EvidenceId, IndexId, PackId, RepositoryId, RunId, SessionId, SlotId, SnapshotId, WriterId,
 };
@@ -70,6 +71,8 @@ pub enum Change {
     Feature(String),
     /// Packs or snapshots were found damaged, or well again.
     Damaged(Damaged),
+    /// Log of clusters from before a place is no longer kept.
+    LogFloors(LogFloors),
     /// What a later release knows. It holds its number; who reads goes on, who would write does not.
     Unknown {
         /// Its kind.
@@ -94,6 +97,7 @@ impl<C> Encode<C> for Change {
             Self::Evidence(payload) => e.u32(10)?.encode_with(payload, cx)?,
             Self::Feature(payload) => e.u32(11)?.encode_with(payload, cx)?,
             Self::Damaged(payload) => e.u32(12)?.encode_with(payload, cx)?,
+            Self::LogFloors(payload) => e.u32(13)?.encode_with(payload, cx)?,
             Self::Unknown { .. } => {
                 return Err(encode::Error::message("an entry of an unknown kind is read only"));
             }
@@ -121,6 +125,7 @@ impl<'b, C> Decode<'b, C> for Change {
             10 => Self::Evidence(d.decode_with(cx)?),
             11 => Self::Feature(d.decode_with(cx)?),
             12 => Self::Damaged(d.decode_with(cx)?),
+            13 => Self::LogFloors(d.decode_with(cx)?),
             kind => {
                 d.skip()?;
                 Self::Unknown { kind }
@@ -272,6 +277,22 @@ pub struct Damaged {
     pub snapshots_well: Vec<SnapshotId>,
 }
 
+/// Floors of the archived write-ahead log: what lies below goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct LogFloors {
+    /// Up to where nothing is kept, for each cluster.
+    #[n(0)]
+    pub floors: Vec<LogFloor>,
+    /// How long what lies below stays stored, in seconds.
+    #[n(1)]
+    pub soft_seconds: u64,
+    /// Forgotten base backups that were not counted. They may need what lies below: nothing of it goes while one of them
+    /// can be brought back.
+    #[n(2)]
+    pub without: Vec<SnapshotId>,
+}
+
 /// A writer comes.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
@@ -364,7 +385,7 @@ impl Change {
         match self {
             Self::Commit(_) | Self::Epoch(_) | Self::Evidence(_) => Rights::WRITE,
             Self::Forget(_) => Rights::FORGET,
-            Self::Prune(_) | Self::Removed(_) | Self::Damaged(_) => Rights::PRUNE,
+            Self::Prune(_) | Self::Removed(_) | Self::Damaged(_) | Self::LogFloors(_) => Rights::PRUNE,
             Self::Enrol(_)
             | Self::Distrust(_)
             | Self::Recipients(_)
@@ -391,6 +412,7 @@ impl Change {
             Self::Evidence(_) => "evidence",
             Self::Feature(_) => "feature",
             Self::Damaged(_) => "damaged",
+            Self::LogFloors(_) => "log floor",
             Self::Unknown { .. } => "unknown",
         }
     }

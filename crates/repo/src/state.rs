@@ -12,7 +12,10 @@ use crate::log::{
     Change, EntryHash, EpochRef, EvidenceRef, FrameName, IndexAdded, LogEntry, Rights, SlotRef, SnapshotRef,
     hash_of,
 };
-use hikae_model::{IndexId, PackId, RepositoryId, RunId, SlotId, SnapshotId, WriterId, sabotage};
+use crate::wal::LogFloor;
+use hikae_model::{
+    IndexId, PackId, RepositoryId, RunId, SlotId, SnapshotId, SystemId, WalName, WriterId, sabotage,
+};
 use jiff::Timestamp;
 use minicbor::{Decode, Encode};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -96,6 +99,24 @@ pub struct State {
     /// Entries of kinds that this release does not know. While there is one it writes nothing.
     #[n(20)]
     pub unknown: Vec<UnknownEntry>,
+    /// Below which archived log is no longer kept. One that is within another is dropped once both have let go.
+    #[cbor(n(21), default, skip_if = "Vec::is_empty")]
+    pub log_floors: Vec<FloorState>,
+}
+
+/// A floor of the archived log.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct FloorState {
+    /// What lies below it.
+    #[n(0)]
+    pub floor: LogFloor,
+    /// When that may go.
+    #[n(1)]
+    pub doom: DoomState,
+    /// Forgotten base backups that were not counted.
+    #[n(2)]
+    pub without: Vec<SnapshotId>,
 }
 
 /// An entry of a kind that this release does not know.
@@ -207,6 +228,12 @@ pub struct DoomState {
 }
 
 impl DoomState {
+    /// When it may be removed.
+    pub fn over_at(&self) -> Timestamp {
+        let soft = i64::try_from(self.soft_seconds).unwrap_or(i64::MAX);
+        Timestamp::from_second(self.at.as_second().saturating_add(soft)).unwrap_or(Timestamp::MAX)
+    }
+
     /// True once it may be removed.
     pub fn is_over(&self, now: Timestamp) -> bool {
         now.as_second().saturating_sub(self.at.as_second())
@@ -257,6 +284,7 @@ impl State {
             set_aside: BTreeSet::new(),
             stale_snapshots: BTreeMap::new(),
             unknown: Vec::new(),
+            log_floors: Vec::new(),
         }
     }
 
@@ -385,8 +413,52 @@ impl State {
                 self.set_aside.extend(known);
                 self.set_aside.retain(|id| !found.snapshots_well.contains(id));
             }
+            Change::LogFloors(change) => {
+                let doom = DoomState { n, at: entry.at, soft_seconds: change.soft_seconds };
+                let state =
+                    |floor: &LogFloor| FloorState { floor: *floor, doom, without: change.without.clone() };
+                self.log_floors.extend(change.floors.iter().map(state));
+                self.drop_floors_within_others(entry.at);
+            }
             Change::Unknown { kind } => self.unknown.push(UnknownEntry { n, kind: *kind }),
         }
+    }
+
+    /// So that there are as many as clusters and soft periods under way, and not one for each prune that ever was.
+    fn drop_floors_within_others(&mut self, now: Timestamp) {
+        let all = std::mem::take(&mut self.log_floors);
+        let let_go: Vec<bool> = all.iter().map(|floor| self.lets_go(floor, now)).collect();
+        let is_within = |at: usize| {
+            let mut others = (0..all.len()).filter(|other| *other != at && let_go[*other]);
+            // Of two that are the same, the later stays.
+            others.any(|other| {
+                all[at].floor.is_within(&all[other].floor)
+                    && (all[at].floor != all[other].floor || at < other)
+            })
+        };
+        let stays: Vec<bool> = (0..all.len()).map(|at| !(let_go[at] && is_within(at))).collect();
+        self.log_floors =
+            all.into_iter().zip(stays).filter(|(_, stays)| *stays).map(|(floor, _)| floor).collect();
+    }
+
+    /// True if what lies below this floor may be removed: its soft period is over, and none of the base backups that it was
+    /// put without can come back.
+    pub fn lets_go(&self, floor: &FloorState, now: Timestamp) -> bool {
+        let can_come_back = |id: &SnapshotId| self.knows(*id) && !sabotage::on("floor-over-undelete");
+        let is_over = floor.doom.is_over(now) || sabotage::on("log-removed-at-once");
+        is_over && !floor.without.iter().any(can_come_back)
+    }
+
+    /// The floors below which nothing is kept. One that was put without a base backup that is listed again waits.
+    pub fn floors_in_force(&self) -> impl Iterator<Item = &FloorState> {
+        let is_in_force =
+            |floor: &&FloorState| !floor.without.iter().any(|id| self.snapshots.contains_key(id));
+        self.log_floors.iter().filter(is_in_force)
+    }
+
+    /// True if this file of the archived log goes, or will be removed should it come.
+    pub fn is_floored(&self, system: SystemId, name: WalName) -> bool {
+        self.floors_in_force().any(|state| state.floor.system == system && state.floor.covers(name))
     }
 
     /// What `writer` may do.

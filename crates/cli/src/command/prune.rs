@@ -5,6 +5,7 @@ use crate::failure::{Ended, Failure};
 use crate::page::count;
 use clap::Args;
 use hikae_model::{Bytes, ErrorCode};
+use hikae_ops::pitr::keep::LogPlan;
 use hikae_ops::prune::{PruneOptions, PruneTotals, Pruned, plan, prune};
 use jiff::SignedDuration;
 use std::time::Duration;
@@ -59,7 +60,8 @@ pub fn run(args: &PruneArgs, app: &App) -> Result<Ended, Failure> {
             let _progress = app.progress();
             plan(&repo, &options, &app.cx)?
         };
-        let text = format!("{}Nothing was changed.\n", text(&plan.totals, plan.doomed.len(), "would be"));
+        let packs = text(&plan.doomed.totals, plan.doomed.doomed.len(), "would be");
+        let text = format!("{packs}{}Nothing was changed.\n", log_text(&plan.log, "would go", app));
         app.output.result(Ended::Well, &plan, &text);
         return Ok(Ended::Well);
     }
@@ -75,6 +77,7 @@ pub fn run(args: &PruneArgs, app: &App) -> Result<Ended, Failure> {
 pub fn pruned_text(pruned: &Pruned, app: &App) -> String {
     let plan = &pruned.doomed.plan;
     let mut page = text(&plan.totals, plan.doomed.len(), "now");
+    page.push_str(&log_text(&pruned.log, "goes", app));
     let removed = &pruned.removed;
     if removed.n_packs + removed.n_indexes > 0 {
         page.push_str(&format!(
@@ -83,14 +86,51 @@ pub fn pruned_text(pruned: &Pruned, app: &App) -> String {
             count(removed.n_indexes as u64, "index object", "index objects")
         ));
     }
-    if let Some(next) = removed.next {
-        let packs = count(removed.n_waiting as u64, "pack waits", "packs wait");
+    if removed.n_log_files > 0 {
         page.push_str(&format!(
-            "{packs} for the end of the soft period, the first until {}.\n",
+            "Removed {} of archived log ({}) whose soft period is over.\n",
+            count(removed.n_log_files, "file", "files"),
+            Bytes(removed.log_bytes)
+        ));
+    }
+    if let Some(next) = removed.next {
+        let what = match removed.n_waiting {
+            0 => "Archived log waits".to_owned(),
+            n => count(n as u64, "pack waits", "packs wait"),
+        };
+        page.push_str(&format!(
+            "{what} for the end of the soft period, the first until {}.\n",
             app.time(next)
         ));
     }
     page
+}
+
+/// What goes of the log of each cluster, and from when on it can come back.
+fn log_text(log: &LogPlan, goes: &str, app: &App) -> String {
+    let mut text = String::new();
+    for cluster in &log.clusters {
+        let sources: Vec<&str> = cluster.sources.iter().map(String::as_str).collect();
+        let name = match &sources[..] {
+            [] => format!("system {}", cluster.system),
+            sources => format!("{} (system {})", sources.join(", "), cluster.system),
+        };
+        if let Some(log) = &cluster.goes {
+            text.push_str(&format!(
+                "The log of {name} before {} {goes}: {} of {}, {}. What leads on from the base backup of {} stays.\n",
+                log.below,
+                log.n_files,
+                count(cluster.n_files, "file", "files"),
+                Bytes(log.stored_bytes),
+                app.time(log.recovers_from),
+            ));
+        }
+        if let Some(why) = &cluster.stays {
+            let (files, bytes) = (count(cluster.n_files, "file", "files"), Bytes(cluster.stored_bytes));
+            text.push_str(&format!("All of the log of {name} stays, {files} of {bytes}: {why}.\n"));
+        }
+    }
+    text
 }
 
 fn text(totals: &PruneTotals, n_doomed: usize, are: &str) -> String {

@@ -229,6 +229,47 @@ fn a_server_is_received_and_its_window_says_what_came_back_and_what_is_missing()
     assert!(ran.stdout.contains("up to the base backup of "), "{}", ran.stdout);
 }
 
+/// Keeps BC-24.
+#[test]
+fn a_prune_says_what_log_goes_and_from_when_on_a_server_can_come_back() {
+    let Some(machine) = Machine::start(&[]) else { return };
+    let home = &machine.home;
+    let receiving = machine.receive(&["--create-slot"]);
+    machine.write(2);
+    machine.wait_until_received();
+    let told = home.expect(0, &["prune", "--even-without-snapshots"]).stdout;
+    assert!(told.contains("All of the log of system") && told.contains("no base backup"), "{told}");
+    home.expect(0, &["backup"]);
+    machine.write(2);
+    machine.wait_until_received();
+    receiving.stop();
+
+    let planned = home.json(&["prune", "--dry-run"])["result"]["log"]["clusters"][0]["goes"].clone();
+    let n_before = planned["n_files"].as_u64().unwrap();
+    assert!(n_before >= 2 && n_before + 2 < machine.log().len() as u64, "{planned}");
+    let told = home.expect(0, &["prune", "--dry-run"]).stdout;
+    let goes = format!("would go: {n_before} of {} files, ", machine.log().len());
+    assert!(told.contains("The log of main (system ") && told.contains(&goes), "{told}");
+    assert!(told.contains("What leads on from the base backup of 20"), "{told}");
+    let told = home.json(&["prune"])["result"].clone();
+    let log = &told["log"]["clusters"][0]["goes"];
+    assert_eq!((log, told["removed"]["n_log_files"].as_u64()), (&planned, Some(0)), "{told}");
+    let shown = home.expect(0, &["pg", "window"]).stdout;
+    assert!(shown.contains(&format!("{n_before} files of it, ")), "{shown}");
+    assert!(shown.contains("lie before what is kept and go with a prune after "), "{shown}");
+    let told = home.expect(0, &["prune", "--soft", "0d"]).stdout;
+    assert!(!told.contains("The log of main"), "it has its floor already: {told}");
+    assert_eq!(machine.log().len(), told_files(&shown), "nothing goes before its time");
+    let whole = home.json(&["verify"])["result"].clone();
+    assert_eq!(whole["problems"].as_array().map(Vec::len), Some(0), "{whole}");
+}
+
+/// How many files of log a window speaks of.
+fn told_files(shown: &str) -> usize {
+    let line = shown.lines().find(|line| line.contains(" of log, ")).unwrap();
+    line.split(' ').next().unwrap().parse().unwrap()
+}
+
 /// A host that only writes opens no log, and knows all the same from where to where it goes.
 #[test]
 fn a_host_that_only_writes_receives_and_shows_its_window_without_the_last_moment() {

@@ -209,6 +209,14 @@ impl WalName {
             Self::History(timeline) => timeline,
         }
     }
+
+    /// The segment of which it tells; `None` for a history.
+    pub fn segment(self) -> Option<SegmentName> {
+        match self {
+            Self::Segment(segment) | Self::Partial(segment) | Self::Backup(segment, _) => Some(segment),
+            Self::History(_) => None,
+        }
+    }
 }
 
 impl From<SegmentName> for WalName {

@@ -33,8 +33,21 @@ pub struct WindowReport {
     pub log_stored_bytes: u64,
     /// When the last of them came, by the store's clock.
     pub log_came: Option<Timestamp>,
+    /// Of these, what the last prunes have let go of; nothing if all of it stays.
+    pub log_goes: Option<LogThatGoes>,
     /// The log is kept and cannot be opened with this key, so its moments are not known.
     pub sealed: bool,
+}
+
+/// Log that no base backup needs, or that is older than it is to be kept, and is still there.
+#[derive(Clone, Debug, Serialize)]
+pub struct LogThatGoes {
+    /// How many files.
+    pub n_files: u64,
+    /// Their length in the repository.
+    pub stored_bytes: u64,
+    /// When the last of them may be removed.
+    pub after: Timestamp,
 }
 
 /// Every place from one to another.
@@ -126,8 +139,25 @@ pub fn window(repo: &Arc<Repo>, source: &str, cx: &Cx) -> Result<WindowReport, O
         n_log_files: cluster.stored.len() as u64,
         log_stored_bytes: log.clone().map(|file| file.stored_bytes).sum(),
         log_came: log.map(|file| file.stored).max(),
+        log_goes: log_that_goes(repo, &cluster)?,
         sealed,
     })
+}
+
+fn log_that_goes(repo: &Repo, cluster: &KeptCluster) -> Result<Option<LogThatGoes>, OpsError> {
+    let state = repo.follow()?;
+    let floors: Vec<_> =
+        state.floors_in_force().filter(|floor| floor.floor.system == cluster.system).collect();
+    let mut goes: Option<LogThatGoes> = None;
+    for file in cluster.stored.values() {
+        let covering = floors.iter().filter(|floor| floor.floor.covers(file.name));
+        let Some(after) = covering.map(|floor| floor.doom.over_at()).min() else { continue };
+        let goes = goes.get_or_insert(LogThatGoes { n_files: 0, stored_bytes: 0, after });
+        goes.n_files += 1;
+        goes.stored_bytes += file.stored_bytes;
+        goes.after = goes.after.max(after);
+    }
+    Ok(goes)
 }
 
 /// When the last transaction was committed that an interval holds. Nothing if the log cannot be opened.

@@ -57,7 +57,7 @@ impl KeptCluster {
                 }
                 Err(error) => return Err(error),
             };
-            let system = parsed::<SystemId>(&manifest.system_id)?;
+            let (system, _) = base_of(id, &manifest)?;
             newest = newest.max(Some((manifest.stopped, system)));
             manifests.insert(id, manifest);
         }
@@ -70,8 +70,10 @@ impl KeptCluster {
             return Err(OpsError::refused(ErrorCode::Usage, what, Some(advice.into())));
         };
         manifests.retain(|_, manifest| manifest.system_id == system.to_string());
-        let bases =
-            manifests.iter().map(|(id, manifest)| base(*id, manifest)).collect::<Result<Vec<_>, _>>()?;
+        let bases = manifests
+            .iter()
+            .map(|(id, manifest)| Ok(base_of(*id, manifest)?.1))
+            .collect::<Result<Vec<_>, OpsError>>()?;
         let size = manifests.values().map(|manifest| manifest.segment_size).max().and_then(SegmentSize::new);
         let wal = WalArchive::of(repo);
         let stored: BTreeMap<WalName, StoredWal> = wal
@@ -85,6 +87,11 @@ impl KeptCluster {
             size: size.unwrap_or(SegmentSize::USUAL),
             segments: stored.keys().filter_map(|name| segment_of(*name)).collect(),
             histories: histories(&wal, system, stored.keys(), cx)?,
+            floors: state
+                .floors_in_force()
+                .filter(|floor| floor.floor.system == system)
+                .map(|floor| floor.floor)
+                .collect(),
         };
         let window = Window::of(&bases, &archive);
         Ok(Self { source: source.to_owned(), system, manifests, bases, archive, stored, window, wal })
@@ -110,9 +117,10 @@ impl KeptCluster {
     }
 }
 
-/// The manifest of a base backup; nothing of a snapshot of another kind.
-fn manifest_of(repo: &Repo, snapshot: SnapshotId) -> Result<Option<Manifest>, OpsError> {
-    match repo.snapshot(snapshot)?.record.kind == KIND {
+/// The manifest of a base backup; nothing of a snapshot of another kind, nor of a run that did not come to its end.
+pub(super) fn manifest_of(repo: &Repo, snapshot: SnapshotId) -> Result<Option<Manifest>, OpsError> {
+    let record = repo.snapshot(snapshot)?.record;
+    match record.kind == KIND && (record.complete || record.manifest.is_some()) {
         true => manifest(repo, snapshot).map(Some),
         false => Ok(None),
     }
@@ -148,10 +156,12 @@ fn histories<'a>(
     Ok(histories)
 }
 
-fn base(snapshot: SnapshotId, manifest: &Manifest) -> Result<Base, OpsError> {
+/// The cluster of a base backup, and its places.
+pub(super) fn base_of(snapshot: SnapshotId, manifest: &Manifest) -> Result<(SystemId, Base), OpsError> {
+    let system = parsed(&manifest.system_id)?;
     let timeline = Timeline::new(manifest.timeline).ok_or_else(|| bad(&"timeline 0"))?;
     let (start, stop) = (parsed::<Lsn>(&manifest.start_lsn)?, parsed::<Lsn>(&manifest.stop_lsn)?);
-    Ok(Base { snapshot, timeline, start, stop, brings_its_log: manifest.wal_included })
+    Ok((system, Base { snapshot, timeline, start, stop, brings_its_log: manifest.wal_included }))
 }
 
 fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, OpsError> {

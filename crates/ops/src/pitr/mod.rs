@@ -2,6 +2,7 @@
 
 pub mod cluster;
 pub mod feed;
+pub mod keep;
 pub mod log;
 pub mod moment;
 pub mod paused;

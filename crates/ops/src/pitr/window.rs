@@ -7,6 +7,7 @@
 //! This module knows names and places. It does not know where bases and segments are kept, nor what time it was at a place.
 
 use hikae_model::{Lsn, SegmentName, SegmentSize, SnapshotId, Timeline, TimelineHistory, sabotage};
+use hikae_repo::wal::LogFloor;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A base backup: where a recovery can begin.
@@ -40,6 +41,8 @@ pub struct Archive {
     pub segments: BTreeSet<SegmentName>,
     /// The histories that are kept. The first timeline has none and needs none.
     pub histories: BTreeMap<Timeline, TimelineHistory>,
+    /// Below which nothing is kept on purpose.
+    pub floors: Vec<LogFloor>,
 }
 
 /// Places that one can come back to, on one timeline.
@@ -135,6 +138,11 @@ impl Window {
 }
 
 impl Archive {
+    /// True if this segment is not kept on purpose.
+    pub fn is_floored(&self, segment: SegmentName) -> bool {
+        self.floors.iter().any(|floor| floor.covers(segment.into()))
+    }
+
     /// The segments that a recovery along `timeline` reads from `from` to the one before `to`, as far as they are kept.
     pub fn along(&self, timeline: Timeline, from: Lsn, to: Lsn) -> Vec<SegmentName> {
         let way = Way::of(timeline, self);
@@ -147,6 +155,7 @@ impl Archive {
 struct Way<'a> {
     timeline: Timeline,
     history: Option<&'a TimelineHistory>,
+    archive: &'a Archive,
     size: SegmentSize,
     /// Where the segments begin that are kept of it.
     kept: BTreeSet<Lsn>,
@@ -157,7 +166,8 @@ struct Way<'a> {
 impl<'a> Way<'a> {
     fn of(timeline: Timeline, archive: &'a Archive) -> Self {
         let history = archive.histories.get(&timeline);
-        let mut way = Self { timeline, history, size: archive.size, kept: BTreeSet::new(), last: None };
+        let mut way =
+            Self { timeline, history, archive, size: archive.size, kept: BTreeSet::new(), last: None };
         for segment in &archive.segments {
             let Some(start) = segment.start(archive.size).filter(|start| way.segment_at(*start) == *segment)
             else {
@@ -207,16 +217,19 @@ impl<'a> Way<'a> {
         end.max(start)
     }
 
-    /// What is missing from the segment of `first` to the last that is kept of the timeline itself.
+    /// What is missing from the segment of `first` to the last that is kept of the timeline itself. What is not kept on
+    /// purpose is not missing.
     fn gaps_after(&self, first: Lsn) -> Vec<Gap> {
         let mut expected = self.segment_start(first);
         let Some(last) = self.last.filter(|last| *last >= expected) else { return Vec::new() };
         let mut gaps = Vec::new();
         for kept in self.kept.range(expected..=last) {
-            if *kept != expected {
+            let is_missing = |start: &Lsn| !self.archive.is_floored(self.segment_at(*start));
+            let missing = std::iter::successors(Some(expected), |start| Some(self.after(*start)));
+            if let Some(first) = missing.take_while(|start| start < kept).find(is_missing) {
                 gaps.push(Gap {
                     timeline: self.timeline,
-                    first: self.segment_at(expected),
+                    first: self.segment_at(first),
                     last: self.segment_at(Lsn(kept.0 - 1)),
                 });
             }
@@ -260,6 +273,7 @@ mod tests {
                     (line, TimelineHistory::parse(line, text.as_bytes()).unwrap())
                 })
                 .collect(),
+            floors: Vec::new(),
         }
     }
 
@@ -311,6 +325,25 @@ mod tests {
         let window = Window::of(&[long], &archive(line_of([7]), &[]));
         assert_eq!((window.intervals[0].from, window.intervals[0].to), (long.stop, long.stop));
         assert_eq!(window.gaps, [Gap { timeline: timeline(1), first: segment(1, 5), last: segment(1, 6) }]);
+    }
+
+    #[test]
+    fn what_a_floor_has_let_go_is_no_gap_and_what_is_missing_above_it_is() {
+        let bases = [base(1, 2), base(1, 9)].map(|base| Base { brings_its_log: true, ..base });
+        let mut archive = archive(line_of(9..12), &[]);
+        let gap = |first: u64| Gap { timeline: timeline(1), first: segment(1, first), last: segment(1, 8) };
+        for (below, gaps) in [(None, vec![gap(2)]), (Some(9), Vec::new()), (Some(7), vec![gap(7)])] {
+            archive.floors = Vec::from_iter(below.map(|below| LogFloor {
+                system: hikae_model::SystemId(7),
+                timeline: timeline(1),
+                below: Lsn(below * SIZE),
+                segment_size: archive.size,
+            }));
+            let window = Window::of(&bases, &archive);
+            assert_eq!(window.gaps, gaps, "{below:?}");
+            let found: Vec<_> = window.intervals.iter().map(|i| (i.from, i.to)).collect();
+            assert_eq!(found, [(bases[0].stop, bases[0].stop), (bases[1].stop, Lsn(12 * SIZE))]);
+        }
     }
 
     /// A promotion in the middle of a segment: its successor's copy is what a recovery reads.

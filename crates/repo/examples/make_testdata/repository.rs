@@ -1,7 +1,7 @@
 //! The repository: two days of two sources, a snapshot that was forgotten and pruned, writers, keys.
 
 use crate::tree::{Item, database, everything, scratch};
-use hikae_model::{IndexId, RunId, SnapshotId, SystemId, WriterId};
+use hikae_model::{IndexId, RunId, SegmentName, SegmentSize, SnapshotId, SystemId, Timeline, WriterId};
 use hikae_repo::content::ContentWriter;
 use hikae_repo::evidence::{CheckRecord, EvidenceRecord, PhaseRecord, put_evidence};
 use hikae_repo::frame::FrameHead;
@@ -10,8 +10,8 @@ use hikae_repo::keys::{BlobClass, Secret32, Signer};
 use hikae_repo::layout;
 use hikae_repo::listing::{ListingWriter, StoredEntry};
 use hikae_repo::log::{
-    Change, Commit, Damaged, Enrol, EpochRef, Forget, FrameName, IndexAdded, LogEntry, Prune, Removed,
-    Rights, SlotRef, hash_of,
+    Change, Commit, Damaged, Enrol, EpochRef, Forget, FrameName, IndexAdded, LogEntry, LogFloors, Prune,
+    Removed, Rights, SlotRef, hash_of,
 };
 use hikae_repo::object::{ObjectClass, seal_object};
 use hikae_repo::reach::Named;
@@ -19,7 +19,7 @@ use hikae_repo::reader::BlobReader;
 use hikae_repo::recipient::{identity, identity_text};
 use hikae_repo::slot::{self, KdfCost, Payload, Wrap};
 use hikae_repo::snapshot::SnapshotRecord;
-use hikae_repo::wal::WalArchive;
+use hikae_repo::wal::{LogFloor, WalArchive};
 use hikae_repo::writer::{LEVEL_DATABASE, LEVEL_FILES, Writer};
 use hikae_repo::{InitOptions, Repo};
 use hikae_store::{DirectoryStore, Reserve};
@@ -79,6 +79,7 @@ pub fn make(directory: &Path) {
     }
     world.forget(&scratch);
     world.prune(&scratch);
+    world.let_log_go(&scratch);
     world.drill(second[1]);
     world.doubt_a_pack();
     world.add_void_entries(&second, &scratch);
@@ -261,6 +262,16 @@ impl World {
     fn forget(&self, snapshots: &[SnapshotId]) {
         let forget = Forget { snapshots: snapshots.to_vec(), reason: "no longer needed".to_owned() };
         self.append(&Change::Forget(forget));
+    }
+
+    /// The first segment is no longer kept, and still there.
+    fn let_log_go(&self, forgotten: &[SnapshotId]) {
+        let second: SegmentName = "000000010000000000000002".parse().expect("a name");
+        let below = second.start(SegmentSize::USUAL).expect("a place");
+        let floor =
+            LogFloor { system: SYSTEM, timeline: Timeline::FIRST, below, segment_size: SegmentSize::USUAL };
+        let without = forgotten.to_vec();
+        self.append(&Change::LogFloors(LogFloors { floors: vec![floor], soft_seconds: 7 * 86_400, without }));
     }
 
     /// Dooms the packs of the forgotten snapshot, removes one of them, and merges the index objects of all

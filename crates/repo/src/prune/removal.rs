@@ -9,8 +9,9 @@ use crate::layout;
 use crate::lease::Lease;
 use crate::log::{Change, Removed};
 use crate::prune::PruneStop;
+use crate::prune::floor::remove_floored;
 use crate::repo::Repo;
-use crate::state::State;
+use crate::state::{DoomState, State};
 use hikae_model::{Cx, RunId, SnapshotId, sabotage};
 use jiff::Timestamp;
 use std::collections::BTreeSet;
@@ -24,6 +25,10 @@ pub struct RemovalReport {
     pub n_indexes: usize,
     /// Snapshot records.
     pub n_snapshots: usize,
+    /// Files of archived log.
+    pub n_log_files: u64,
+    /// Their length.
+    pub log_bytes: u64,
     /// Packs whose soft period is not over.
     pub n_waiting: usize,
     /// When the next of them may go.
@@ -33,7 +38,7 @@ pub struct RemovalReport {
 }
 
 /// Removes what was doomed and whose soft period is over: index objects, then packs, then the entry that says
-/// so, then snapshot records. Dying anywhere is harmless: the next removal does it again, and the next prune finds
+/// so, then snapshot records, then archived log. Dying anywhere is harmless: the next removal does it again, and the next prune finds
 /// the records that no entry names.
 ///
 /// # Errors
@@ -42,7 +47,7 @@ pub fn remove_doomed(repo: &Repo, cx: &Cx) -> Result<RemovalReport, RepoError> {
     let state = repo.follow()?;
     repo.check_may(&state, &Change::Removed(Removed::default()))?;
     let forgotten = state.forgotten.values().any(|forgotten| forgotten.doom.is_some());
-    let is_empty = state.doomed.is_empty() && state.stale_indexes.is_empty();
+    let is_empty = state.doomed.is_empty() && state.stale_indexes.is_empty() && state.log_floors.is_empty();
     if is_empty && state.stale_snapshots.is_empty() && !forgotten {
         return Ok(RemovalReport::default());
     }
@@ -51,17 +56,27 @@ pub fn remove_doomed(repo: &Repo, cx: &Cx) -> Result<RemovalReport, RepoError> {
     let now = lease.taken().min(cx.now());
     let due = due(&state, now);
     let mut report = RemovalReport {
-        n_packs: due.packs.len(),
-        n_indexes: due.indexes.len(),
-        n_snapshots: due.snapshots.len(),
         n_waiting: state.doomed.len() - due.packs.len(),
         next: next(&state, now),
-        n: None,
+        ..RemovalReport::default()
     };
-    if due == Removed::default() {
-        return Ok(report);
+    if due != Removed::default() {
+        remove_due(repo, &due, now, &mut report, cx)?;
     }
-    check_names_nothing_due(repo, &due)?;
+    // What is gone for good by now lets the floors go that have waited for it.
+    (report.n_log_files, report.log_bytes) = remove_floored(repo, &*repo.follow()?, now, cx)?;
+    Ok(report)
+}
+
+/// Index objects, packs, the entry, records.
+fn remove_due(
+    repo: &Repo,
+    due: &Removed,
+    now: Timestamp,
+    report: &mut RemovalReport,
+    cx: &Cx,
+) -> Result<(), RepoError> {
+    check_names_nothing_due(repo, due)?;
     for index in &due.indexes {
         cx.check()?;
         repo.store().remove(&layout::index(*index))?;
@@ -73,13 +88,14 @@ pub fn remove_doomed(repo: &Repo, cx: &Cx) -> Result<RemovalReport, RepoError> {
     if sabotage::on("record-before-entry") {
         due.snapshots.iter().try_for_each(|id| repo.store().remove(&layout::snapshot(*id)))?;
     }
-    let (n, gone) = record(repo, &due, now)?;
+    let (n, gone) = record(repo, due, now)?;
+    (report.n_packs, report.n_indexes) = (due.packs.len(), due.indexes.len());
     (report.n, report.n_snapshots) = (n, gone.len());
     for snapshot in &gone {
         cx.check()?;
         repo.store().remove(&layout::snapshot(*snapshot))?;
     }
-    Ok(report)
+    Ok(())
 }
 
 /// What may go by now.
@@ -97,11 +113,9 @@ fn due(state: &State, now: Timestamp) -> Removed {
 
 /// When something that waits may go.
 fn next(state: &State, now: Timestamp) -> Option<Timestamp> {
-    let waiting = state.doomed.values().filter(|doom| !doom.is_over(now));
-    let over = |seconds: i64, soft: u64| seconds.checked_add(i64::try_from(soft).ok()?);
-    waiting
-        .filter_map(|doom| Timestamp::from_second(over(doom.at.as_second(), doom.soft_seconds)?).ok())
-        .min()
+    let floors = state.log_floors.iter().map(|floor| &floor.doom);
+    let waiting = state.doomed.values().chain(floors).filter(|doom| !doom.is_over(now));
+    waiting.map(DoomState::over_at).min()
 }
 
 /// An assertion that stays on: no index object that counts names what is about to go.

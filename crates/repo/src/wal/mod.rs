@@ -4,16 +4,18 @@
 //! - A name is taken once. The same file again is a success, another one under its name an error; nothing is replaced.
 //! - To know a stored file again, or to fetch it, takes `hikae.json` and a key slot. The log is read only by who stores
 //!   something new, or meets what another writer has stored.
-//! - Nothing here enters the index, packs or prune.
+//! - Nothing here enters the index or packs. What goes of it an entry of the log says (`floor`), and prune removes it.
 //!
 //! `object` knows the bytes. This module knows no page of the log and no server: whether a file is what its name says is
 //! for who archives it to find out.
 
 mod error;
+mod floor;
 mod object;
 mod stored;
 
 pub use error::WalError;
+pub use floor::LogFloor;
 pub use object::WalHead;
 pub(crate) use stored::StoredObject;
 
@@ -28,7 +30,7 @@ use crate::slot::Unlock;
 use crate::state::State;
 use crate::unlocked::Unlocked;
 use hikae_model::{Cx, SystemId, WalName, WriterId, sabotage};
-use hikae_store::{ObjectKey, Store, StoreError};
+use hikae_store::{Object, ObjectKey, Store, StoreError};
 use object::{OpenSession, PlainHash, Sealer, hash_file};
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -165,11 +167,7 @@ impl WalArchive {
     /// [`RepoError::Damaged`] if it is not so.
     pub fn head(&self, system: SystemId, name: WalName) -> Result<Option<WalHead>, RepoError> {
         let key = layout::wal(system, name);
-        match self.unlocked.store.stat(&key) {
-            Ok(object) => self.read_head(&key, object.bytes, system, name).map(Some),
-            Err(error) if error.is_not_found() => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+        self.head_of(&key, self.unlocked.store.stat(&key), system, name)
     }
 
     /// Writes a file to `target`. Gives what is known of it; nothing if there is none of its name. Until this returns, what
@@ -202,15 +200,7 @@ impl WalArchive {
     /// # Errors
     /// Any failure to list the store.
     pub fn list(&self) -> Result<BTreeMap<SystemId, Vec<StoredWal>>, RepoError> {
-        let mut systems: BTreeMap<SystemId, Vec<StoredWal>> = BTreeMap::new();
-        self.unlocked.store.list(layout::WAL, &mut |object| {
-            if let Some((system, name)) = layout::wal_of(&object.key) {
-                let stored = StoredWal { name, stored_bytes: object.bytes, stored: object.stored };
-                systems.entry(system).or_default().push(stored);
-            }
-        })?;
-        systems.values_mut().for_each(|files| files.sort_by_key(|file| file.name));
-        Ok(systems)
+        list_in(&*self.unlocked.store)
     }
 
     /// True if anything of this cluster is stored.
@@ -230,23 +220,26 @@ impl WalArchive {
         system: SystemId,
         name: WalName,
     ) -> Result<Option<WalHead>, RepoError> {
-        match self.unlocked.store.settle(key) {
-            Ok(object) => self.read_head(key, object.bytes, system, name).map(Some),
-            Err(error) if error.is_not_found() => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+        self.head_of(key, self.unlocked.store.settle(key), system, name)
     }
 
-    fn read_head(
+    fn head_of(
         &self,
         key: &ObjectKey,
-        object_bytes: u64,
+        found: Result<Object, StoreError>,
         system: SystemId,
         name: WalName,
-    ) -> Result<WalHead, RepoError> {
+    ) -> Result<Option<WalHead>, RepoError> {
         let read = |range| Ok(self.unlocked.store.get_range(key, range)?);
-        StoredObject::new(&self.unlocked, (system, name), object_bytes, &read)
-            .head(&|writer| self.is_known(writer))
+        let head = found.map_err(RepoError::from).and_then(|object| {
+            let object = StoredObject::new(&self.unlocked, (system, name), object.bytes, &read);
+            object.head(&|writer| self.is_known(writer))
+        });
+        match head {
+            // Also one that a removal took between the two.
+            Err(RepoError::Store(error)) if error.is_not_found() => Ok(None),
+            head => head.map(Some),
+        }
     }
 
     /// Whether the log has ever named this writer. Of the root key and our own we know it without looking.
@@ -294,6 +287,26 @@ impl WalArchive {
         let opened = OpenSession { record, epoch, key, began: now, next_frame: AtomicU32::new(0) };
         Ok(session.insert(Arc::new(opened)).clone())
     }
+}
+
+/// Every file that a repository keeps, by cluster and in order of their names.
+///
+/// # Errors
+/// Any failure to list the store.
+pub fn list(repo: &Repo) -> Result<BTreeMap<SystemId, Vec<StoredWal>>, RepoError> {
+    list_in(repo.store())
+}
+
+fn list_in(store: &dyn Store) -> Result<BTreeMap<SystemId, Vec<StoredWal>>, RepoError> {
+    let mut systems: BTreeMap<SystemId, Vec<StoredWal>> = BTreeMap::new();
+    store.list(layout::WAL, &mut |object| {
+        if let Some((system, name)) = layout::wal_of(&object.key) {
+            let stored = StoredWal { name, stored_bytes: object.bytes, stored: object.stored };
+            systems.entry(system).or_default().push(stored);
+        }
+    })?;
+    systems.values_mut().for_each(|files| files.sort_by_key(|file| file.name));
+    Ok(systems)
 }
 
 /// The key of the frames of a file.

@@ -13,6 +13,7 @@ mod forget;
 mod hygiene;
 mod keys;
 mod lab;
+mod log_floor;
 mod lost_records;
 mod newer;
 mod orphans;

@@ -108,6 +108,16 @@ fn page(report: &WindowReport, app: &App) -> String {
         Bytes(report.log_stored_bytes),
         report.log_came.map_or(String::new(), |came| format!(", the last came at {}", both(came, app))),
     ));
+    if let Some(goes) = &report.log_goes {
+        text.push_str(&format!(
+            "{} of it, {}, {} before what is kept and {} with a prune after {}.\n",
+            count(goes.n_files, "file", "files"),
+            Bytes(goes.stored_bytes),
+            if goes.n_files == 1 { "lies" } else { "lie" },
+            if goes.n_files == 1 { "goes" } else { "go" },
+            both(goes.after, app),
+        ));
+    }
     if report.sealed {
         text.push_str("The moments in the log are not known: this key does not open it. Give --identity.\n");
     }

@@ -5,10 +5,10 @@ use hikae_model::{LandmarkFinder, LandmarkKind, SegmentSize};
 use hikae_testkit::{Seed, TestRandom};
 
 /// A way through the log: what a recovery along one timeline replays, and who is in the ledger at its end.
-struct Way {
-    timeline: u32,
-    records: Vec<Record>,
-    ledger: BTreeSet<u32>,
+pub(super) struct Way {
+    pub(super) timeline: u32,
+    pub(super) records: Vec<Record>,
+    pub(super) ledger: BTreeSet<u32>,
 }
 
 impl Way {
@@ -51,7 +51,7 @@ impl Way {
         expected
     }
 
-    fn commits(&self, after: Lsn) -> Vec<(Lsn, u32, Timestamp)> {
+    pub(super) fn commits(&self, after: Lsn) -> Vec<(Lsn, u32, Timestamp)> {
         let commit = |record: &Record| match record.what {
             What::Commit(time) if record.at >= after => Some((record.at, record.xid, time)),
             _ => None,
@@ -88,7 +88,7 @@ impl Way {
 }
 
 /// Writes for a while: small transactions of several sessions, some that are given up, restore points, switches.
-fn live(client: &mut postgres::Client, cluster: &Cluster, from: u32, n: u32) {
+pub(super) fn live(client: &mut postgres::Client, cluster: &Cluster, from: u32, n: u32) {
     std::thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
@@ -109,7 +109,7 @@ fn live(client: &mut postgres::Client, cluster: &Cluster, from: u32, n: u32) {
 impl Archived {
     /// Recovers to a target, and compares the ledger.
     #[track_caller]
-    fn see_exact(&self, way: &Way, target: Target, inclusive: bool, n: usize) -> Recovered {
+    pub(super) fn see_exact(&self, way: &Way, target: Target, inclusive: bool, n: usize) -> Recovered {
         let course = Course::Timeline(timeline(way.timeline));
         let what = format!("{target:?}, inclusive {inclusive}, timeline {}", way.timeline);
         let plan =

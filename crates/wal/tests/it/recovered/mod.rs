@@ -5,6 +5,7 @@
 
 mod drilled;
 mod exact;
+mod kept;
 mod pausing;
 mod refused;
 
