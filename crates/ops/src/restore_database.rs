@@ -163,7 +163,7 @@ pub(crate) fn named_server(
 }
 
 impl PostgresqlTarget {
-    fn options(&self, repo: &Repo) -> postgresql::RestoreOptions {
+    pub(crate) fn options(&self, repo: &Repo) -> postgresql::RestoreOptions {
         postgresql::RestoreOptions {
             key: repo.hash_key(),
             database: self.database.clone(),

@@ -7,6 +7,7 @@ pub mod check;
 pub mod files;
 pub mod postgresql;
 pub mod postgresql_cluster;
+pub mod spooled;
 pub mod sqlite;
 
 use hikae_model::{Advise, Cut, Cx, Entry, ErrorCode, HashKey, Hint, Problem, ReadContent};

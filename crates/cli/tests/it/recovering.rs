@@ -168,6 +168,21 @@ fn a_recovery_that_pauses_says_how_to_look_and_how_to_go_on_and_ends_without_a_t
     let mut client = config.connect(postgres::NoTls).unwrap();
     assert_eq!(client.query_one("SELECT count(*) FROM ledger", &[]).unwrap().get::<_, i64>(0), 1);
 
+    // The same moment of one table, beside what there is now.
+    let host = cluster.connection().conninfo(None);
+    let part = ["--table", "ledger", "--connection", &host, "--into-database", "then", "--no-owners"];
+    let part = [&call[..4], &programs, &[cluster.program_directory().to_str().unwrap()], &part].concat();
+    let scratch = home.path("srv");
+    let part = [&part[..], &["--scratch", scratch.to_str().unwrap()]].concat();
+    let planned = home.expect(0, &[&part[..], &["--dry-run"]].concat()).stdout;
+    assert!(planned.contains("would restore ledger of database postgres, of main at"), "{planned}");
+    let taken = home.expect(0, &part).stdout;
+    assert!(taken.contains("then on ") && taken.contains("public.ledger: 1 row"), "{taken}");
+    let count = "SELECT count(*) FROM ledger";
+    assert_eq!(enter(&cluster, "then").query_one(count, &[]).unwrap().get::<_, i64>(0), 1);
+    assert_eq!(enter(&cluster, "postgres").query_one(count, &[]).unwrap().get::<_, i64>(0), 2);
+    home.expect(2, &["restore", "main", "--table", "ledger"]);
+
     let opened = home.expect(0, &["restore", "--promote", target]).stdout;
     let place = reached.split([',', ';']).next().unwrap();
     assert!(opened.contains(&format!("reached {place}")) && opened.contains("timeline 2 begins"), "{opened}");

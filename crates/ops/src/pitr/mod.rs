@@ -9,5 +9,6 @@ pub mod paused;
 pub mod plan;
 pub mod recover;
 mod spaces;
+pub mod take_out;
 pub mod target;
 pub mod window;

@@ -51,7 +51,7 @@ pub use manifest::{LargeObjects, Manifest, NotCovered, Objects, SequenceRecord, 
 pub use password::{Secret, from_pgpass};
 pub use preflight::{Finding, Weight, least_privilege_role};
 pub use programs::Environment;
-pub use restore::{Owners, PhaseTime, RestoreOptions, Restored, look, restore};
+pub use restore::{Owners, PhaseTime, RestoreOptions, Restored, look, look_at_server, restore};
 pub use settings::{PostgresqlSettings, with_password};
 pub use swap::{Swapped, swap};
 

@@ -35,7 +35,7 @@ mod walk;
 pub use drill::{DrillOptions, DrillResult, UpTo, prepare, prove};
 pub use manifest::{Manifest, Tablespace};
 pub use pause::{Paused, discard, pause, paused_below, replays_from, take_over};
-pub use recover::{Feed, Place, Reached, Recovering, recover};
+pub use recover::{Feed, Place, Reached, Recovering, recover, recover_to_read};
 pub use setup::{SetupPlan, SetupStep, SetupWish, apply, calls_hikae_wal, plan_setup, shell_word};
 pub use upkeep::{Archiver, HbaRule, RoleRights, ServerSetting, Upkeep};
 

@@ -157,12 +157,41 @@ pub(super) fn notes(cluster: &Cluster) -> Vec<String> {
     }
 }
 
+/// A server that recovered, and opened.
+struct Opened<'c> {
+    cluster: Cluster,
+    reached: Reached,
+    owner: (u32, u32),
+    disks: Vec<File>,
+    watch: Stopwatch<'c>,
+}
+
+/// Lets a server recover what was restored in `vacant`, and open.
+fn open<'c>(
+    mut vacant: Vacant,
+    recovering: &Recovering<'_>,
+    is_right: &dyn Fn(&Place) -> Result<(), SourceError>,
+    cx: &'c Cx,
+) -> Result<Opened<'c>, SourceError> {
+    vacant.set("hot_standby", "off");
+    let mut watch = Stopwatch::new(cx);
+    let begun = Begun::new(vacant, recovering)?;
+    let owner = begun.owner;
+    let (cluster, disks) = begun.start(cx)?;
+    let mut reached = reached(cluster.connection(), cx)?;
+    watch.lap("replay the log");
+    reached.server_version = cluster.version().to_owned();
+    reached.notes = notes(&cluster);
+    is_right(&reached.place)?;
+    Ok(Opened { cluster, reached, owner, disks, watch })
+}
+
 /// Lets a server recover what was restored in `vacant`. `is_right` sees what was reached before anything has its name.
 ///
 /// # Errors
 /// [`SourceError`] with what the server said, or what `is_right` found; then there is no directory of that name.
 pub fn recover(
-    mut vacant: Vacant,
+    vacant: Vacant,
     recovering: &Recovering<'_>,
     is_right: &dyn Fn(&Place) -> Result<(), SourceError>,
     cx: &Cx,
@@ -172,16 +201,8 @@ pub fn recover(
     let of_data = |source| SourceError::Io { verb: "use", path: data.clone(), source };
     let server_owner = vacant.owner();
     let configuration = Configuration::of(&vacant);
-    vacant.set("hot_standby", "off");
-    let mut watch = Stopwatch::new(cx);
-    let begun = Begun::new(vacant, recovering)?;
-    let owner = begun.owner;
-    let (mut cluster, disks) = begun.start(cx)?;
-    let mut reached = reached(cluster.connection(), cx)?;
-    watch.lap("replay the log");
-    reached.server_version = cluster.version().to_owned();
-    reached.notes = notes(&cluster);
-    is_right(&reached.place)?;
+    let Opened { mut cluster, mut reached, owner, disks, mut watch } =
+        open(vacant, recovering, is_right, cx)?;
     cluster.stop(cx)?;
     see_shut_down(&data, manifest)?;
     watch.lap("stop");
@@ -201,6 +222,21 @@ pub fn recover(
     watch.lap("put in place");
     reached.timings = watch.times;
     Ok(reached)
+}
+
+/// Lets a server recover what was restored in `vacant`, to be read as long as the [`Cluster`] lives. It goes with that.
+///
+/// # Errors
+/// [`SourceError`] with what the server said, or what `is_right` found.
+pub fn recover_to_read(
+    vacant: Vacant,
+    recovering: &Recovering<'_>,
+    is_right: &dyn Fn(&Place) -> Result<(), SourceError>,
+    cx: &Cx,
+) -> Result<(Cluster, Reached), SourceError> {
+    let Opened { cluster, mut reached, watch, .. } = open(vacant, recovering, is_right, cx)?;
+    reached.timings = watch.times;
+    Ok((cluster, reached))
 }
 
 /// How a server says how far it replayed, in two columns.

@@ -5,6 +5,7 @@ mod database;
 mod dump;
 mod files;
 mod point;
+mod take_out;
 
 use super::list;
 use crate::app::{App, absolute};
@@ -100,6 +101,12 @@ pub struct RestoreArgs {
     /// The program hikae-wal, if it is not beside this one
     #[arg(long, requires = "point", value_name = "FILE")]
     wal_program: Option<PathBuf>,
+    /// Only these tables, with their partitions and what their foreign keys name: into a new database of --connection
+    #[arg(long, value_name = "TABLE", num_args = 1.., requires = "point", conflicts_with_all = ["target", "pause"])]
+    table: Vec<String>,
+    /// Only this database of the cluster: into a new one of --connection [default with --table: the only one]
+    #[arg(long, value_name = "NAME", requires = "point", conflicts_with_all = ["target", "pause"])]
+    from_database: Option<String>,
     /// Leave a server there that stands still at the point and can be read, to look before it is opened
     #[arg(long, requires = "point")]
     pause: bool,

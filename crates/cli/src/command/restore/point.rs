@@ -1,6 +1,6 @@
 //! Recovery of a PostgreSQL cluster to a point in its life.
 
-use super::{RestoreArgs, cluster, new_folder_of, only_for_postgresql, refuse};
+use super::{RestoreArgs, cluster, new_folder_of, only_for_postgresql, refuse, take_out};
 use crate::app::{App, absolute, wal_program};
 use crate::failure::{Ended, Failure};
 use crate::page::{Mark, count, duration, marked};
@@ -69,7 +69,10 @@ pub fn parse_course(text: &str) -> Result<Course, String> {
 }
 
 pub fn restore(target: Target, args: &RestoreArgs, repo: &Arc<Repo>, app: &App) -> Result<Ended, Failure> {
-    refuse(&only_for_postgresql(args), KIND)?;
+    let is_part = !args.table.is_empty() || args.from_database.is_some();
+    if !is_part {
+        refuse(&only_for_postgresql(args), KIND)?;
+    }
     let source = match (&args.source, &args.snapshot) {
         (Some(source), None) | (None, Some(SnapshotSelector::Named(source))) => source,
         _ => {
@@ -82,6 +85,7 @@ pub fn restore(target: Target, args: &RestoreArgs, repo: &Arc<Repo>, app: &App) 
     let aim = Aim { target, inclusive: !args.exclusive, course };
     let directory = match &args.target {
         Some(target) => absolute(target)?,
+        None if is_part => take_out::place_beside(app),
         None => new_folder_of(source, app.cx.now(), app)?,
     };
     let plan = {
@@ -100,6 +104,9 @@ pub fn restore(target: Target, args: &RestoreArgs, repo: &Arc<Repo>, app: &App) 
         run_as: args.run_as.clone(),
     };
     let ClusterPlan { directory, tablespaces, notes, .. } = check(repo, &plan, &options, &app.cx)?;
+    if is_part {
+        return take_out::restore(&plan, &options, args, repo, app);
+    }
     let around = shown_around(&plan, app);
     let spaces = cluster::shown_spaces(&tablespaces);
     if args.dry_run {
@@ -208,19 +215,19 @@ fn shown_paused(report: &PausedReport, app: &App) -> String {
     )
 }
 
-fn shown_time(reached: Option<Timestamp>, app: &App) -> String {
+pub fn shown_time(reached: Option<Timestamp>, app: &App) -> String {
     match reached {
         Some(time) => format!(", the last transaction of {}", app.exactly(time)),
         None => ", no transaction after the base backup".to_owned(),
     }
 }
 
-fn shown_phases(phases: &[(String, f64)]) -> String {
+pub fn shown_phases(phases: &[(String, f64)]) -> String {
     let phases = phases.iter().map(|(phase, seconds)| format!("{phase} {}", duration(*seconds)));
     phases.collect::<Vec<_>>().join(", ")
 }
 
-fn shown_target(plan: &RecoveryPlan, app: &App) -> String {
+pub fn shown_target(plan: &RecoveryPlan, app: &App) -> String {
     let before = if plan.aim.inclusive { "" } else { "just before " };
     match &plan.aim.target {
         Target::Time(time) => format!("{before}{}", app.exactly(*time)),
@@ -228,7 +235,7 @@ fn shown_target(plan: &RecoveryPlan, app: &App) -> String {
     }
 }
 
-fn shown_way(plan: &RecoveryPlan, app: &App) -> String {
+pub fn shown_way(plan: &RecoveryPlan, app: &App) -> String {
     let n_segments = plan.log.iter().filter(|name| matches!(name, WalName::Segment(_))).count();
     let from = match plan.goes_on_from {
         Some(place) => format!("on from {place}, where it is paused, after"),
@@ -244,7 +251,7 @@ fn shown_way(plan: &RecoveryPlan, app: &App) -> String {
     )
 }
 
-fn shown_around(plan: &RecoveryPlan, app: &App) -> String {
+pub fn shown_around(plan: &RecoveryPlan, app: &App) -> String {
     let line = |what: &str, landmark: &Option<Landmark>| {
         let Some(Landmark { at, time, kind }) = landmark else { return String::new() };
         let kind = match kind {

@@ -36,22 +36,36 @@ pub fn look(
     let mut client = connect(into, cx)?;
     choose_programs(&client, &manifest, options, environment)?;
     see_extensions_are_there(&mut client, &database)?;
-    if let Some(name) = options.database.as_deref()
-        && is_there(&mut client, name)?
+    let is_superuser = see_may_create(&mut client, into, options.database.as_deref())?;
+    if !is_superuser && options.owners == Owners::Keep {
+        see_owner(&mut client, &database.owner, &into.user)?;
+    }
+    see_live(&mut client, swap_for, is_superuser)
+}
+
+/// Sees whether a database `name` may be made at `into`, before it is known what goes into it.
+///
+/// # Errors
+/// [`SourceError`]: what stands in the way, and what to do.
+pub fn look_at_server(into: &Connection, name: Option<&str>, cx: &Cx) -> Result<(), SourceError> {
+    see_may_create(&mut connect(into, cx)?, into, name).map(drop)
+}
+
+/// True for a superuser.
+fn see_may_create(client: &mut Client, into: &Connection, name: Option<&str>) -> Result<bool, SourceError> {
+    if let Some(name) = name
+        && is_there(client, name)?
     {
         return Err(exists(name));
     }
-    if ask(&mut client, "SELECT rolsuper FROM pg_roles WHERE rolname = current_user", &[])? {
-        return see_live(&mut client, swap_for, true);
+    if ask(client, "SELECT rolsuper FROM pg_roles WHERE rolname = current_user", &[])? {
+        return Ok(true);
     }
-    if !ask(&mut client, "SELECT rolcreatedb FROM pg_roles WHERE rolname = current_user", &[])? {
+    if !ask(client, "SELECT rolcreatedb FROM pg_roles WHERE rolname = current_user", &[])? {
         let what = format!("role {} may not create databases", shown_name(&into.user));
         return Err(failed(ErrorCode::Permission, what, Some(ANOTHER_ROLE.into())));
     }
-    if options.owners == Owners::Keep {
-        see_owner(&mut client, &database.owner, &into.user)?;
-    }
-    see_live(&mut client, swap_for, false)
+    Ok(false)
 }
 
 /// What to do if the role of the connection may only read.

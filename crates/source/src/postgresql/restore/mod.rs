@@ -18,8 +18,8 @@ mod create;
 mod files;
 mod fill;
 
-pub use admit::look;
 pub(super) use admit::{ANOTHER_ROLE, is_there};
+pub use admit::{look, look_at_server};
 pub(super) use files::Files;
 
 use super::catalog::{Database, quote};

@@ -8,6 +8,7 @@ mod exact;
 mod kept;
 mod pausing;
 mod refused;
+mod taking_out;
 
 use crate::server::{Server, wait_until_archived};
 use crate::world::World;
