@@ -2,11 +2,12 @@
 //! read is said, read anew from the source, and makes the new snapshot no less whole.
 
 use hikae_model::{EntryKind, Problem, SnapshotId, TreePath};
-use hikae_repo::listing::StoredEntry;
+use hikae_repo::listing::{StoredContent, StoredEntry};
 use hikae_repo::reach::{Entries, Named};
 use hikae_repo::reader::BlobReader;
 use hikae_repo::snapshot::Snapshot;
 use hikae_repo::{Repo, RepoError};
+use std::collections::HashMap;
 
 /// The snapshot `newest`, or what to say of it.
 pub(crate) fn read_parent(repo: &Repo, newest: Option<SnapshotId>) -> (Option<Snapshot>, Option<Problem>) {
@@ -24,10 +25,12 @@ pub(crate) fn unreadable(parent: SnapshotId, error: &RepoError) -> Problem {
         .advise("run `hikae verify`, which says what else is damaged, then `hikae repo repair`")
 }
 
-/// The parent's entries, walked beside those of the source: both are in path order.
+/// The parent's entries, walked beside those of the source: both are in path order. For a source that is not, all of them are
+/// in memory.
 pub(crate) struct Earlier<'a, 'r> {
     entries: Option<Entries<'a, 'r>>,
     next: Option<StoredEntry>,
+    by_path: Option<HashMap<TreePath, StoredEntry>>,
     parent: Option<SnapshotId>,
     /// What to say if it could not be read to its end.
     pub(crate) note: Option<Problem>,
@@ -43,6 +46,7 @@ impl<'a> Earlier<'a, 'a> {
         let mut earlier = Self {
             entries: None,
             next: None,
+            by_path: None,
             parent: parent.map(|parent| parent.id),
             note: None,
             n_passed_by: 0,
@@ -58,8 +62,23 @@ impl<'a> Earlier<'a, 'a> {
         Ok(earlier)
     }
 
+    /// Lets paths come in any order. Only files are kept for it.
+    pub(crate) fn find_in_any_order(&mut self) {
+        let mut by_path = HashMap::new();
+        while let Some(next) = self.next.take() {
+            if next.content != StoredContent::None {
+                by_path.insert(next.entry.path.clone(), next);
+            }
+            self.advance();
+        }
+        self.by_path = Some(by_path);
+    }
+
     /// The parent's entry at `path`. Paths must come in order.
     pub(crate) fn find(&mut self, path: &TreePath) -> Option<StoredEntry> {
+        if let Some(by_path) = &mut self.by_path {
+            return by_path.remove(path);
+        }
         while self.next.as_ref()?.entry.path < *path {
             self.pass_by();
         }

@@ -1,5 +1,7 @@
 //! Reading one source into the repository on several threads, and its listing in path order.
 //!
+//! A source that cannot choose its order is read item by item, and what became of it is held until all is there and sorted.
+//!
 //! ```text
 //! Reading ──items──> Queue ──stretches──┬─> lane: unchanged? keep what the parent has ─┐
 //!            parent's entries beside    └─> lane: else read, cut, store               ─┴─> Listed, in path order
@@ -77,6 +79,16 @@ enum Done {
     Gone,
 }
 
+impl Done {
+    fn path(&self) -> Option<&TreePath> {
+        match self {
+            Self::Kept { stored, .. } => Some(&stored.entry.path),
+            Self::Lost { path, .. } => Some(path),
+            Self::Gone => None,
+        }
+    }
+}
+
 impl Lanes<'_> {
     /// Reads everything. `lane` opens one stream of blobs for each thread; the listing goes to `own`.
     pub(crate) fn read(
@@ -86,8 +98,18 @@ impl Lanes<'_> {
         own: &mut ContentWriter,
     ) -> Result<Read, OpsError> {
         let lanes = reading.lanes();
-        let queue = Mutex::new(Queue { reading, earlier: Earlier::of(self.repo, self.parent)?, n: 0 });
-        let order = Order { listed: Mutex::new(Listed::new(own.lane())), advanced: Condvar::new() };
+        let mut earlier = Earlier::of(self.repo, self.parent)?;
+        let mut listed = Listed::new(own.lane());
+        let stretch_entries = match reading.comes_in_path_order() {
+            true => STRETCH_ENTRIES,
+            false => {
+                earlier.find_in_any_order();
+                listed.unsorted = Some(Vec::new());
+                1
+            }
+        };
+        let queue = Mutex::new(Queue { reading, earlier, stretch_entries, n: 0 });
+        let order = Order { listed: Mutex::new(listed), advanced: Condvar::new() };
         loop {
             let results: Vec<_> = std::thread::scope(|scope| {
                 let threads: Vec<_> =
@@ -105,8 +127,12 @@ impl Lanes<'_> {
             }
         }
         let Queue { earlier, .. } = queue.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let Listed { listing, lane, mut read, .. } =
-            order.listed.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let mut listed = order.listed.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if let Some(mut unsorted) = listed.unsorted.take() {
+            unsorted.sort_unstable_by(|a, b| a.path().cmp(&b.path()));
+            unsorted.into_iter().try_for_each(|one| listed.list(one, self.cx))?;
+        }
+        let Listed { listing, lane, mut read, .. } = listed;
         if earlier.note.is_some() {
             lane.store_metadata_anew();
         }
@@ -147,7 +173,7 @@ impl Lanes<'_> {
         let mut queue = lock(queue);
         let mut items = Vec::new();
         let mut bytes = 0;
-        while items.len() < STRETCH_ENTRIES && bytes < STRETCH_BYTES {
+        while items.len() < queue.stretch_entries && bytes < STRETCH_BYTES {
             let Some(item) = queue.reading.next().map_err(OpsError::of_source(self.source))? else { break };
             let before = queue.earlier.find(&item.entry.path);
             let before = match queue.earlier.reader() {
@@ -247,6 +273,7 @@ fn is_unchanged(item: &Item, before: Option<&StoredEntry>) -> bool {
 struct Queue<'a> {
     reading: &'a mut dyn Reading,
     earlier: Earlier<'a, 'a>,
+    stretch_entries: usize,
     n: u64,
 }
 
@@ -262,6 +289,8 @@ struct Listed<'a> {
     read: Read,
     /// Files whose content could not be read: their further names have none either.
     lost: HashSet<TreePath>,
+    /// What came of a source that does not come in path order.
+    unsorted: Option<Vec<Done>>,
     next: u64,
     /// Stretches that came before their turn.
     waiting: BTreeMap<u64, Vec<Done>>,
@@ -280,8 +309,9 @@ impl Order<'_> {
         listed.n_waiting += done.len();
         listed.waiting.insert(n, done);
         while let Some(done) = listed.take_next() {
-            for one in done {
-                listed.list(one, cx)?;
+            match &mut listed.unsorted {
+                Some(unsorted) => unsorted.extend(done),
+                None => done.into_iter().try_for_each(|one| listed.list(one, cx))?,
             }
             self.advanced.notify_all();
         }
@@ -305,6 +335,7 @@ impl<'a> Listed<'a> {
                 notes: Vec::new(),
             },
             lost: HashSet::new(),
+            unsorted: None,
             next: 0,
             waiting: BTreeMap::new(),
             n_waiting: 0,

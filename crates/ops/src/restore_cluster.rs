@@ -187,6 +187,10 @@ pub fn restore_cluster(
     work.link(&directory, &tablespaces)?;
     work.put("wal", &directory.join("pg_wal"))?;
     work.put("stop/backup_label", &directory)?;
+    // For `pg_verifybackup`. Snapshots of older releases have none.
+    if work.entry("stop/backup_manifest")?.is_some() {
+        work.put("stop/backup_manifest", &directory)?;
+    }
     if work.restored.problems.is_empty() || sabotage::on("control-in-any-case") {
         work.put("stop/pg_control", &directory.join("global"))?;
     }

@@ -43,12 +43,18 @@ pub trait Source: Send + Sync {
 
 /// One consistent reading of a source, under way.
 pub trait Reading: Send {
-    /// The next entry, in path order; `None` after the last. Contents may be read later and on another
+    /// The next entry, in path order unless [it says otherwise](Self::comes_in_path_order); `None` after the last. Contents may be read later and on another
     /// thread, up to [`lanes`](Self::lanes) of them at once.
     ///
     /// # Errors
     /// [`SourceError`]: the reading as a whole has failed, and nothing of it may be kept as a snapshot.
     fn next(&mut self) -> Result<Option<Item>, SourceError>;
+
+    /// False if entries come as the source has them, in any order: then the content of each is read before the next is asked
+    /// for, or never.
+    fn comes_in_path_order(&self) -> bool {
+        true
+    }
 
     /// How many contents may usefully be read at the same time. At least 1.
     fn lanes(&self) -> usize {

@@ -5,6 +5,7 @@
 
 use super::{SourceSettings, UnlockConfig};
 use hikae_model::RepositoryId;
+use hikae_source::postgresql_cluster::ReadBy;
 use std::path::Path;
 use toml::Value;
 
@@ -86,6 +87,9 @@ pub fn append_sources(text: &mut String, sources: &[NewSource]) {
             }
             SourceSettings::PostgresqlCluster(cluster) => {
                 text.push_str(&format!("connection = {}\n", quoted(&cluster.connection)));
+                if cluster.read == ReadBy::Wire {
+                    text.push_str("read = \"wire\"\n");
+                }
                 if let Some(directory) = &cluster.data_directory {
                     text.push_str(&format!("data_directory = {}\n", quoted(directory.display())));
                 }

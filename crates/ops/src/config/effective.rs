@@ -9,7 +9,7 @@ use super::{Config, JobConfig, RepositoryConfig, SourceConfig, SourceSettings, S
 use hikae_repo::retention::Retention;
 use hikae_source::files::FilesSettings;
 use hikae_source::postgresql::PostgresqlSettings;
-use hikae_source::postgresql_cluster::{ClusterSettings, WalIn};
+use hikae_source::postgresql_cluster::{ClusterSettings, ReadBy, WalIn};
 use hikae_source::sqlite::SqliteSettings;
 use serde::Serialize;
 use toml::Value;
@@ -196,12 +196,17 @@ fn of_files(files: &FilesSettings) -> Vec<Setting> {
 }
 
 fn of_cluster(cluster: &ClusterSettings) -> Vec<Setting> {
-    let ClusterSettings { connection, data_directory, wal } = cluster;
+    let ClusterSettings { connection, read, data_directory, wal } = cluster;
+    let read = match read {
+        ReadBy::Local => "local",
+        ReadBy::Wire => "wire",
+    };
     let wal = match wal {
         WalIn::Include => "include",
     };
     vec![
         setting("connection", Some(text(without_password(connection))), None),
+        setting("read", Some(text(read)), Some(text("local"))),
         setting("data_directory", data_directory.as_ref().map(|path| text(path.display())), None),
         setting("wal", Some(text(wal)), Some(text("include"))),
     ]

@@ -193,12 +193,25 @@ struct PostgresqlCluster {
     connection: String,
     /// Where the password is, if not in ~/.pgpass.
     password: Option<Secret>,
+    /// How its files are read: "local", by hikae on the server's machine, or "wire", by the server, which sends them.
+    read: Option<ReadBy>,
     /// Where its files are on this machine; by default where the server says.
     data_directory: Option<String>,
     /// Where the log from start to stop is kept: "include", in the snapshot.
     wal: Option<WalIn>,
     /// Programs around the reading.
     hooks: Option<Hooks>,
+}
+
+/// How the files of a server are read.
+#[derive(JsonSchema)]
+#[schemars(rename_all = "kebab-case")]
+#[allow(dead_code)]
+enum ReadBy {
+    /// By hikae, on the server's machine.
+    Local,
+    /// By the server, which sends them.
+    Wire,
 }
 
 /// Where the log is kept that a base backup needs.

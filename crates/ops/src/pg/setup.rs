@@ -113,6 +113,7 @@ pub fn setup(
     let wish = SetupWish {
         role: own.user.clone(),
         database: own.database.clone(),
+        read: cluster.read_by(),
         archive_command,
         slot,
         archive_timeout: options.archive_timeout,

@@ -11,7 +11,7 @@ use hikae_repo::slot::{Unlock, Wrap};
 use hikae_repo::{InitOptions, Repo};
 use hikae_source::Source;
 use hikae_source::files::{FilesSettings, FilesSource};
-use hikae_store::{DirectoryStore, Reserve};
+use hikae_store::{DirectoryStore, Reserve, Store};
 use hikae_testkit::system_cx;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -29,12 +29,22 @@ const KEY: [u8; 32] = [7; 32];
 impl World {
     pub fn new() -> Self {
         let (root, cx) = (tempfile::tempdir().unwrap(), system_cx());
-        std::fs::create_dir(root.path().join("scratch")).unwrap();
         let store =
             DirectoryStore::create(&root.path().join("repo"), Reserve::Bytes(0), cx.random_source()).unwrap();
+        Self::with(root, Arc::new(store))
+    }
+
+    /// The same with a repository in this store.
+    pub fn of(store: Arc<dyn Store>) -> Self {
+        Self::with(tempfile::tempdir().unwrap(), store)
+    }
+
+    fn with(root: tempfile::TempDir, store: Arc<dyn Store>) -> Self {
+        let cx = system_cx();
+        std::fs::create_dir(root.path().join("scratch")).unwrap();
         let key = Secret32::new(KEY);
         let options = InitOptions::opened_by(Wrap::KeyFile(&key));
-        let new = Repo::init(Arc::new(store), &options, &root.path().join("cache"), &cx).unwrap();
+        let new = Repo::init(store, &options, &root.path().join("cache"), &cx).unwrap();
         Self { root, cx, repo: Arc::new(new.repo) }
     }
 

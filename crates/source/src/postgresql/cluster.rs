@@ -164,6 +164,16 @@ impl Vacant {
         self.directory.path()
     }
 
+    /// As [`Cluster::run`].
+    pub(crate) fn run(
+        &self,
+        program: &str,
+        arguments: &[OsString],
+        cx: &Cx,
+    ) -> Result<Option<Ran>, SourceError> {
+        run(&self.programs, self.user.as_ref(), program, arguments, cx)
+    }
+
     /// Sets one more setting of the server.
     pub(crate) fn set(&mut self, name: &str, value: impl Into<String>) {
         self.options.settings.push((name.to_owned(), value.into()));
@@ -349,20 +359,7 @@ impl Cluster {
         arguments: &[OsString],
         cx: &Cx,
     ) -> Result<Option<Ran>, SourceError> {
-        let path = self.programs.path(program);
-        if !path.exists() {
-            return Ok(None);
-        }
-        let mut running =
-            Running::start(&path, arguments, self.user.as_ref(), Stdio::null(), Stdio::piped())?;
-        let mut printed = Vec::new();
-        if let Some(stdout) = running.stdout() {
-            let read = stdout.take(MAX_PRINTED_BYTES).read_to_end(&mut printed);
-            read.map_err(|source| SourceError::Io { verb: "run", path: path.clone(), source })?;
-        }
-        cx.check()?;
-        let printed = String::from_utf8_lossy(&printed).into_owned();
-        Ok(Some(Ran { ended: running.finish(), printed }))
+        run(&self.programs, self.user.as_ref(), program, arguments, cx)
     }
 
     /// How to enter it, as its superuser.
@@ -403,6 +400,28 @@ impl Cluster {
     pub fn connection_as(&self, role: &str, password: Option<Secret>) -> Connection {
         Connection { user: role.to_owned(), password, ..self.connection.clone() }
     }
+}
+
+fn run(
+    programs: &Programs,
+    user: Option<&SystemUser>,
+    program: &str,
+    arguments: &[OsString],
+    cx: &Cx,
+) -> Result<Option<Ran>, SourceError> {
+    let path = programs.path(program);
+    if !path.exists() {
+        return Ok(None);
+    }
+    let mut running = Running::start(&path, arguments, user, Stdio::null(), Stdio::piped())?;
+    let mut printed = Vec::new();
+    if let Some(stdout) = running.stdout() {
+        let read = stdout.take(MAX_PRINTED_BYTES).read_to_end(&mut printed);
+        read.map_err(|source| SourceError::Io { verb: "run", path: path.clone(), source })?;
+    }
+    cx.check()?;
+    let printed = String::from_utf8_lossy(&printed).into_owned();
+    Ok(Some(Ran { ended: running.finish(), printed }))
 }
 
 impl Drop for Cluster {

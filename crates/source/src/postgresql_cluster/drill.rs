@@ -1,12 +1,14 @@
 //! A drill: a restored cluster is started in a server of its own, comes to the end of the backup, and is looked at.
 //!
 //! ```text
-//! prepare -> (the files are restored there) -> prove: start, replay, look, pg_amcheck, stop, pg_checksums
+//! prepare -> (the files are restored there) -> prove: pg_verifybackup, start, replay, look, pg_amcheck, stop,
+//!                                                     pg_checksums
 //! ```
 //!
 //! Nothing of the source's configuration is used: it could archive into production, listen, or ask for more memory than
 //! there is. What recovery needs of it is in the manifest.
 
+use super::backup_manifest;
 use super::manifest::Manifest;
 use crate::SourceError;
 use crate::check::Check;
@@ -119,12 +121,15 @@ pub(super) fn throw_away(manifest: &Manifest, options: &DrillOptions) -> Cluster
 /// [`SourceError`]: it did not come up, or cannot be looked at.
 pub fn prove(vacant: Vacant, manifest: &Manifest, up_to: UpTo, cx: &Cx) -> Result<DrillResult, SourceError> {
     let data = vacant.data();
+    let (mut notes, mut watch) = (Vec::new(), Stopwatch::new(cx));
+    vacant.give_all()?;
+    let mut checks = Vec::from_iter(verify(&vacant, &mut notes, cx)?);
+    watch.lap("pg_verifybackup");
     for name in ["postgresql.conf", "postgresql.auto.conf"] {
         let path = data.join(name);
         std::fs::write(&path, "").map_err(|source| SourceError::Io { verb: "write", path, source })?;
     }
     vacant.give_all()?;
-    let mut watch = Stopwatch::new(cx);
     let database =
         match up_to == UpTo::EndOfBackup && manifest.databases.iter().any(|name| name == "postgres") {
             true => "postgres",
@@ -136,8 +141,7 @@ pub fn prove(vacant: Vacant, manifest: &Manifest, up_to: UpTo, cx: &Cx) -> Resul
     watch.lap("start and replay the log");
     let n_until_served = watch.times.len();
 
-    let mut notes = Vec::new();
-    let mut checks = look(&cluster, manifest, up_to, &mut notes, cx)?;
+    checks.extend(look(&cluster, manifest, up_to, &mut notes, cx)?);
     watch.lap("look");
     checks.extend(amcheck(&cluster, &mut notes, cx)?);
     watch.lap("pg_amcheck");
@@ -155,6 +159,21 @@ pub fn prove(vacant: Vacant, manifest: &Manifest, up_to: UpTo, cx: &Cx) -> Resul
         server_version: cluster.version().to_owned(),
         notes,
     })
+}
+
+/// The files as they were restored, by PostgreSQL's own program. A cluster that was recovered further has no manifest.
+fn verify(vacant: &Vacant, notes: &mut Vec<String>, cx: &Cx) -> Result<Option<Check>, SourceError> {
+    let data = vacant.data();
+    if !data.join(backup_manifest::NAME).exists() {
+        return Ok(None);
+    }
+    cx.progress().begin("checking", "files", 0);
+    let Some(Ran { ended, .. }) = vacant.run("pg_verifybackup", &["--quiet".into(), data.into()], cx)? else {
+        notes.push("pg_verifybackup is not installed, so files were not compared with their manifest".into());
+        return Ok(None);
+    };
+    let actual = ended.err().unwrap_or_else(|| "none".to_owned());
+    Ok(Some(Check::equal("damage found by pg_verifybackup", "none", actual)))
 }
 
 /// A server that did not start is of the right version and on files of ours: what it cannot make of them is their fault.

@@ -16,7 +16,10 @@
 //!
 //! This module knows no repository. How a server is entered is the business of [`postgresql`](crate::postgresql).
 
+mod arrival;
+mod backup_manifest;
 mod control;
+mod crc32c;
 mod drill;
 mod manifest;
 mod names;
@@ -31,6 +34,8 @@ mod server;
 mod setup;
 mod upkeep;
 mod walk;
+mod whole;
+mod wire;
 
 pub use drill::{DrillOptions, DrillResult, UpTo, prepare, prove};
 pub use manifest::{Manifest, Tablespace};
@@ -47,7 +52,7 @@ use control::Control;
 use hikae_model::{Cx, ErrorCode, HashKey, Problem, sabotage};
 use server::Facts;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use walk::Root;
 
 /// The kind of such a source.
@@ -56,12 +61,26 @@ pub const KIND: &str = "postgresql-cluster";
 /// How often the data directory is compared with what the server says of it: it may write between the two looks.
 const LOOKS: usize = 20;
 
+/// How the files of a server are read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ReadBy {
+    /// By us, where they are: on the server's machine.
+    #[default]
+    Local,
+    /// By the server, which sends them.
+    Wire,
+}
+
 /// What the configuration says of a cluster.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ClusterSettings {
     /// `host=... dbname=... user=...` or `postgresql://...`, without a password. Any database of the cluster will do.
     pub connection: String,
+    /// How its files are read.
+    #[serde(default)]
+    pub read: ReadBy,
     /// Where its files are on this machine; by default where the server says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data_directory: Option<PathBuf>,
@@ -82,7 +101,12 @@ pub enum WalIn {
 impl ClusterSettings {
     /// A cluster, all else by default.
     pub fn of(connection: impl Into<String>) -> Self {
-        Self { connection: connection.into(), data_directory: None, wal: WalIn::default() }
+        Self {
+            connection: connection.into(),
+            read: ReadBy::default(),
+            data_directory: None,
+            wal: WalIn::default(),
+        }
     }
 
     fn data_directory_of(&self, facts: &Facts) -> Result<PathBuf, SourceError> {
@@ -90,7 +114,10 @@ impl ClusterSettings {
             failed(
                 ErrorCode::Permission,
                 format!("the server does not tell role {} where its files are", facts.role),
-                Some(format!("set data_directory, or let the role know:\n{}", preflight::sql(facts))),
+                Some(format!(
+                    "set data_directory, or let the role know:\n{}",
+                    preflight::sql(facts, self.read)
+                )),
             )
         })
     }
@@ -113,6 +140,12 @@ impl ClusterSource {
         password: Option<Secret>,
         environment: &Environment,
     ) -> Result<Self, SourceError> {
+        if settings.read == ReadBy::Wire && settings.data_directory.is_some() {
+            return Err(SourceError::Setting {
+                setting: "data_directory".into(),
+                why: "nothing is read there with read = \"wire\"; take one of the two away".into(),
+            });
+        }
         let connection = without_password(&settings.connection, password, environment)?;
         Ok(Self { settings, connection })
     }
@@ -122,13 +155,18 @@ impl ClusterSource {
         &self.connection
     }
 
+    /// How its files are read.
+    pub fn read_by(&self) -> ReadBy {
+        self.settings.read
+    }
+
     /// Looks, without writing, at everything that a backup needs, and says how much each finding weighs.
     ///
     /// # Errors
     /// [`SourceError`] if the server does not answer at all.
     pub fn preflight(&self, cx: &Cx) -> Result<Vec<Finding>, SourceError> {
         let mut session = Session::enter(&self.connection, cx)?;
-        preflight::look(&mut session, &self.connection, &self.settings)
+        preflight::look(&mut session, &self.connection, &self.settings, cx)
     }
 }
 
@@ -143,14 +181,24 @@ impl Source for ClusterSource {
     }
 
     fn size(&self, cx: &Cx) -> Result<Option<u64>, SourceError> {
+        if self.settings.read == ReadBy::Wire {
+            return Ok(None); // the server says it once it begins to send
+        }
         let facts = Facts::ask(&mut Session::enter(&self.connection, cx)?)?;
         let data = Arc::new(Root::open(&self.settings.data_directory_of(&facts)?)?);
         Ok(Some(walk::list(&data, facts.version_num / 10_000, facts.catalog_version)?.bytes))
     }
 
     fn begin(&self, _key: HashKey, cx: &Cx) -> Result<Box<dyn Reading>, SourceError> {
-        Ok(Box::new(reading::ClusterReading::begin(&self.connection, &self.settings, cx)?))
+        Ok(match self.settings.read {
+            ReadBy::Local => Box::new(reading::ClusterReading::begin(&self.connection, &self.settings, cx)?),
+            ReadBy::Wire => Box::new(wire::WireReading::begin(&self.connection, cx)?),
+        })
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Sees that the files are those of this very server: not of another cluster, nor of a copy or a standby of it.

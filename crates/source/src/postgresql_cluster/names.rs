@@ -53,6 +53,22 @@ fn number(text: &str) -> Option<u32> {
     is_number.then(|| text.parse().ok()).flatten()
 }
 
+/// Whether files in a directory beneath the data directory may be those of relations.
+pub(super) fn holds_relations(directory: &[u8]) -> bool {
+    directory == b"global"
+        || directory.strip_prefix(b"base/").is_some_and(|database| !database.contains(&b'/'))
+        || directory.strip_prefix(b"pg_tblspc/").is_some_and(|space| n_slashes(space) == 2)
+}
+
+/// The same beneath a tablespace, where the directory of a version has one for each database.
+pub(super) fn holds_relations_of_space(directory: &[u8]) -> bool {
+    n_slashes(directory) == 1
+}
+
+fn n_slashes(path: &[u8]) -> usize {
+    path.iter().filter(|&&byte| byte == b'/').count()
+}
+
 /// A relation of one session, as `t3_16384`: it ends with the session.
 pub(super) fn is_temporary_relation(name: &[u8]) -> bool {
     let Some((session, relation)) =

@@ -49,6 +49,9 @@ struct Found {
     doubtful: Vec<(BadPage, Lsn)>,
 }
 
+/// Looks at a page again: its bytes, its block, and where it stands in the file.
+pub(super) type LookAgain<'a> = dyn FnMut(&mut [u8], u32, u64) -> io::Result<Seen> + 'a;
+
 /// A page that is not what was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct BadPage {
@@ -83,6 +86,32 @@ impl Pages {
         let n = found.n_bad + late.len() as u64;
         bad.extend(late);
         (n, bad)
+    }
+
+    /// Looks at all whole pages in `bytes`, which stand at `at` in the file. One that is not right is given to `again`,
+    /// which may read it anew.
+    pub(super) fn check(
+        &self,
+        relation: RelationFile,
+        path: &dyn Fn() -> PathBuf,
+        at: u64,
+        bytes: &mut [u8],
+        again: &mut LookAgain<'_>,
+    ) -> io::Result<()> {
+        let page_bytes = self.page_bytes as usize;
+        let mut n_pages = 0;
+        for (n, page) in bytes.chunks_exact_mut(page_bytes).enumerate() {
+            n_pages += 1;
+            let at = at + (n * page_bytes) as u64;
+            let block = block(relation, at, self);
+            if let Seen::Bad(_) = page::look(page, block)
+                && let Seen::Bad(lsn) = again(page, block, at)?
+            {
+                self.add(BadPage { path: path(), block }, lsn);
+            }
+        }
+        self.n_looked_at.fetch_add(n_pages, Ordering::Relaxed);
+        Ok(())
     }
 
     fn add(&self, page: BadPage, lsn: Lsn) {
@@ -153,23 +182,29 @@ impl ReadContent for ServerFile {
         let Some((pages, relation)) = &self.pages else {
             return Ok(stretch(open.fill(buffer)?));
         };
-        let page_bytes = pages.page_bytes as usize;
-        let whole = buffer.len() - buffer.len() % page_bytes;
-        if whole == 0 {
-            let what = "a page does not fit where it is to be read to".to_owned();
-            return Err(ContentError::Broken { what, advice: None });
-        }
+        let whole = whole_pages(buffer, pages.page_bytes)?;
         let at = open.position;
-        let n = open.fill(&mut buffer[..whole])?;
+        let n = open.fill(whole)?;
         if pages.checked {
             let path = || self.root.path().join(OsStr::from_bytes(&self.path));
-            check(pages, *relation, &path, open, at, &mut buffer[..n])?;
+            let mut again = |page: &mut [u8], block, at| look_again(open, page, block, at, pages.start);
+            pages.check(*relation, &path, at, &mut whole[..n], &mut again)?;
         }
         Ok(stretch(n))
     }
 }
 
-fn stretch(n: usize) -> Stretch {
+/// As much of a buffer as whole pages fill.
+pub(super) fn whole_pages(buffer: &mut [u8], page_bytes: u32) -> Result<&mut [u8], ContentError> {
+    let whole = buffer.len() - buffer.len() % page_bytes as usize;
+    if whole == 0 {
+        let what = "a page does not fit where it is to be read to".to_owned();
+        return Err(ContentError::Broken { what, advice: None });
+    }
+    Ok(&mut buffer[..whole])
+}
+
+pub(super) fn stretch(n: usize) -> Stretch {
     if n == 0 { Stretch::End } else { Stretch::Data(n) }
 }
 
@@ -180,31 +215,6 @@ fn open_file(root: &Root, path: &[u8]) -> Result<Open, ContentError> {
         Err(Errno::NOENT) => Err(ContentError::Gone),
         Err(error) => Err(io::Error::from(error).into()),
     }
-}
-
-/// Looks at all whole pages in `bytes`, which were read at `at`.
-fn check(
-    pages: &Pages,
-    relation: RelationFile,
-    path: &dyn Fn() -> PathBuf,
-    open: &Open,
-    at: u64,
-    bytes: &mut [u8],
-) -> io::Result<()> {
-    let page_bytes = pages.page_bytes as usize;
-    let mut n_pages = 0;
-    for (n, page) in bytes.chunks_exact_mut(page_bytes).enumerate() {
-        n_pages += 1;
-        let at = at + (n * page_bytes) as u64;
-        let block = block(relation, at, pages);
-        if let Seen::Bad(_) = page::look(page, block)
-            && let Seen::Bad(lsn) = look_again(open, page, block, at, pages.start)?
-        {
-            pages.add(BadPage { path: path(), block }, lsn);
-        }
-    }
-    pages.n_looked_at.fetch_add(n_pages, Ordering::Relaxed);
-    Ok(())
 }
 
 /// The number of the page that stands `at` bytes into a file of a relation.
@@ -275,7 +285,8 @@ impl ReadContent for SegmentFile {
 }
 
 /// What to do about a segment that is not there.
-const HOLD: &str = "give the role REPLICATION, so that hikae can hold the log, or raise wal_keep_size";
+pub(super) const HOLD: &str =
+    "give the role REPLICATION, so that hikae can hold the log, or raise wal_keep_size";
 
 /// A file that is held in memory.
 pub(super) struct Bytes(pub(super) io::Cursor<Vec<u8>>);

@@ -4,12 +4,13 @@
 //! pg_backup_start -> data/, spaces/ -> (all is read) -> pg_control -> pg_backup_stop -> stop/, wal/ -> (all is read) -> manifest
 //! ```
 
+use super::backup_manifest::{self, Summed, Sums, WalRange};
 use super::control::{self, Control};
-use super::manifest::Manifest;
 use super::read::{Bytes, Pages, SegmentFile, ServerFile};
 use super::segment::Expected;
 use super::server::{Begun, Ended, parse_tablespace_map, segments};
 use super::walk::{self, Listed, Listing, Root};
+use super::whole::{Counts, Whole, again, notes};
 use super::{ClusterSettings, same_cluster};
 use crate::postgresql::{Connection, failed};
 use crate::{Content, Finished, Item, Reading, SourceError};
@@ -27,6 +28,7 @@ pub(super) struct ClusterReading {
     begun: Begun,
     data: Arc<Root>,
     pages: Arc<Pages>,
+    sums: Arc<Sums>,
     items: std::vec::IntoIter<Listed>,
     late: std::vec::IntoIter<Item>,
     ended: Option<(Ended, Vec<SegmentName>)>,
@@ -36,12 +38,6 @@ pub(super) struct ClusterReading {
     tablespaces: Vec<u32>,
 }
 
-#[derive(Default)]
-struct Counts {
-    n_files: u64,
-    bytes: u64,
-}
-
 impl ClusterReading {
     pub(super) fn begin(
         connection: &Connection,
@@ -49,9 +45,9 @@ impl ClusterReading {
         cx: &Cx,
     ) -> Result<Self, SourceError> {
         let mut begun = Begun::begin(connection, cx)?;
-        let facts = begun.facts.clone();
+        let facts = begun.server.facts.clone();
         let data = Arc::new(Root::open(&settings.data_directory_of(&facts)?)?);
-        same_cluster(begun.session(), &facts, &data)?;
+        same_cluster(&mut begun.server.session, &facts, &data)?;
         let Listing { listed, bytes, problems, notes, tablespaces } =
             walk::list(&data, facts.version_num / 10_000, facts.catalog_version)?;
         let n_files = listed.iter().filter(|listed| listed.file.is_some()).count() as u64;
@@ -62,6 +58,7 @@ impl ClusterReading {
             begun,
             data,
             pages: Arc::new(pages),
+            sums: Arc::default(),
             items: listed.into_iter(),
             late: Vec::new().into_iter(),
             ended: None,
@@ -80,8 +77,10 @@ impl ClusterReading {
                 None => Cut::Files,
             };
             let pages = file.relation.map(|relation| (Arc::clone(&self.pages), relation));
-            let reader = ServerFile { root: file.root, path: file.path, pages, open: None };
-            Content { cut, reader: Box::new(reader) }
+            let reader = Box::new(ServerFile { root: file.root, path: file.path, pages, open: None });
+            let name = backup_manifest::place_of(&entry.path).unwrap_or_default();
+            let modified = entry.attributes.modified.seconds;
+            Content { cut, reader: Box::new(Summed::new(reader, &self.sums, name, modified)) }
         });
         Item { entry, content }
     }
@@ -97,10 +96,16 @@ impl ClusterReading {
             &crate::files::beneath::look_at(self.data.fd())
                 .map_err(|error| unreadable(self.data.path(), error.into()))?,
         );
-        let mut items =
-            Items { directory: above.clone(), file: Attributes { mode: 0o600, ..above }, items: Vec::new() };
+        let facts = &self.begun.server.facts;
+        let stopped = ended.stopped.as_second();
+        self.sums.add("backup_label", ended.label.as_bytes(), stopped);
+        self.sums.add(control::PATH, &control, stopped);
+        let log = WalRange { timeline: ended.timeline, start: self.begun.start, stop: ended.stop };
+        let sums = self.sums.to_json(facts.system_id, facts.version_num, &log);
+        let mut items = Items::beside(above);
         items.directory("stop")?;
         items.bytes("stop/backup_label", ended.label.clone().into_bytes())?;
+        items.bytes(&format!("stop/{}", backup_manifest::NAME), sums)?;
         items.bytes("stop/pg_control", control)?;
         if !ended.tablespace_map.is_empty() {
             items.bytes("stop/tablespace_map", ended.tablespace_map.clone().into_bytes())?;
@@ -117,7 +122,6 @@ impl ClusterReading {
             };
             items.file(&format!("wal/{history}"), 0, Box::new(reader))?;
         }
-        let facts = &self.begun.facts;
         for name in segments {
             let start = name.start(facts.segment_size).unwrap_or(self.begun.start);
             let expected = Expected {
@@ -126,7 +130,7 @@ impl ClusterReading {
                 page_bytes: facts.wal_block_size,
                 start,
                 until: ended.stop,
-                switched: false,
+                zeroes_from: None,
             };
             let path = name.to_string().into_bytes();
             let reader = SegmentFile { root: Arc::clone(&root), path, expected, open: None };
@@ -139,79 +143,6 @@ impl ClusterReading {
         }
         items.items.sort_by(|a, b| a.entry.path.cmp(&b.entry.path));
         Ok(items.items)
-    }
-
-    fn manifest(
-        &self,
-        ended: &Ended,
-        segments: &[SegmentName],
-        n_bad_pages: u64,
-    ) -> Result<Manifest, SourceError> {
-        let Begun { facts, start, started, .. } = &self.begun;
-        let tablespaces = parse_tablespace_map(&ended.tablespace_map).ok_or_else(|| {
-            failed(ErrorCode::Failure, "the server's map of tablespaces is not understood".into(), None)
-        })?;
-        if tablespaces.iter().any(|space| !self.tablespaces.contains(&space.oid)) {
-            let what = "a tablespace of the backup is not linked in pg_tblspc".into();
-            return Err(failed(ErrorCode::Failure, what, Some("run the backup again".into())));
-        }
-        Ok(Manifest {
-            format: Manifest::FORMAT,
-            system_id: facts.system_id.to_string(),
-            server_version: facts.version.clone(),
-            server_version_num: facts.version_num,
-            catalog_version: facts.catalog_version,
-            block_size: facts.block_size,
-            wal_block_size: facts.wal_block_size,
-            segment_size: facts.segment_size.bytes(),
-            relation_segment_blocks: facts.relation_segment_blocks,
-            data_checksums: facts.data_checksums,
-            from_standby: facts.is_standby,
-            timeline: ended.timeline.get(),
-            start_lsn: start.to_string(),
-            stop_lsn: ended.stop.to_string(),
-            started: *started,
-            stopped: ended.stopped,
-            wal_segments: segments.iter().map(ToString::to_string).collect(),
-            wal_included: true,
-            tablespaces,
-            databases: ended.databases.clone(),
-            superuser: facts.superuser.clone(),
-            n_files: self.listed.n_files,
-            bytes: self.listed.bytes,
-            n_pages_checked: self.pages.n_looked_at(),
-            n_bad_pages,
-            settings: facts.settings.clone(),
-        })
-    }
-
-    /// What is to be known of the server, and takes nothing from the backup.
-    fn notes(&self) -> Vec<Problem> {
-        let facts = &self.begun.facts;
-        let on = self.data.path().display().to_string();
-        let mut notes = self.notes.clone();
-        if !facts.data_checksums {
-            let what = "pages have no checksums, so a damaged one is kept as it is and not seen";
-            let advice = "stop the server and run pg_checksums --enable";
-            notes.push(Problem::new("no-checksums", &on, what).advise(advice));
-        }
-        if let Some(why) = &self.begun.no_slot {
-            let what = format!("nothing held the log while it was read: {why}");
-            let advice = "give the role REPLICATION and see that max_replication_slots leaves room, or a long backup may fail";
-            notes.push(Problem::new("no-slot", &on, what).advise(advice));
-        }
-        for name in ["config_file", "hba_file", "ident_file"] {
-            if let Some(path) = facts.settings.get(name)
-                && !Path::new(path).starts_with(self.data.path())
-                && facts.data_directory.as_ref().is_none_or(|data| !Path::new(path).starts_with(data))
-            {
-                let what = format!("{name} is outside of the data directory and not in this backup");
-                notes.push(
-                    Problem::new("config-outside", path, what).advise("back it up as a source of files"),
-                );
-            }
-        }
-        notes
     }
 }
 
@@ -235,14 +166,16 @@ impl Reading for ClusterReading {
         let read = || control::read(self.data.fd());
         let control = read().map_err(|error| unreadable(&self.data.path().join(control::PATH), error))?;
         let is_ours =
-            Control::parse(&control).is_some_and(|read| read.system_id == self.begun.facts.system_id);
+            Control::parse(&control).is_some_and(|read| read.system_id == self.begun.server.facts.system_id);
         if !is_ours {
-            let what = format!("{} was replaced in the middle of the backup", self.data.path().display());
-            return Err(failed(ErrorCode::Failure, what, Some("run the backup again".into())));
+            return Err(again(format!(
+                "{} was replaced in the middle of the backup",
+                self.data.path().display()
+            )));
         }
         let ended = self.begun.end()?;
-        let mut segments =
-            segments(self.begun.start, ended.stop, ended.timeline, self.begun.facts.segment_size);
+        let size = self.begun.server.facts.segment_size;
+        let mut segments = segments(self.begun.start, ended.stop, ended.timeline, size);
         if sabotage::on("last-segment-forgotten") {
             segments.pop();
         }
@@ -255,38 +188,54 @@ impl Reading for ClusterReading {
         let Some((ended, segments)) = &self.ended else {
             return Err(failed(ErrorCode::Failure, "the base backup was not ended".into(), None));
         };
-        let (n_bad, bad) = self.pages.bad(ended.stop);
-        let manifest = self.manifest(ended, segments, n_bad)?.to_json()?;
-        let mut problems = self.problems.clone();
-        problems.extend(bad.iter().map(|page| {
-            let what = format!("page {} is damaged: its checksum is wrong; it is kept as it is", page.block);
-            let advice = "restore an older snapshot beside and copy the table over, and look at the disk";
-            Problem::new("bad-page", page.path.display(), what).advise(advice)
-        }));
-        if n_bad > bad.len() as u64 {
-            let what = format!("{} more pages are damaged", n_bad - bad.len() as u64);
-            problems.push(Problem::new("bad-page", self.data.path().display(), what));
+        let Begun { server, start, started } = &self.begun;
+        let tablespaces = parse_tablespace_map(&ended.tablespace_map).ok_or_else(|| {
+            failed(ErrorCode::Failure, "the server's map of tablespaces is not understood".into(), None)
+        })?;
+        if tablespaces.iter().any(|space| !self.tablespaces.contains(&space.oid)) {
+            return Err(again("a tablespace of the backup is not linked in pg_tblspc".into()));
         }
-        Ok(Finished { moment: ended.stopped, problems, notes: self.notes(), manifest: Some(manifest) })
+        let on = self.data.path().display().to_string();
+        let said = notes(&server.facts, server.no_slot.as_ref(), Some(self.data.path()), &on);
+        let whole = Whole {
+            facts: &server.facts,
+            timeline: ended.timeline,
+            start: *start,
+            started: *started,
+            stop: ended.stop,
+            stopped: ended.stopped,
+            segments,
+            tablespaces,
+            databases: &ended.databases,
+            counts: self.listed,
+            pages: &self.pages,
+            on,
+        };
+        whole.finish(self.problems, self.notes.into_iter().chain(said).collect())
     }
 }
 
 /// Entries that are made here, with owner and mode like those of the data directory.
-struct Items {
+pub(super) struct Items {
     directory: Attributes,
     file: Attributes,
-    items: Vec<Item>,
+    pub(super) items: Vec<Item>,
 }
 
 impl Items {
-    fn directory(&mut self, path: &str) -> Result<(), SourceError> {
+    /// None yet. What is made is like `above`, a directory of the cluster.
+    pub(super) fn beside(above: Attributes) -> Self {
+        Self { directory: above.clone(), file: Attributes { mode: 0o600, ..above }, items: Vec::new() }
+    }
+
+    pub(super) fn directory(&mut self, path: &str) -> Result<(), SourceError> {
         let entry =
             Entry { path: tree_path(path)?, kind: EntryKind::Directory, attributes: self.directory.clone() };
         self.items.push(Item { entry, content: None });
         Ok(())
     }
 
-    fn bytes(&mut self, path: &str, bytes: Vec<u8>) -> Result<(), SourceError> {
+    pub(super) fn bytes(&mut self, path: &str, bytes: Vec<u8>) -> Result<(), SourceError> {
         self.file(path, bytes.len() as u64, Box::new(Bytes(Cursor::new(bytes))))
     }
 
@@ -298,7 +247,7 @@ impl Items {
     }
 }
 
-fn tree_path(path: &str) -> Result<TreePath, SourceError> {
+pub(super) fn tree_path(path: &str) -> Result<TreePath, SourceError> {
     TreePath::parse(path).map_err(|error| failed(ErrorCode::Failure, error.to_string(), None))
 }
 

@@ -11,6 +11,7 @@
 //! The server enters no session before it is done (`hot_standby = off`): so it takes settings that were smaller than the
 //! source's, and no session is ever in its way. One that is to pause for a look ([`pause`](super::pause())) lets sessions in.
 
+use super::backup_manifest;
 use super::control::{self, Control};
 use super::drill::fault_of_files;
 use super::manifest::Manifest;
@@ -293,7 +294,8 @@ fn see_shut_down(data: &Path, manifest: &Manifest) -> Result<(), SourceError> {
 
 /// Takes away what only our server needed, and leaves what the next one would miss.
 fn leave_as_found(data: &Path, timeline: Timeline) -> io::Result<()> {
-    for name in [SIGNAL, "postmaster.opts"] {
+    // The manifest was of the files as they were before the recovery.
+    for name in [SIGNAL, "postmaster.opts", backup_manifest::NAME] {
         match std::fs::remove_file(data.join(name)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}

@@ -19,8 +19,8 @@ pub(super) struct Expected {
     pub(super) start: Lsn,
     /// Up to here it must hold the log; what follows was not yet written.
     pub(super) until: Lsn,
-    /// What was read so far ends in zeroes.
-    pub(super) switched: bool,
+    /// From here on what was read is zeroes.
+    pub(super) zeroes_from: Option<Lsn>,
 }
 
 impl Expected {
@@ -38,10 +38,10 @@ impl Expected {
             // The segment within which the backup ends holds the log up to there.
             let may_be_switched = self.until.0 - self.start.0 >= self.segment_size.bytes() && at > 0;
             if may_be_switched && page.iter().all(|&byte| byte == 0) {
-                self.switched = true;
+                self.zeroes_from.get_or_insert(address);
                 continue;
             }
-            let seen = if self.switched { None } else { self.look_at_page(address, page) };
+            let seen = if self.zeroes_from.is_some() { None } else { self.look_at_page(address, page) };
             seen.ok_or_else(|| format!("does not hold the log at {address}"))??;
         }
         Ok(())
@@ -79,7 +79,7 @@ mod tests {
             page_bytes: PAGE as u32,
             start,
             until,
-            switched: false,
+            zeroes_from: None,
         }
     }
 

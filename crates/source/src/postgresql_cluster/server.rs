@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// How the backup is called in the server's files.
-const LABEL: &str = "hikae";
+pub(super) const LABEL: &str = "hikae";
 
 /// What a server says of itself before a backup.
 #[derive(Clone, Debug)]
@@ -145,15 +145,20 @@ pub(super) fn control(session: &mut Session) -> Result<(i64, Lsn), SourceError> 
     })
 }
 
-/// A backup that the server knows of.
-pub(super) struct Begun {
-    session: Session,
+/// A server that was entered for a backup, and keeps its log for it.
+pub(super) struct Entered {
+    pub(super) session: Session,
     pub(super) facts: Facts,
-    pub(super) start: Lsn,
-    pub(super) started: jiff::Timestamp,
     /// Why nothing keeps the log until it is read, if nothing does.
     pub(super) no_slot: Option<String>,
     databases: Vec<String>,
+}
+
+/// A backup that the server knows of.
+pub(super) struct Begun {
+    pub(super) server: Entered,
+    pub(super) start: Lsn,
+    pub(super) started: jiff::Timestamp,
 }
 
 /// What the server said at the end.
@@ -167,9 +172,9 @@ pub(super) struct Ended {
     pub(super) databases: Vec<String>,
 }
 
-impl Begun {
-    /// Enters the server and begins a backup. It makes a checkpoint at once.
-    pub(super) fn begin(connection: &Connection, cx: &Cx) -> Result<Self, SourceError> {
+impl Entered {
+    /// Enters the server, and lets it keep its log as long as the session lasts.
+    pub(super) fn enter(connection: &Connection, cx: &Cx) -> Result<Self, SourceError> {
         let mut session = Session::enter(connection, cx)?;
         let facts = Facts::ask(&mut session)?;
         // Without it, the server may take the segments away that the backup needs before they are read.
@@ -180,36 +185,46 @@ impl Begun {
             &[&format!("hikae_{slot}")],
         )?;
         let databases = databases(&mut session, "begin a backup of")?;
-        let sql = match facts.version_num {
+        Ok(Self { session, facts, no_slot: kept.err(), databases })
+    }
+
+    /// The time by the server's clock.
+    pub(super) fn clock(&mut self) -> Result<jiff::Timestamp, SourceError> {
+        let now = self.session.value("look at", "SELECT clock_timestamp()::text", &[])?;
+        now.and_then(|now| moment(&now)).ok_or_else(|| not_said("the time"))
+    }
+
+    /// The databases that were there when it was entered and still are.
+    pub(super) fn databases(&mut self) -> Result<Vec<String>, SourceError> {
+        let now = databases(&mut self.session, "end the backup of")?;
+        Ok(self.databases.iter().filter(|name| now.contains(name)).cloned().collect())
+    }
+}
+
+impl Begun {
+    /// Enters the server and begins a backup. It makes a checkpoint at once.
+    pub(super) fn begin(connection: &Connection, cx: &Cx) -> Result<Self, SourceError> {
+        let mut server = Entered::enter(connection, cx)?;
+        let sql = match server.facts.version_num {
             150_000.. => "SELECT clock_timestamp()::text, pg_backup_start($1, true)::text",
             _ => "SELECT clock_timestamp()::text, pg_start_backup($1, true, false)::text",
         };
+        let session = &mut server.session;
         let row = session.query("begin a backup of", sql, &[LABEL])?.into_iter().next().unwrap_or_default();
         let mut columns = row.into_iter().flatten();
         let mut read = || Some((moment(&columns.next()?)?, columns.next()?.parse().ok()?));
         let (started, start) = read().ok_or_else(|| not_said("where the backup begins"))?;
-        Ok(Self { session, facts, start, started, no_slot: kept.err(), databases })
-    }
-
-    /// The session, for looks at the server in the middle.
-    pub(super) fn session(&mut self) -> &mut Session {
-        &mut self.session
+        Ok(Self { server, start, started })
     }
 
     /// Ends the backup, and says what the server says. The session goes on, and with it the slot that keeps the log.
     pub(super) fn end(&mut self) -> Result<Ended, SourceError> {
-        self.ask_to_end().map_err(|error| match error {
-            SourceError::Failed { code, what, advice: None } => {
-                let advice = "the session or the server ended in the middle, and nothing was kept: run the backup again";
-                SourceError::Failed { code, what, advice: Some(advice.into()) }
-            }
-            error => error,
-        })
+        self.ask_to_end().map_err(ended_in_the_middle)
     }
 
     fn ask_to_end(&mut self) -> Result<Ended, SourceError> {
-        let after = databases(&mut self.session, "end the backup of")?;
-        let sql = match self.facts.version_num {
+        let databases = self.server.databases()?;
+        let sql = match self.server.facts.version_num {
             150_000.. => {
                 "SELECT clock_timestamp()::text, lsn::text, labelfile, spcmapfile FROM pg_backup_stop(false)"
             }
@@ -217,7 +232,8 @@ impl Begun {
                 "SELECT clock_timestamp()::text, lsn::text, labelfile, spcmapfile FROM pg_stop_backup(false, false)"
             }
         };
-        let row = self.session.query("end the backup of", sql, &[])?.into_iter().next().unwrap_or_default();
+        let session = &mut self.server.session;
+        let row = session.query("end the backup of", sql, &[])?.into_iter().next().unwrap_or_default();
         let mut columns = row.into_iter();
         let mut next = || columns.next().flatten();
         let stopped = next().and_then(|text| moment(&text));
@@ -232,28 +248,43 @@ impl Begun {
             return Err(not_said("where the backup ends"));
         };
         self.require_timeline(timeline)?;
-        let databases = self.databases.iter().filter(|name| after.contains(name)).cloned().collect();
         Ok(Ended { stop, stopped, timeline, label, tablespace_map: map, databases })
     }
 
     /// A standby may have followed its primary onto another timeline, and then the names of segments are of both.
     fn require_timeline(&mut self, started: Timeline) -> Result<(), SourceError> {
-        if !self.facts.is_standby {
+        if !self.server.facts.is_standby {
             return Ok(());
         }
         let sql = "SELECT greatest(timeline_id, min_recovery_end_timeline)::text
                    FROM pg_control_checkpoint(), pg_control_recovery()";
-        let now = self.session.value("look at", sql, &[])?;
+        let now = self.server.session.value("look at", sql, &[])?;
         match now.and_then(|text| text.parse().ok()).and_then(Timeline::new) {
-            Some(now) if now != started && !sabotage::on("timeline-change-unseen") => Err(failed(
-                ErrorCode::Failure,
-                format!("the standby went over from timeline {started} to {now} in the middle of the backup"),
-                Some("run the backup again".into()),
-            )),
+            Some(now) if now != started && !sabotage::on("timeline-change-unseen") => {
+                Err(went_over(started, now))
+            }
             Some(_) => Ok(()),
             None => Err(not_said("its timeline")),
         }
     }
+}
+
+/// What to do when the session was no more.
+pub(super) fn ended_in_the_middle(error: SourceError) -> SourceError {
+    match error {
+        SourceError::Failed { code, what, advice: None } => {
+            let advice =
+                "the session or the server ended in the middle, and nothing was kept: run the backup again";
+            SourceError::Failed { code, what, advice: Some(advice.into()) }
+        }
+        error => error,
+    }
+}
+
+/// The segments that the backup needs would be of two timelines.
+pub(super) fn went_over(started: Timeline, now: Timeline) -> SourceError {
+    let what = format!("the standby went over from timeline {started} to {now} in the middle of the backup");
+    failed(ErrorCode::Failure, what, Some("run the backup again".into()))
 }
 
 /// Names of all databases that can be entered.

@@ -3,7 +3,9 @@
 //! What is right already is not touched, and what another has set up is not replaced unasked. `pg_hba.conf` and passwords
 //! are for people: lines and hints are printed, nothing of them is done.
 
+use super::ReadBy;
 use super::server::functions;
+
 use super::upkeep::{ServerSetting, Upkeep};
 use crate::SourceError;
 use crate::postgresql::replication::SlotName;
@@ -22,6 +24,8 @@ pub struct SetupWish {
     pub role: String,
     /// The database that it enters.
     pub database: String,
+    /// How its files are read.
+    pub read: ReadBy,
     /// `archive_command`, if the server is to archive.
     pub archive_command: Option<String>,
     /// The slot, if its log is to be received.
@@ -89,7 +93,9 @@ pub fn plan_setup(
     plan.role(upkeep, wish);
     let at_least = |least: u64| move |value: &str| value.parse::<u64>().is_ok_and(|value| value >= least);
     plan.setting(upkeep, "wal_level", "replica", &|level| matches!(level, "replica" | "logical"));
-    plan.setting(upkeep, "max_wal_senders", "10", &at_least(2));
+    // One for the log, one for a base backup, and one that the server has not noticed to be dead.
+    let n_senders = if wish.read == ReadBy::Wire { 3 } else { 2 };
+    plan.setting(upkeep, "max_wal_senders", "10", &at_least(n_senders));
     let most = wish.archive_timeout;
     plan.setting(upkeep, "archive_timeout", &format!("{most}s"), &|seconds| {
         seconds.parse::<u32>().is_ok_and(|seconds| (1..=most).contains(&seconds))
@@ -137,7 +143,7 @@ impl SetupPlan {
                 self.by_hand.push(format!(
                     "give the role a password, in psql: \\password {role}    and put it into ~/.pgpass (mode 0600), with `*` or a second line for the database `replication`"
                 ));
-                [false; 3]
+                [false, wish.read == ReadBy::Wire, false]
             }
             Some(rights) if rights.is_superuser => {
                 self.right.push(format!("role {role} (a superuser, which is more than it needs)"));
@@ -150,7 +156,8 @@ impl SetupPlan {
                 if !rights.may_replicate {
                     sql.push(format!("ALTER ROLE {role} REPLICATION"));
                 }
-                [rights.may_see_settings, rights.may_back_up, rights.may_list_ready]
+                let may_back_up = rights.may_back_up || wish.read == ReadBy::Wire;
+                [rights.may_see_settings, may_back_up, rights.may_list_ready]
             }
         };
         let grants = [

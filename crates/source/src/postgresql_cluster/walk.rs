@@ -277,14 +277,8 @@ impl Walk {
     /// Whether files in a directory may be those of relations.
     fn holds_relations(&self, path: &[u8]) -> bool {
         match &self.only {
-            // A tablespace: the version's directory, then the database's.
-            Some(_) => path.iter().filter(|&&byte| byte == b'/').count() == 1,
-            None => {
-                path == b"global"
-                    || path.strip_prefix(b"base/").is_some_and(|database| !database.contains(&b'/'))
-                    || path.starts_with(b"pg_tblspc/")
-                        && path.iter().filter(|&&byte| byte == b'/').count() == 3
-            }
+            Some(_) => names::holds_relations_of_space(path),
+            None => names::holds_relations(path),
         }
     }
 

@@ -1,8 +1,6 @@
 //! What comes back: rows that were written while the backup ran, tablespaces, and nothing of what must not.
 
 use super::*;
-use std::os::unix::fs::{MetadataExt as _, chown};
-use std::sync::atomic::{AtomicBool, Ordering};
 
 #[test]
 fn a_cluster_comes_back_and_is_proved() {
@@ -27,48 +25,11 @@ fn a_cluster_comes_back_and_is_proved() {
 fn a_backup_under_load_comes_back_to_one_moment() {
     let Some(cluster) = start() else { return };
     let world = World::new();
-    sql(
-        &cluster,
-        "CREATE TABLE account (id int PRIMARY KEY, balance bigint NOT NULL, filler text);
-         INSERT INTO account SELECT n, 1000, repeat('f', 200) FROM generate_series(1, 50000) n;
-         CREATE TABLE ledger (n bigserial PRIMARY KEY, a int, b int)",
-    );
-    let stop = AtomicBool::new(false);
-    let report = std::thread::scope(|scope| {
-        for seed in 1..=2_i32 {
-            let (cluster, stop) = (&cluster, &stop);
-            scope.spawn(move || {
-                let mut client = enter(cluster, "postgres");
-                let mut n = seed;
-                while !stop.load(Ordering::Relaxed) {
-                    n = n.wrapping_mul(1_103_515_245).wrapping_add(12_345);
-                    let (from, to) = (n.rem_euclid(50_000) + 1, (n / 7).rem_euclid(50_000) + 1);
-                    let (low, high) = (from.min(to), from.max(to));
-                    let moved = format!(
-                        "BEGIN;
-                         UPDATE account SET balance = balance - 1 WHERE id = {low};
-                         UPDATE account SET balance = balance + 1 WHERE id = {high};
-                         INSERT INTO ledger (a, b) VALUES ({from}, {to});
-                         COMMIT"
-                    );
-                    client.batch_execute(&moved).unwrap();
-                }
-            });
-        }
-        std::thread::sleep(std::time::Duration::from_millis(300));
-        let before: i64 = text(&cluster, "SELECT count(*)::text FROM ledger").parse().unwrap();
-        let report = back_up(&world, source(&cluster));
-        let after: i64 = text(&cluster, "SELECT count(*)::text FROM ledger").parse().unwrap();
-        stop.store(true, Ordering::Relaxed);
-        (report, before, after)
-    });
-    let (report, before, after) = report;
+    let (report, before, after) = under_load(&cluster, || back_up(&world, source(&cluster)));
     assert_eq!(report.outcome, Outcome::Complete, "{:?}", report.problems);
     let snapshot = report.id.unwrap();
     let Restored { cluster: restored, .. } = restore(&world, snapshot);
-    assert_eq!(text(&restored, "SELECT sum(balance)::text FROM account"), "50000000");
-    let n: i64 = text(&restored, "SELECT count(*)::text FROM ledger").parse().unwrap();
-    assert!(before <= n && n <= after && before < after, "{before} {n} {after}");
+    assert_load_is_whole(&restored, before, after);
     assert_proved(&world, snapshot);
 }
 
@@ -211,10 +172,4 @@ fn a_restore_goes_into_nothing_that_is_there() {
         restore_cluster(&world.repo, snapshot, &target, &world.cx).unwrap_err();
         assert!(!new.exists());
     }
-}
-
-/// Gives `path` to the user as whom the server runs.
-fn give(path: &Path, cluster: &Cluster) {
-    let owner = std::fs::metadata(cluster.directory()).unwrap();
-    chown(path, Some(owner.uid()), Some(owner.gid())).unwrap();
 }

@@ -2,12 +2,6 @@
 
 use super::*;
 use hikae_model::Advise as _;
-use rustix::process::{Pid, Signal, kill_process};
-
-fn pid_of(cluster: &Cluster) -> Pid {
-    let file = std::fs::read_to_string(cluster.directory().join("data/postmaster.pid")).unwrap();
-    Pid::from_raw(file.lines().next().unwrap().parse().unwrap()).unwrap()
-}
 
 const END_SESSIONS: &[&str] = &[
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND application_name = 'hikae'",
@@ -78,14 +72,14 @@ fn files_of_another_server_are_refused() {
 }
 
 /// A server whose log is taken away as soon as it may.
-fn forgetful() -> Option<Cluster> {
+pub(super) fn forgetful() -> Option<Cluster> {
     let forgets = [("min_wal_size", "2MB"), ("max_wal_size", "2MB"), ("wal_keep_size", "0")];
     let options = options(&forgets);
     let initdb = options.initdb.iter().cloned().chain(["--wal-segsize=1".to_owned()]).collect();
     start_with(&ClusterOptions { initdb, ..options })
 }
 
-const FILL_THE_LOG: &[&str] = &[
+pub(super) const FILL_THE_LOG: &[&str] = &[
     "CREATE TABLE filler AS SELECT repeat('f', 1000) AS f FROM generate_series(1, 10000)",
     "CHECKPOINT",
     "INSERT INTO filler SELECT f FROM filler",

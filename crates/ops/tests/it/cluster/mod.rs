@@ -4,6 +4,8 @@ mod coming_back;
 mod failing;
 mod pages;
 mod standby;
+mod versions;
+mod wire;
 
 use crate::world::{World, named};
 use hikae_model::{Cx, HashKey, Outcome, Problem, SnapshotId};
@@ -12,11 +14,15 @@ use hikae_ops::drill::{DrillOptions, DrillReport, drill};
 use hikae_ops::report::{BackupReport, SnapshotReport};
 use hikae_ops::restore_cluster::{ClusterRestored, ClusterTarget, restore_cluster};
 use hikae_ops::surroundings::Surroundings;
+use hikae_source::postgresql::replication;
 use hikae_source::postgresql::{Begins, Cluster, ClusterOptions, Environment, Host, Vacant};
 use hikae_source::postgresql_cluster::{ClusterSettings, ClusterSource};
 use hikae_source::{Finished, Item, Reading, Source, SourceError};
+use rustix::process::{Pid, Signal, kill_process};
+use std::os::unix::fs::{MetadataExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A directory that the server's user can reach, whoever runs the tests.
 fn scratch() -> PathBuf {
@@ -135,6 +141,8 @@ fn drill_of(world: &World, snapshot: SnapshotId) -> DrillReport {
 fn assert_proved(world: &World, snapshot: SnapshotId) {
     let report = drill_of(world, snapshot);
     assert_eq!(report.outcome, Outcome::Complete, "{:?} {:?}", report.checks, report.notes);
+    let is_verified = report.checks.iter().any(|check| check.name.contains("pg_verifybackup"));
+    assert!(is_verified || report.notes.iter().any(|note| note.contains("pg_verifybackup is not installed")));
 }
 
 /// The file of a relation.
@@ -148,6 +156,8 @@ fn file_of(cluster: &Cluster, relation: &str) -> PathBuf {
 enum When {
     /// Everything is listed, and nothing was read yet.
     Listed,
+    /// So many entries were asked for.
+    Entry(usize),
     /// All files were read, and the backup is about to end.
     Read,
     /// The backup has ended, and the log is about to be read.
@@ -163,6 +173,7 @@ struct Meddling {
 
 struct MeddlingReading {
     inner: Box<dyn Reading>,
+    n: usize,
     when: When,
     what: Arc<dyn Fn() + Send + Sync>,
 }
@@ -186,13 +197,21 @@ impl Source for Meddling {
         if self.when == When::Listed {
             (self.what)();
         }
-        Ok(Box::new(MeddlingReading { inner, when: self.when, what: Arc::clone(&self.what) }))
+        Ok(Box::new(MeddlingReading { inner, n: 0, when: self.when, what: Arc::clone(&self.what) }))
     }
 }
 
 impl Reading for MeddlingReading {
     fn next(&mut self) -> Result<Option<Item>, SourceError> {
+        self.n += 1;
+        if self.when == When::Entry(self.n) {
+            (self.what)();
+        }
         self.inner.next()
+    }
+
+    fn comes_in_path_order(&self) -> bool {
+        self.inner.comes_in_path_order()
     }
 
     fn lanes(&self) -> usize {
@@ -218,8 +237,17 @@ impl Reading for MeddlingReading {
 
 /// Runs this on the server in the middle of a backup.
 fn with_sql(cluster: &Cluster, when: When, statements: &'static [&'static str]) -> NamedSource {
+    with_sql_of(cluster, settings(cluster), when, statements)
+}
+
+fn with_sql_of(
+    cluster: &Cluster,
+    settings: ClusterSettings,
+    when: When,
+    statements: &'static [&'static str],
+) -> NamedSource {
     let connection = cluster.connection().clone();
-    meddling(settings(cluster), when, move || {
+    meddling(settings, when, move || {
         let Host::Socket(socket) = &connection.host else { panic!("not a socket") };
         let mut config = postgres::Config::new();
         config.host_path(socket).port(connection.port).user("postgres").dbname("postgres");
@@ -238,4 +266,75 @@ fn assert_fails(world: &World, source: NamedSource, says: &str) {
     assert!(problem.what.contains(says), "{problem} lacks {says}");
     assert!(problem.advice.is_some(), "{problem}");
     assert!(world.repo.follow().unwrap().snapshots.is_empty(), "it was kept all the same");
+}
+
+fn pid_of(cluster: &Cluster) -> Pid {
+    let file = std::fs::read_to_string(cluster.directory().join("data/postmaster.pid")).unwrap();
+    Pid::from_raw(file.lines().next().unwrap().parse().unwrap()).unwrap()
+}
+
+/// Lets everybody in for replication too.
+fn let_replicate(cluster: &Cluster) {
+    let rules = "local all all trust\nlocal replication all trust\n";
+    std::fs::write(cluster.directory().join("hba.conf"), rules).unwrap();
+    sql(cluster, "SELECT pg_reload_conf()");
+    // The server reads its rules anew when it comes to it.
+    let enter = || replication::Session::enter(cluster.connection(), &hikae_testkit::system_cx());
+    assert!((0..500).any(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+        enter().is_ok()
+    }));
+}
+
+/// Does this while rows come in and change: what came of it, and how many had come before and after.
+fn under_load<T>(cluster: &Cluster, work: impl FnOnce() -> T) -> (T, i64, i64) {
+    sql(
+        cluster,
+        "CREATE TABLE account (id int PRIMARY KEY, balance bigint NOT NULL, filler text);
+         INSERT INTO account SELECT n, 1000, repeat('f', 200) FROM generate_series(1, 50000) n;
+         CREATE TABLE ledger (n bigserial PRIMARY KEY, a int, b int)",
+    );
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for seed in 1..=2_i32 {
+            let stop = &stop;
+            scope.spawn(move || {
+                let mut client = enter(cluster, "postgres");
+                let mut n = seed;
+                while !stop.load(Ordering::Relaxed) {
+                    n = n.wrapping_mul(1_103_515_245).wrapping_add(12_345);
+                    let (from, to) = (n.rem_euclid(50_000) + 1, (n / 7).rem_euclid(50_000) + 1);
+                    let (low, high) = (from.min(to), from.max(to));
+                    let moved = format!(
+                        "BEGIN;
+                         UPDATE account SET balance = balance - 1 WHERE id = {low};
+                         UPDATE account SET balance = balance + 1 WHERE id = {high};
+                         INSERT INTO ledger (a, b) VALUES ({from}, {to});
+                         COMMIT"
+                    );
+                    client.batch_execute(&moved).unwrap();
+                }
+            });
+        }
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        let before: i64 = text(cluster, "SELECT count(*)::text FROM ledger").parse().unwrap();
+        let result = work();
+        let after: i64 = text(cluster, "SELECT count(*)::text FROM ledger").parse().unwrap();
+        stop.store(true, Ordering::Relaxed);
+        (result, before, after)
+    })
+}
+
+/// What was committed before the backup ended is there, and whole.
+#[track_caller]
+fn assert_load_is_whole(restored: &Cluster, before: i64, after: i64) {
+    assert_eq!(text(restored, "SELECT sum(balance)::text FROM account"), "50000000");
+    let n: i64 = text(restored, "SELECT count(*)::text FROM ledger").parse().unwrap();
+    assert!(before <= n && n <= after && before < after, "{before} {n} {after}");
+}
+
+/// Gives `path` to the user as whom the server runs.
+fn give(path: &Path, cluster: &Cluster) {
+    let owner = std::fs::metadata(cluster.directory()).unwrap();
+    chown(path, Some(owner.uid()), Some(owner.gid())).unwrap();
 }

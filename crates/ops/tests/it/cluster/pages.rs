@@ -4,7 +4,7 @@ use super::*;
 use std::os::unix::fs::FileExt as _;
 
 /// A table of a thousand pages, all of it on the disk and in nobody's memory.
-fn cold(cluster: &Cluster) -> PathBuf {
+pub(super) fn cold(cluster: &Cluster) -> PathBuf {
     sql(
         cluster,
         "CREATE TABLE cold AS SELECT n AS id, repeat('c', 500) AS note FROM generate_series(1, 15000) n",
@@ -14,7 +14,7 @@ fn cold(cluster: &Cluster) -> PathBuf {
     file_of(cluster, "cold")
 }
 
-fn flip(path: &Path, at: u64) {
+pub(super) fn flip(path: &Path, at: u64) {
     let file = std::fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
     let mut byte = [0];
     file.read_exact_at(&mut byte, at).unwrap();

@@ -3,13 +3,8 @@
 use super::*;
 
 /// A standby of `cluster`, made by hikae itself.
-fn follow(world: &World, cluster: &Cluster) -> Cluster {
-    std::fs::write(
-        cluster.directory().join("hba.conf"),
-        "local all all trust\nlocal replication all trust\n",
-    )
-    .unwrap();
-    sql(cluster, "SELECT pg_reload_conf()");
+pub(super) fn follow(world: &World, cluster: &Cluster) -> Cluster {
+    let_replicate(cluster);
     let snapshot = back_up_whole(world, cluster);
     let cx = hikae_testkit::system_cx();
     let Host::Socket(socket) = &cluster.connection().host else { panic!("not a socket") };
@@ -23,7 +18,7 @@ fn follow(world: &World, cluster: &Cluster) -> Cluster {
     vacant.start(Begins::Recovering, "postgres", &cx).unwrap()
 }
 
-fn wait_for(cluster: &Cluster, sql: &str, expected: &str) {
+pub(super) fn wait_for(cluster: &Cluster, sql: &str, expected: &str) {
     for _ in 0..1500 {
         if text(cluster, sql) == expected {
             return;

@@ -85,6 +85,10 @@ pub struct BackupEntry {
     pub kind: BackupEntryKind,
     /// Its permissions.
     pub mode: u32,
+    /// Its owner, by the number on the server's machine.
+    pub uid: u32,
+    /// Its group.
+    pub gid: u32,
     /// When it was changed, in seconds since 1970.
     pub modified: u64,
     /// How long its content is.
@@ -355,7 +359,7 @@ impl BaseBackup {
 
     /// An entry, if it may stand where it does.
     fn entry(&self, header: tar::Header) -> Result<BackupEntry, ReplicationError> {
-        let tar::Header { path, kind, mode, modified, bytes } = header;
+        let tar::Header { path, kind, mode, uid, gid, modified, bytes } = header;
         let tablespace = self.archives[self.n_begun - 1].as_ref().map(|space| space.oid);
         let names: Vec<&[u8]> = path.names().collect();
         // A tablespace comes in an archive of its own: nothing is below its link.
@@ -377,7 +381,7 @@ impl BaseBackup {
                 BackupEntryKind::TablespaceLink(space.oid)
             }
         };
-        Ok(BackupEntry { tablespace, path, kind, mode, modified, bytes })
+        Ok(BackupEntry { tablespace, path, kind, mode, uid, gid, modified, bytes })
     }
 
     /// How many bytes of the piece at hand are there, `most` at the most; 0 at its end.

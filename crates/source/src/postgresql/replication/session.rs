@@ -66,6 +66,11 @@ impl Session {
         self.client.server_version_num()
     }
 
+    /// The number of the server's process that serves this connection.
+    pub fn process_id(&self) -> u32 {
+        self.client.process_id()
+    }
+
     /// Whether what is sent is encrypted.
     pub fn is_encrypted(&self) -> bool {
         self.client.is_encrypted()

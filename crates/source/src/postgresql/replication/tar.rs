@@ -20,6 +20,9 @@ pub(super) struct Header {
     pub(super) kind: Kind,
     /// Permissions, nothing else.
     pub(super) mode: u32,
+    /// Owner and group, as numbers of the server's machine.
+    pub(super) uid: u32,
+    pub(super) gid: u32,
     /// Seconds since 1970.
     pub(super) modified: u64,
     /// Of a file's content; 0 for all else.
@@ -78,7 +81,12 @@ pub(super) fn parse_header(block: &[u8; BLOCK]) -> Result<Option<Header>, String
     }
     let mode = (field("mode", 100..108)? & 0o777) as u32;
     let modified = field("time", 136..148)?;
-    Ok(Some(Header { path, kind, mode, modified, bytes }))
+    let owner = |what, range| {
+        let id = u32::try_from(field(what, range)?);
+        id.map_err(|_| format!("`{shown}` has a {what} that is no number of one"))
+    };
+    let (uid, gid) = (owner("user", 108..116)?, owner("group", 116..124)?);
+    Ok(Some(Header { path, kind, mode, uid, gid, modified, bytes }))
 }
 
 /// What of a field stands before its first NUL.
@@ -112,6 +120,7 @@ pub(super) mod tests {
         let mut block = [0; BLOCK];
         block[..name.len()].copy_from_slice(name);
         block[100..108].copy_from_slice(b"0000600 ");
+        block[108..124].copy_from_slice(b"0000146 0000147 ");
         block[124..136].copy_from_slice(size);
         block[136..148].copy_from_slice(b"15070624612 ");
         block[156] = kind;

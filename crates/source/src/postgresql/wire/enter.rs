@@ -59,7 +59,8 @@ impl Client {
             let (tag, body) = self.receive()?;
             match tag {
                 b'R' => self.authenticate(&body, connection)?,
-                b'K' => {} // the key to cancel a statement; we close the connection instead
+                // With it comes the key to cancel a statement; we close the connection instead.
+                b'K' => self.process_id = u32::try_from(get_i32(&body, 0)?).unwrap_or_default(),
                 b'Z' => return Ok(()),
                 b'v' => {} // the server knows a newer protocol; 3.0 is kept
                 tag => return Err(unexpected(tag, "while entering")),

@@ -46,6 +46,7 @@ pub(super) struct Client {
     outbox: Vec<u8>,
     parameters: BTreeMap<String, String>,
     authentication: Authentication,
+    process_id: u32,
     cancel: Cancel,
     /// How long an answer may take; without it, as long as the server likes.
     patience: Option<Duration>,
@@ -72,6 +73,7 @@ impl Client {
             outbox: Vec::new(),
             parameters: BTreeMap::new(),
             authentication: Authentication::None,
+            process_id: 0,
             cancel: cancel.clone(),
             patience: (purpose == Purpose::Replication).then_some(connection.connect_timeout),
             broken: false,
@@ -83,6 +85,11 @@ impl Client {
     /// How we were let in.
     pub(super) fn authentication(&self) -> Authentication {
         self.authentication
+    }
+
+    /// The server's process at the other end; 0 if it does not say.
+    pub(super) fn process_id(&self) -> u32 {
+        self.process_id
     }
 
     /// Whether what is sent is encrypted.

@@ -76,6 +76,7 @@ fn header(name: &str, kind: u8, link: &str, bytes: u64) -> Vec<u8> {
     let mut block = [0; 512];
     block[..name.len()].copy_from_slice(name.as_bytes());
     block[100..108].copy_from_slice(b"0000600 ");
+    block[108..124].copy_from_slice(b"0000146 0000147 ");
     block[124..136].copy_from_slice(format!("{bytes:011o} ").as_bytes());
     block[136..148].copy_from_slice(b"15070624612 ");
     block[156] = kind;
