@@ -2,13 +2,15 @@
 
 use crate::OpsError;
 use crate::config::Config;
-use hikae_model::{Cx, ErrorCode, SnapshotId};
+use crate::pitr::leading::leading_bases;
+use hikae_model::{Cx, ErrorCode, SnapshotId, sabotage};
 use hikae_repo::Repo;
 use hikae_repo::forget as repo_forget;
 use hikae_repo::forget::{ForgetReport, ToForget, plan_forget};
 use hikae_repo::retention::Retention;
 use jiff::tz::TimeZone;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 pub use hikae_repo::forget::{ForgetOptions, ForgetPlan, PlannedSnapshot};
 pub use hikae_repo::retention::Retention as Rule;
@@ -34,6 +36,7 @@ impl Request {
             source_name: source.map(str::to_owned),
             retention: Box::new(rule),
             time_zone: zone.clone(),
+            leading: BTreeSet::new(),
         };
         Self { what, reason }
     }
@@ -49,9 +52,8 @@ impl Request {
         zone: &TimeZone,
     ) -> Result<BTreeMap<&'c str, Self>, OpsError> {
         let mut rules: BTreeMap<&str, &Retention> = BTreeMap::new();
-        for (job_name, job) in &config.jobs {
-            let is_elsewhere = job.repository.as_deref().zip(repository).is_some_and(|(a, b)| a != b);
-            let Some(retention) = job.retention.as_ref().filter(|_| !is_elsewhere) else { continue };
+        for (job_name, job) in config.jobs_into(repository) {
+            let Some(retention) = &job.retention else { continue };
             // No two jobs have one for the same source: the configuration would not have been read.
             let sources = config.sources_of(Some(job_name)).unwrap_or_default();
             rules.extend(sources.into_iter().map(|source| (source, retention)));
@@ -70,17 +72,35 @@ impl Request {
     ///
     /// # Errors
     /// What may not be forgotten.
-    pub fn plan(&self, repo: &Repo, options: ForgetOptions, cx: &Cx) -> Result<ForgetPlan, OpsError> {
+    pub fn plan(&self, repo: &Arc<Repo>, options: ForgetOptions, cx: &Cx) -> Result<ForgetPlan, OpsError> {
+        let what = self.what_stands(repo, cx)?;
         let (state, _) = repo.readable()?;
-        Ok(plan_forget(&state, &self.what, options, cx.now()).map_err(hikae_repo::RepoError::from)?)
+        Ok(plan_forget(&state, &what, options, cx.now()).map_err(hikae_repo::RepoError::from)?)
     }
 
     /// Forgets.
     ///
     /// # Errors
     /// What may not be forgotten, or any failure to write the log; then nothing was.
-    pub fn carry_out(&self, repo: &Repo, options: ForgetOptions, cx: &Cx) -> Result<ForgetReport, OpsError> {
-        Ok(repo_forget::forget(repo, &self.what, &self.reason, options, cx)?)
+    pub fn carry_out(
+        &self,
+        repo: &Arc<Repo>,
+        options: ForgetOptions,
+        cx: &Cx,
+    ) -> Result<ForgetReport, OpsError> {
+        Ok(repo_forget::forget(repo, &self.what_stands(repo, cx)?, &self.reason, options, cx)?)
+    }
+
+    /// With the base backups that a rule must leave, by what the repository holds now. A base backup that comes meanwhile is
+    /// the newest, and stays anyway.
+    fn what_stands(&self, repo: &Arc<Repo>, cx: &Cx) -> Result<ToForget, OpsError> {
+        let mut what = self.what.clone();
+        if let ToForget::Rule { source_name, leading, .. } = &mut what
+            && !sabotage::on("chains-uncounted")
+        {
+            *leading = leading_bases(repo, source_name.as_deref(), cx)?;
+        }
+        Ok(what)
     }
 }
 

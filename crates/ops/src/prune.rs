@@ -9,6 +9,7 @@ use hikae_repo::prune as repo_prune;
 use hikae_repo::prune::{PruneReport, RemovalReport};
 use serde::Serialize;
 
+pub use crate::pitr::keep::KeepLog;
 pub use hikae_repo::prune::{PruneOptions, PrunePlan, PruneTotals};
 
 /// What a prune would do.
@@ -38,20 +39,20 @@ pub struct Pruned {
 ///
 /// # Errors
 /// Whatever cannot be read, and things that look wrong.
-pub fn plan(repo: &Repo, options: &PruneOptions, cx: &Cx) -> Result<Planned, OpsError> {
+pub fn plan(repo: &Repo, options: &PruneOptions, keep: &KeepLog, cx: &Cx) -> Result<Planned, OpsError> {
     cx.progress().begin("planning", "prune", 0);
     let doomed = repo_prune::plan(repo, options, cx)?;
-    Ok(Planned { doomed, log: plan_log(repo, &*repo.follow()?, cx)? })
+    Ok(Planned { doomed, log: plan_log(repo, &*repo.follow()?, keep, cx.now(), cx)? })
 }
 
 /// Dooms, then removes.
 ///
 /// # Errors
 /// As for [`plan`], and any failure of the store; what was removed until then was due.
-pub fn prune(repo: &Repo, options: &PruneOptions, cx: &Cx) -> Result<Pruned, OpsError> {
+pub fn prune(repo: &Repo, options: &PruneOptions, keep: &KeepLog, cx: &Cx) -> Result<Pruned, OpsError> {
     cx.progress().begin("pruning", "packs", 0);
     let doomed = repo_prune::prune(repo, options, cx)?;
-    let (log, log_entry) = let_log_go(repo, options.soft, cx)?;
+    let (log, log_entry) = let_log_go(repo, options.soft, keep, cx)?;
     let removed = repo_prune::remove_doomed(repo, cx)?;
     Ok(Pruned { doomed, log, log_entry, removed })
 }

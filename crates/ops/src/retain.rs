@@ -9,7 +9,7 @@
 use crate::OpsError;
 use crate::config::{Config, JobConfig};
 use crate::forget::{ForgetOptions, ForgetPlan, Request};
-use crate::prune::{PruneOptions, Pruned, prune};
+use crate::prune::{KeepLog, PruneOptions, Pruned, prune};
 use crate::report::BackupReport;
 use hikae_model::{Cx, Outcome, sabotage};
 use hikae_repo::log::Change;
@@ -17,6 +17,7 @@ use hikae_repo::{Repo, RepoError};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
+use std::sync::Arc;
 
 /// What the retention of a job did.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -35,7 +36,7 @@ pub struct Retained {
 /// # Errors
 /// Whatever keeps a forget or a prune from being done. The backup is not touched by it.
 pub fn retain(
-    repo: &Repo,
+    repo: &Arc<Repo>,
     (config, job, repository): (&Config, &JobConfig, &str),
     report: &BackupReport,
     zone: &TimeZone,
@@ -60,7 +61,8 @@ pub fn retain(
         && !retained.forgotten.is_empty()
         && is_prune_due(repo, every, cx.now())?
     {
-        retained.pruned = Some(prune(repo, &PruneOptions::default(), cx)?);
+        retained.pruned =
+            Some(prune(repo, &PruneOptions::default(), &KeepLog::of_config(config, repository), cx)?);
     }
     Ok(Some(retained))
 }

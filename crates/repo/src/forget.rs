@@ -28,6 +28,8 @@ pub enum ToForget {
         retention: Box<Retention>,
         /// Where its days begin.
         time_zone: TimeZone,
+        /// These stay whatever it says: base backups without which the present could not be reached.
+        leading: BTreeSet<SnapshotId>,
     },
     /// These.
     Snapshots(BTreeSet<SnapshotId>),
@@ -147,7 +149,7 @@ pub fn plan_forget(
     }
     let mut plan = ForgetPlan { n: state.n, snapshots: Vec::new() };
     match what {
-        ToForget::Rule { source_name, retention, time_zone } => {
+        ToForget::Rule { source_name, retention, time_zone, leading } => {
             sources.retain(|name, _| source_name.as_ref().is_none_or(|wanted| wanted == name));
             for snapshots in sources.values() {
                 let good = not_set_aside(state, snapshots);
@@ -160,6 +162,9 @@ pub fn plan_forget(
                     kept_by[at].insert(why);
                 }
                 let ids = good.iter().map(|state| state.snapshot.id);
+                for (id, kept_by) in ids.clone().zip(&mut kept_by) {
+                    kept_by.extend(leading.contains(&id).then_some(KeptBy::Leading));
+                }
                 let mut why: BTreeMap<_, _> = ids.zip(kept_by).collect();
                 plan.snapshots.extend(snapshots.iter().map(|state| {
                     let set_aside = || BTreeSet::from([KeptBy::SetAside]);

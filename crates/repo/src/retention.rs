@@ -104,6 +104,8 @@ pub enum KeptBy {
     NewestVerified,
     /// The newest of its source of which nothing is missing.
     NewestComplete,
+    /// The newest base backup from which the log leads to the present.
+    Leading,
     /// Its record cannot be read, so that no rule can judge it.
     SetAside,
     /// Nobody asked for it to go.
@@ -223,6 +225,7 @@ impl fmt::Display for KeptBy {
             Self::Future => "from the future: a clock was wrong",
             Self::NewestVerified => "newest of its source that a drill has restored",
             Self::NewestComplete => "newest of its source that is complete",
+            Self::Leading => "base backup from which the log leads to the present",
             Self::SetAside => "damaged: counts for nothing, and goes only if it is named",
             Self::NotAsked => "not asked for",
         })

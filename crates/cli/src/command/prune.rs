@@ -6,7 +6,7 @@ use crate::page::count;
 use clap::Args;
 use hikae_model::{Bytes, ErrorCode};
 use hikae_ops::pitr::keep::LogPlan;
-use hikae_ops::prune::{PruneOptions, PruneTotals, Pruned, plan, prune};
+use hikae_ops::prune::{KeepLog, PruneOptions, PruneTotals, Pruned, plan, prune};
 use jiff::SignedDuration;
 use std::time::Duration;
 
@@ -55,10 +55,14 @@ fn duration(span: jiff::Span) -> Result<Duration, Failure> {
 pub fn run(args: &PruneArgs, app: &App) -> Result<Ended, Failure> {
     let options = args.options()?;
     let repo = app.open()?;
+    let config = app.config_or_none()?;
+    // What stands elsewhere than the configuration says is none of its business.
+    let name = app.repository_name(&config, None)?;
+    let keep = name.map_or_else(KeepLog::default, |name| KeepLog::of_config(&config, name));
     if args.dry_run {
         let plan = {
             let _progress = app.progress();
-            plan(&repo, &options, &app.cx)?
+            plan(&repo, &options, &keep, &app.cx)?
         };
         let packs = text(&plan.doomed.totals, plan.doomed.doomed.len(), "would be");
         let text = format!("{packs}{}Nothing was changed.\n", log_text(&plan.log, "would go", app));
@@ -67,7 +71,7 @@ pub fn run(args: &PruneArgs, app: &App) -> Result<Ended, Failure> {
     }
     let pruned = {
         let _progress = app.progress();
-        prune(&repo, &options, &app.cx)?
+        prune(&repo, &options, &keep, &app.cx)?
     };
     app.output.result(Ended::Well, &pruned, &pruned_text(&pruned, app));
     Ok(Ended::Well)
@@ -124,6 +128,10 @@ fn log_text(log: &LogPlan, goes: &str, app: &App) -> String {
                 Bytes(log.stored_bytes),
                 app.time(log.recovers_from),
             ));
+            if log.n_alone > 0 {
+                let bases = count(log.n_alone as u64, "older base backup", "older base backups");
+                text.push_str(&format!("{bases} of it can then be restored as of their own moments only.\n"));
+            }
         }
         if let Some(why) = &cluster.stays {
             let (files, bytes) = (count(cluster.n_files, "file", "files"), Bytes(cluster.stored_bytes));

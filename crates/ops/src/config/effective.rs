@@ -240,7 +240,7 @@ fn of_postgresql(postgresql: &PostgresqlSettings) -> Vec<Setting> {
 }
 
 fn of_job(job: &JobConfig) -> Vec<Setting> {
-    let JobConfig { sources, repository, description, retention } = job;
+    let JobConfig { sources, repository, description, retention, keep_log } = job;
     let rules = |rule: &Retention| {
         let Retention { last, hourly, daily, weekly, monthly, yearly, within } = rule;
         let named = [
@@ -262,6 +262,7 @@ fn of_job(job: &JobConfig) -> Vec<Setting> {
         setting("repository", repository.as_ref().map(text), None),
         setting("description", description.as_ref().map(text), None),
         setting("retention", retention.as_ref().map(rules), None),
+        setting("keep_log", keep_log.map(|length| text(format_args!("{length:#}"))), None),
     ]
 }
 
@@ -330,7 +331,7 @@ mod tests {
                     [source.d]\nkind = 'postgresql'\nconnection = 'host=h'\npassword = 'env:P'\nlock_timeout = '5s'\n\
                     hooks = { before = [['a', 'b c']] }\n[source.s]\nkind = 'sqlite'\npath = '/d.db'\n\
                     [source.f]\nkind = 'files'\ninclude = ['/a']\nfixtures = { holds = ['/a/b'] }\n\
-                    [job.j]\nsources = ['s']\nretention = { daily = 3, within = '2d' }\n";
+                    [job.j]\nsources = ['s']\nretention = { daily = 3, within = '2d' }\nkeep_log = '14d'\n";
         let config = parse(text, None).unwrap();
         let shown = effective(&config);
         let again = effective(&parse(&to_text(&shown), None).unwrap());

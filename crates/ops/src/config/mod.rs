@@ -177,6 +177,10 @@ pub struct JobConfig {
     /// `hikae forget`. All are kept, if left out.
     #[serde(default)]
     pub retention: Option<Retention>,
+    /// How far back the archived log of its clusters leads; older log goes with a prune, also where older base backups
+    /// stay. As far as the oldest of them, if left out.
+    #[serde(default, deserialize_with = "span_of_time")]
+    pub keep_log: Option<SignedDuration>,
 }
 
 impl Config {
@@ -228,6 +232,13 @@ impl Config {
         let names = || self.jobs.keys().map(String::as_str);
         let job = self.jobs.get(name).ok_or_else(|| ConfigError::no_such("job", name, names()))?;
         Ok(job.sources.as_ref().map_or_else(all, |sources| sources.iter().map(String::as_str).collect()))
+    }
+
+    /// The jobs that back up into this repository of the configuration, as far as they say.
+    pub fn jobs_into(&self, repository: Option<&str>) -> impl Iterator<Item = (&str, &JobConfig)> {
+        let is_elsewhere =
+            move |job: &JobConfig| job.repository.as_deref().zip(repository).is_some_and(|(a, b)| a != b);
+        self.jobs.iter().filter(move |(_, job)| !is_elsewhere(job)).map(|(name, job)| (name.as_str(), job))
     }
 
     /// The repositories into which a source is backed up, by its jobs; without a job, the only one.

@@ -250,6 +250,9 @@ struct Job {
     /// Which snapshots of its sources are kept; the others are forgotten after each good backup of this job. All are kept,
     /// if left out.
     retention: Option<Retention>,
+    /// How far back the archived log of its clusters leads, as "14d"; older log goes with a prune, also where older base
+    /// backups stay. As far as the oldest of them, if left out.
+    keep_log: Option<String>,
 }
 
 /// Which snapshots are kept: those that any of these rules keeps.

@@ -127,6 +127,9 @@ pub fn window(repo: &Arc<Repo>, source: &str, cx: &Cx) -> Result<WindowReport, O
     }
     let mut bases: Vec<KeptBase> = cluster.bases.iter().map(|base| kept_base(&cluster, base)).collect();
     bases.sort_by_key(|base| base.moment);
+    let without_history =
+        cluster.window.without_history.iter().filter(|timeline| !cluster.is_sealed(**timeline));
+    sealed |= cluster.window.without_history.iter().any(|timeline| cluster.is_sealed(*timeline));
     let log = cluster.stored.values();
     Ok(WindowReport {
         source: source.to_owned(),
@@ -134,7 +137,7 @@ pub fn window(repo: &Arc<Repo>, source: &str, cx: &Cx) -> Result<WindowReport, O
         system: cluster.system.to_string(),
         intervals,
         gaps: gaps(&cluster),
-        without_history: cluster.window.without_history.iter().map(|timeline| timeline.get()).collect(),
+        without_history: without_history.map(|timeline| timeline.get()).collect(),
         bases,
         n_log_files: cluster.stored.len() as u64,
         log_stored_bytes: log.clone().map(|file| file.stored_bytes).sum(),

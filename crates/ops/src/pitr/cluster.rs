@@ -6,12 +6,12 @@ use crate::restore_cluster::manifest;
 use hikae_model::{
     Cx, ErrorCode, Lsn, SegmentName, SegmentSize, SnapshotId, SystemId, Timeline, TimelineHistory, WalName,
 };
-use hikae_repo::Repo;
 use hikae_repo::log::SnapshotRef;
 use hikae_repo::wal::{StoredWal, WalArchive};
+use hikae_repo::{Repo, RepoError};
 use hikae_source::postgresql_cluster::{KIND, Manifest};
 use jiff::Timestamp;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// A cluster, as one repository knows it.
@@ -30,6 +30,8 @@ pub struct KeptCluster {
     pub stored: BTreeMap<WalName, StoredWal>,
     /// Where it can come back to.
     pub window: Window,
+    /// Timelines whose history is kept and cannot be opened with this key.
+    sealed: BTreeSet<Timeline>,
     wal: WalArchive,
 }
 
@@ -83,10 +85,11 @@ impl KeptCluster {
             .into_iter()
             .map(|file| (file.name, file))
             .collect();
+        let (histories, sealed) = histories(&wal, system, stored.keys(), cx)?;
         let archive = Archive {
             size: size.unwrap_or(SegmentSize::USUAL),
             segments: stored.keys().filter_map(|name| segment_of(*name)).collect(),
-            histories: histories(&wal, system, stored.keys(), cx)?,
+            histories,
             floors: state
                 .floors_in_force()
                 .filter(|floor| floor.floor.system == system)
@@ -94,7 +97,12 @@ impl KeptCluster {
                 .collect(),
         };
         let window = Window::of(&bases, &archive);
-        Ok(Self { source: source.to_owned(), system, manifests, bases, archive, stored, window, wal })
+        Ok(Self { source: source.to_owned(), system, manifests, bases, archive, stored, window, sealed, wal })
+    }
+
+    /// True if the history of this timeline is kept and cannot be opened with this key.
+    pub fn is_sealed(&self, timeline: Timeline) -> bool {
+        self.sealed.contains(&timeline)
     }
 
     /// When one of its bases ended.
@@ -133,14 +141,14 @@ fn segment_of(name: WalName) -> Option<SegmentName> {
     }
 }
 
-/// The histories that can be read: without one, nothing leads to its timeline.
+/// The histories that can be read: without one, nothing leads to its timeline. And those that this key does not open.
 fn histories<'a>(
     wal: &WalArchive,
     system: SystemId,
     names: impl Iterator<Item = &'a WalName>,
     cx: &Cx,
-) -> Result<BTreeMap<Timeline, TimelineHistory>, OpsError> {
-    let mut histories = BTreeMap::new();
+) -> Result<(BTreeMap<Timeline, TimelineHistory>, BTreeSet<Timeline>), OpsError> {
+    let (mut histories, mut sealed) = (BTreeMap::new(), BTreeSet::new());
     for name in names {
         let WalName::History(timeline) = name else { continue };
         cx.check()?;
@@ -149,11 +157,12 @@ fn histories<'a>(
         let read = got.and_then(|_| TimelineHistory::parse(*timeline, &text).map_err(|error| bad(&error)));
         match read {
             Ok(history) => drop(histories.insert(*timeline, history)),
+            Err(OpsError::Repo(RepoError::NeedsIdentity)) => drop(sealed.insert(*timeline)),
             Err(error) if error.is_damage() => {}
             Err(error) => return Err(error),
         }
     }
-    Ok(histories)
+    Ok((histories, sealed))
 }
 
 /// The cluster of a base backup, and its places.

@@ -5,6 +5,8 @@
 //!   know: a timeline begins where another stood.
 //! - On a timeline later than those of all base backups a cluster may be at work that came back to an earlier place. Of such
 //!   nothing goes before it has a base backup.
+//! - A configuration may keep log for less long than base backups: then those count that are younger, and the newest that is
+//!   older, from which the first of them is reached. Older ones can be restored as they are.
 //! - Only base backups that are listed count. The entry names those that are forgotten, and nothing goes while one of them
 //!   can be brought back.
 //! - Where a cluster has no base backup, where one cannot be read, where they are not of one form: nothing goes.
@@ -12,18 +14,45 @@
 use super::cluster::{base_of, manifest_of};
 use super::window::Base;
 use crate::OpsError;
-use hikae_model::{Cx, Lsn, SegmentSize, SnapshotId, SystemId, WalName, sabotage};
+use crate::config::Config;
+use hikae_model::{Cx, Lsn, SegmentSize, SnapshotId, SystemId, Timeline, WalName, sabotage};
 use hikae_repo::log::LogFloors;
 use hikae_repo::prune::floor_log;
 use hikae_repo::state::State;
 use hikae_repo::wal::{self, LogFloor, StoredWal};
 use hikae_repo::{Repo, RepoError};
 use hikae_source::postgresql_cluster::KIND;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
+
+/// How long the archived log is kept of the clusters of sources, by name of the source.
+#[derive(Clone, Debug, Default)]
+pub struct KeepLog(BTreeMap<String, SignedDuration>);
+
+impl KeepLog {
+    /// What the jobs say that back up into this repository of the configuration. The longest counts.
+    pub fn of_config(config: &Config, repository: &str) -> Self {
+        let mut keep: BTreeMap<String, SignedDuration> = BTreeMap::new();
+        for (name, job) in config.jobs_into(Some(repository)) {
+            let Some(length) = job.keep_log else { continue };
+            for source in config.sources_of(Some(name)).unwrap_or_default() {
+                let kept = keep.entry(source.to_owned()).or_insert(length);
+                *kept = length.max(*kept);
+            }
+        }
+        Self(keep)
+    }
+
+    /// The moment before which the log of a cluster of these sources need not lead, if each of them has one.
+    fn until(&self, sources: &BTreeSet<String>, now: Timestamp) -> Option<Timestamp> {
+        let lengths: Option<Vec<SignedDuration>> =
+            sources.iter().map(|source| self.0.get(source).copied()).collect();
+        now.checked_sub(lengths?.into_iter().max()?).ok()
+    }
+}
 
 /// What goes of the archived log, of each cluster whose log is kept.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -60,6 +89,8 @@ pub struct GoingLog {
     pub below: Lsn,
     /// From when on the cluster can come back to every moment: the end of the base backup that needs that place.
     pub recovers_from: Timestamp,
+    /// Older base backups that stay, and can then be restored to their own moments only.
+    pub n_alone: usize,
     /// How many files.
     pub n_files: u64,
     /// Their length in the repository.
@@ -110,13 +141,20 @@ impl fmt::Display for WhyLogStays {
 ///
 /// # Errors
 /// Any failure to read the repository, but for damage: then nothing goes.
-pub fn plan_log(repo: &Repo, state: &State, cx: &Cx) -> Result<LogPlan, OpsError> {
+pub fn plan_log(
+    repo: &Repo,
+    state: &State,
+    keep: &KeepLog,
+    now: Timestamp,
+    cx: &Cx,
+) -> Result<LogPlan, OpsError> {
     let logs = wal::list(repo)?;
     if logs.is_empty() {
         return Ok(LogPlan::default());
     }
     let known = Known::read(repo, state, cx)?;
-    let cluster = |(system, files): (&SystemId, &Vec<StoredWal>)| known.cluster(*system, files, state);
+    let cluster =
+        |(system, files): (&SystemId, &Vec<StoredWal>)| known.cluster(*system, files, state, keep, now);
     Ok(LogPlan { clusters: logs.iter().map(cluster).collect(), without: known.forgotten })
 }
 
@@ -124,13 +162,18 @@ pub fn plan_log(repo: &Repo, state: &State, cx: &Cx) -> Result<LogPlan, OpsError
 ///
 /// # Errors
 /// As for [`plan_log`], and any failure to write the log; then nothing goes.
-pub fn let_log_go(repo: &Repo, soft: Duration, cx: &Cx) -> Result<(LogPlan, Option<u64>), OpsError> {
-    let mut plan = plan_log(repo, &*repo.follow()?, cx)?;
+pub fn let_log_go(
+    repo: &Repo,
+    soft: Duration,
+    keep: &KeepLog,
+    cx: &Cx,
+) -> Result<(LogPlan, Option<u64>), OpsError> {
+    let mut plan = plan_log(repo, &*repo.follow()?, keep, cx.now(), cx)?;
     if plan.is_empty() {
         return Ok((plan, None));
     }
-    let n = floor_log::<OpsError>(repo, cx, &mut |state, _| {
-        plan = plan_log(repo, state, cx)?;
+    let n = floor_log::<OpsError>(repo, cx, &mut |state, now| {
+        plan = plan_log(repo, state, keep, now, cx)?;
         Ok(plan.floors(soft))
     })?;
     Ok((plan, n))
@@ -190,7 +233,14 @@ impl Known {
         Ok(known)
     }
 
-    fn cluster(&self, system: SystemId, files: &[StoredWal], state: &State) -> ClusterLog {
+    fn cluster(
+        &self,
+        system: SystemId,
+        files: &[StoredWal],
+        state: &State,
+        keep: &KeepLog,
+        now: Timestamp,
+    ) -> ClusterLog {
         let mut log = ClusterLog {
             system,
             sources: BTreeSet::new(),
@@ -204,7 +254,9 @@ impl Known {
             return log;
         };
         log.sources.clone_from(&known.sources);
-        match (self.unreadable, known.floor(system)) {
+        let newest = files.iter().map(|file| file.name.timeline()).max();
+        let until = keep.until(&known.sources, now);
+        match (self.unreadable, known.floor(system, newest, until)) {
             (Some(id), _) => log.stays = Some(WhyLogStays::Unreadable(id)),
             (None, Err(why)) => log.stays = Some(why),
             (None, Ok((floor, recovers_from))) => {
@@ -214,10 +266,12 @@ impl Known {
                     (n_files, stored_bytes) = (n_files + 1, stored_bytes + file.stored_bytes);
                 }
                 let (timeline, below) = (floor.timeline.get(), floor.below);
+                let alone = known.bases.iter().filter(|dated| dated.base.reads_from() < below);
                 log.goes = (n_files > 0).then_some(GoingLog {
                     timeline,
                     below,
                     recovers_from,
+                    n_alone: alone.count(),
                     n_files,
                     stored_bytes,
                     floor,
@@ -229,10 +283,19 @@ impl Known {
 }
 
 impl KnownCluster {
-    /// The floor, and the moment from which on every one can be reached.
-    fn floor(&self, system: SystemId) -> Result<(LogFloor, Timestamp), WhyLogStays> {
+    /// The floor, and the moment of the base backup that decides. `newest` is the last timeline of which log is kept, and
+    /// log from before `until` need not be.
+    fn floor(
+        &self,
+        system: SystemId,
+        newest: Option<Timeline>,
+        until: Option<Timestamp>,
+    ) -> Result<(LogFloor, Timestamp), WhyLogStays> {
         let timeline = self.bases.iter().map(|dated| dated.base.timeline).max().ok_or(WhyLogStays::NoBase)?;
-        let first = first_needed(&self.bases).ok_or(WhyLogStays::NoBase)?;
+        let needed = needed(&self.bases, newest.max(Some(timeline)), until);
+        // The one that needs the log from the first place on.
+        let first =
+            needed.min_by_key(|dated| (dated.base.reads_from(), dated.moment)).ok_or(WhyLogStays::NoBase)?;
         let mut sizes = self.segment_bytes.iter().filter_map(|bytes| SegmentSize::new(*bytes));
         let (Some(segment_size), None, true) = (sizes.next(), sizes.next(), self.segment_bytes.len() == 1)
         else {
@@ -246,15 +309,25 @@ impl KnownCluster {
     }
 }
 
-/// The base backup that needs the log from the first place on.
-fn first_needed(bases: &[DatedBase]) -> Option<DatedBase> {
-    bases.iter().copied().min_by_key(|dated| (dated.base.reads_from(), dated.moment))
+/// The base backups that are to lead on. Before one of the newest timeline is old enough, that is all of them: the log since
+/// `until` may be reached from any.
+fn needed(
+    bases: &[DatedBase],
+    newest: Option<Timeline>,
+    until: Option<Timestamp>,
+) -> impl Iterator<Item = &DatedBase> {
+    let is_old = move |dated: &&DatedBase| until.is_some_and(|until| dated.moment <= until);
+    let old = bases.iter().filter(is_old).filter(|dated| Some(dated.base.timeline) == newest);
+    let first = old.map(|dated| dated.moment).max();
+    // One that does not bring its log is nothing without it.
+    bases
+        .iter()
+        .filter(move |dated| first.is_none_or(|first| dated.moment >= first) || !dated.base.brings_its_log)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hikae_model::Timeline;
 
     fn base(timeline: u32, stop: u64) -> DatedBase {
         let timeline = Timeline::new(timeline).unwrap();
@@ -269,7 +342,8 @@ mod tests {
             segment_bytes: [16 << 20].into(),
             ..KnownCluster::default()
         };
-        cluster.floor(SystemId(7)).map(|(floor, _)| (floor.timeline.get(), floor.below.0))
+        let floor = cluster.floor(SystemId(7), None, None);
+        floor.map(|(floor, _)| (floor.timeline.get(), floor.below.0))
     }
 
     #[test]
@@ -291,7 +365,49 @@ mod tests {
             ..KnownCluster::default()
         };
         for bytes in [&[1 << 20, 16 << 20][..], &[1 << 20, 3], &[3]] {
-            assert_eq!(sizes(bytes).floor(SystemId(7)).unwrap_err(), WhyLogStays::TwoSizes);
+            assert_eq!(sizes(bytes).floor(SystemId(7), None, None).unwrap_err(), WhyLogStays::TwoSizes);
         }
+    }
+
+    /// Moments are the places.
+    #[test]
+    fn log_that_is_kept_for_a_time_leads_from_the_base_backup_before_it() {
+        let below = |bases: &[DatedBase], newest: u32, until: i64| {
+            let (newest, until) = (Timeline::new(newest), Timestamp::from_second(until).ok());
+            needed(bases, newest, until).map(|dated| dated.base.reads_from().0).min().unwrap()
+        };
+        let one_line = [base(1, 100), base(1, 200), base(1, 300)];
+        for (until, first) in
+            [(99, 100), (100, 100), (199, 100), (200, 200), (299, 200), (300, 300), (400, 300)]
+        {
+            assert_eq!(below(&one_line, 1, until), first, "until {until}");
+        }
+        let mut without = one_line;
+        without[0].base.brings_its_log = false;
+        assert_eq!(below(&without, 1, 400), 90);
+        // Between the promotion and the first base backup after it every older one may be the way.
+        assert_eq!(below(&one_line, 2, 400), 100);
+        let mut promoted = one_line.to_vec();
+        promoted.push(DatedBase { moment: Timestamp::from_second(350).unwrap(), ..base(2, 250) });
+        assert_eq!((below(&promoted, 2, 349), below(&promoted, 2, 350)), (100, 250));
+    }
+
+    #[test]
+    fn the_longest_time_that_any_job_keeps_log_counts_and_every_source_must_say_one() {
+        let text = "[repository.m]\nstore = '/m'\n[repository.n]\nstore = '/n'\n\
+            [source.a]\nkind = 'sqlite'\npath = '/a'\n[source.b]\nkind = 'sqlite'\npath = '/b'\n\
+            [job.x]\nsources = ['a']\nrepository = 'm'\nkeep_log = '2d'\n\
+            [job.y]\nsources = ['a', 'b']\nrepository = 'm'\nkeep_log = '7d'\n\
+            [job.z]\nsources = ['a']\nrepository = 'n'\nkeep_log = '30d'\n";
+        let config = crate::config::parse(text, None).unwrap();
+        let now: Timestamp = "2026-11-20T00:00:00Z".parse().unwrap();
+        let until = |repository, sources: &[&str]| {
+            let sources = sources.iter().map(|source| (*source).to_owned()).collect();
+            let until = KeepLog::of_config(&config, repository).until(&sources, now);
+            until.map(|until| now.duration_since(until).as_hours() / 24)
+        };
+        assert_eq!(until("m", &["a"]), Some(7));
+        assert_eq!(until("m", &["a", "b"]), Some(7));
+        assert_eq!((until("n", &["a"]), until("n", &["a", "b"])), (Some(30), None));
     }
 }

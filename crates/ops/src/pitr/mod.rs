@@ -3,6 +3,7 @@
 pub mod cluster;
 pub mod feed;
 pub mod keep;
+pub mod leading;
 pub mod log;
 pub mod moment;
 pub mod paused;

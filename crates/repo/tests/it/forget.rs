@@ -56,7 +56,12 @@ fn add(state: &mut State, made: &[Made]) {
 
 fn rule(json: &str) -> ToForget {
     let retention: Retention = serde_json::from_str(json).unwrap();
-    ToForget::Rule { source_name: None, retention: Box::new(retention), time_zone: TimeZone::UTC }
+    ToForget::Rule {
+        source_name: None,
+        retention: Box::new(retention),
+        time_zone: TimeZone::UTC,
+        leading: Default::default(),
+    }
 }
 
 fn only(numbers: &[usize]) -> ToForget {

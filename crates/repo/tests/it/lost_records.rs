@@ -46,7 +46,12 @@ fn mend(process: &Process) -> hikae_repo::repair::RepairReport {
 
 fn keep_one() -> ToForget {
     let retention: Retention = serde_json::from_str(r#"{"last": 1}"#).unwrap();
-    ToForget::Rule { source_name: None, retention: Box::new(retention), time_zone: jiff::tz::TimeZone::UTC }
+    ToForget::Rule {
+        source_name: None,
+        retention: Box::new(retention),
+        time_zone: jiff::tz::TimeZone::UTC,
+        leading: Default::default(),
+    }
 }
 
 #[test]

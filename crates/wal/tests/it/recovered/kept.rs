@@ -4,7 +4,7 @@ use super::exact::{Way, live};
 use super::*;
 use hikae_model::{SegmentSize, WalName};
 use hikae_ops::forget::{ForgetOptions, Request};
-use hikae_ops::prune::{PruneOptions, Pruned, prune};
+use hikae_ops::prune::{KeepLog, PruneOptions, Pruned, prune};
 
 impl Archived {
     fn forget(&self, id: SnapshotId) {
@@ -13,8 +13,12 @@ impl Archived {
     }
 
     fn prune(&self, soft: Duration) -> Pruned {
+        self.prune_keeping(soft, &KeepLog::default())
+    }
+
+    fn prune_keeping(&self, soft: Duration, keep: &KeepLog) -> Pruned {
         let options = PruneOptions { soft, ..PruneOptions::default() };
-        let pruned = prune(&self.repo(), &options, &system_cx()).unwrap();
+        let pruned = prune(&self.repo(), &options, keep, &system_cx()).unwrap();
         self.world.give_to_owner_of(self.server.cluster.directory());
         pruned
     }
@@ -87,4 +91,53 @@ fn log_goes_with_the_oldest_base_backup_and_all_that_the_window_shows_still_come
         archived.see_exact(&way, Target::Lsn(commit.0), true, n + 1);
     }
     assert!(archived.prune(Duration::ZERO).log_entry.is_none(), "a second prune finds nothing to do");
+
+    // Log that is kept for a time leads from the last base backup before it; the other one is there by itself.
+    let config = "[repository.r]\nstore = '/r'\n[source.main]\nkind = 'postgresql-cluster'\nconnection = 'host=h'\n\
+        [job.j]\nkeep_log = '1s'\n";
+    let keep = KeepLog::of_config(&hikae_ops::config::parse(config, None).unwrap(), "r");
+    let third = stop(2);
+    let pruned = archived.prune_keeping(Duration::ZERO, &keep);
+    assert_eq!(pruned.log.clusters[0].goes.as_ref().map(|goes| goes.n_alone), Some(1));
+    assert_eq!(left(&archived), above(third));
+    let window = archived.kept().window;
+    let places: Vec<_> = window.intervals.iter().map(|interval| (interval.from, interval.to)).collect();
+    assert_eq!(places, [(second, second), (third, before.window.intervals[0].to)]);
+    assert_eq!(window.gaps, [], "what is not kept on purpose is no gap");
+    archived.see_exact(&way, Target::End, true, 9);
+}
+
+/// The newest base backup is of the line that nobody goes on with.
+#[test]
+fn a_rule_leaves_the_base_backup_from_which_the_present_is_reached() {
+    let Some(mut archived) = Archived::start() else { return };
+    archived.live(0);
+    let way = archived.way();
+    let first = archived.kept().bases[0].stop;
+    let fork = way.commits(first)[way.commits(first).len() / 2];
+    let plan = archived.plan(Target::Lsn(fork.0), true, Course::Current).unwrap();
+    archived.recover(&plan, "other").unwrap();
+    archived.live(3);
+    archived.server.wait_until_archived();
+    let other = archived.open("other", &[("archive_mode", "on")]);
+    let mut client = enter(&other);
+    live(&mut client, &other, 6, 24);
+    wait_until_archived(&mut client);
+    let on_it = ledger(&mut client);
+    drop(client);
+    drop(other);
+
+    let config = "[repository.r]\nstore = '/r'\n[source.main]\nkind = 'postgresql-cluster'\nconnection = 'host=h'\n\
+        [job.j]\nretention = { last = 1 }\n";
+    let config = hikae_ops::config::parse(config, None).unwrap();
+    let rule = config.jobs["j"].retention.clone().unwrap();
+    let request = Request::of_rule(Some("main"), rule, &jiff::tz::TimeZone::UTC);
+    let forgotten = request.carry_out(&archived.repo(), ForgetOptions::default(), &system_cx()).unwrap();
+    let gone: Vec<_> = forgotten.plan.forgotten().map(|snapshot| snapshot.id).collect();
+    assert!(!gone.contains(&archived.bases[0]), "the way to the present is gone: {:?}", forgotten.plan);
+    archived.prune(Duration::ZERO);
+    let end = archived.plan(Target::End, true, Course::Latest).unwrap();
+    assert_eq!((end.snapshot, end.timeline), (archived.bases[0], 2));
+    archived.recover(&end, "recovered").unwrap();
+    assert_eq!(ledger(&mut enter(&archived.open("recovered", &[]))), on_it);
 }
