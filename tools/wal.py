@@ -22,9 +22,9 @@ class WriteAheadLog:
 
     def wal_head(self, name):
         """The head of an object, its frames, and what is sealed in them."""
-        stored, (_, system, timeline, file) = self.read(name), name.split("/")
+        stored, (_, system, timeline, *parts, file) = self.read(name), name.split("/")
         words = [word if word in LOWER else word.upper() for word in file.split(".")]
-        need(len(system) == 20 and timeline == file[:8], "it is not in its place")
+        need(len(system) == 20 and timeline == file[:8] and parts == ["parts"] * ("-" in file), "it is not in its place")
         end = 4 + struct.unpack_from("<I", stored)[0]
         need(end <= 1 << 20, "its head is too long")
         context = self.id + struct.pack("<Q", int(system)) + ".".join(words).encode()

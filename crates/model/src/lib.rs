@@ -30,5 +30,5 @@ pub use size::{Bytes, Count};
 pub use timeline_history::{Ancestor, BadHistory, TimelineHistory};
 pub use wal::{
     BadSegment, BadWalName, Landmark, LandmarkFinder, LandmarkKind, Lsn, SegmentHeader, SegmentName,
-    SegmentSize, SystemId, Timeline, WalName,
+    SegmentPart, SegmentSize, SystemId, Timeline, WalName,
 };

@@ -2,10 +2,10 @@
 //!
 //! ```text
 //! hikae.json  keys/<id>  packs/<2 hex>/<id>  index/<id>  snapshots/<id>  log/<n>  checkpoints/<n>  evidence/<id>  leases/<id>
-//! wal/<system id>/<timeline>/<file name in lower case>
+//! wal/<system id>/<timeline>/<file name in lower case>  wal/<system id>/<timeline>/parts/<segment>.<from>-<to>
 //! ```
 
-use hikae_model::{EvidenceId, IndexId, PackId, RunId, SlotId, SnapshotId, SystemId, WalName};
+use hikae_model::{EvidenceId, IndexId, PackId, RunId, SlotId, SnapshotId, SystemId, Timeline, WalName};
 use hikae_store::ObjectKey;
 use std::str::FromStr;
 
@@ -75,16 +75,25 @@ pub fn wal_directory(system: SystemId) -> String {
     format!("{WAL}/{:020}", system.0)
 }
 
+/// Where the parts of segments of a timeline stand: apart from its files, so that the few of them are listed at once.
+pub(crate) fn wal_parts(system: SystemId, timeline: Timeline) -> String {
+    format!("{}/{:08x}/parts", wal_directory(system), timeline.get())
+}
+
 /// A file of the write-ahead log of a cluster.
 pub fn wal(system: SystemId, name: WalName) -> ObjectKey {
-    let (timeline, file) = (name.timeline().get(), name.to_string().to_ascii_lowercase());
-    key(format!("{}/{timeline:08x}/{file}", wal_directory(system)))
+    let file = name.to_string().to_ascii_lowercase();
+    let timeline = name.timeline();
+    key(match name {
+        WalName::Part(_) => format!("{}/{file}", wal_parts(system, timeline)),
+        _ => format!("{}/{:08x}/{file}", wal_directory(system), timeline.get()),
+    })
 }
 
 /// Which file of which cluster stands under a key, if one does.
 pub fn wal_of(key: &ObjectKey) -> Option<(SystemId, WalName)> {
-    let mut parts = key.as_str().rsplit('/');
-    let (file, _, system) = (parts.next()?, parts.next()?, parts.next()?);
+    let mut words = key.as_str().split('/');
+    let (system, file) = (words.nth(1)?, words.next_back()?);
     // Digits are in upper case, and what follows them is in lower case.
     let upper = |part: &str| match part {
         "partial" | "backup" | "history" => part.to_owned(),
@@ -120,6 +129,10 @@ mod tests {
             ("0000000A000000A9000000FF.partial", "0000000a/0000000a000000a9000000ff.partial"),
             ("000000010000000000000002.0000AB28.backup", "00000001/000000010000000000000002.0000ab28.backup"),
             ("0000000B.history", "0000000b/0000000b.history"),
+            (
+                "0000000A000000A9000000FF.0000AB28-00C00000",
+                "0000000a/parts/0000000a000000a9000000ff.0000ab28-00c00000",
+            ),
         ] {
             let name: WalName = name.parse().unwrap();
             let key = wal(system, name);
@@ -130,6 +143,8 @@ mod tests {
             "wal/7000000000000000001/0000000b/0000000b.history",
             "wal/07000000000000000001/0000000a/0000000b.history",
             "wal/07000000000000000001/0000000b.history",
+            "wal/07000000000000000001/0000000a/0000000a000000a9000000ff.0000ab28-00c00000",
+            "wal/07000000000000000001/0000000a/parts/0000000a000000a9000000ff",
             "wal/07000000000000000001/0000000b/0000000b.histor",
             "wal/99999999999999999999/0000000b/0000000b.history",
             "x/wal/07000000000000000001/0000000b/0000000b.history",

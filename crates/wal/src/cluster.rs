@@ -42,6 +42,9 @@ impl LogFile {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let name: WalName = name.parse().map_err(|error| usage(format!("{error}")))?;
         let mut file = File::open(path).map_err(|error| of_file("read", path, &error))?;
+        if let WalName::Part(_) = name {
+            return Err(usage(format!("{} is no file that a server archives", path.display())));
+        }
         let is_segment = matches!(name, WalName::Segment(_));
         let written_by = match name {
             WalName::Segment(segment) | WalName::Partial(segment) if !sabotage::on("segments-unread") => {

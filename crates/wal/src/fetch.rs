@@ -52,13 +52,16 @@ impl Ahead {
         DirBuilder::new().recursive(true).mode(0o700).create(self.of_system()).is_ok()
     }
 
-    /// Fetches a file ahead.
+    /// Fetches a file ahead, if it is whole: of one that is not, there is more when the server asks.
     ///
     /// # Errors
     /// [`Failure`]
     pub fn fetch(&self, archive: &WalArchive, name: WalName) -> Result<bool, Failure> {
         let place = self.place(name);
-        Ok(place.exists() || fetch(archive, self.system, name, &place, &place)?)
+        if place.exists() {
+            return Ok(true);
+        }
+        Ok(archive.head(self.system, name)?.is_some() && fetch(archive, self.system, name, &place, &place)?)
     }
 
     /// Moves a file that was fetched ahead to `target`, if it is there and is still what is archived. Else false, and what
@@ -104,8 +107,8 @@ impl Ahead {
     }
 }
 
-/// Fetches a file to `target`, through a new file beside `near`, which is on the same file system. False if there is none
-/// of its name.
+/// Fetches a file to `target`, through a new file beside `near`, which is on the same file system; of a segment that is not
+/// whole, what is kept of its beginning, and zeros to its length. False if there is none of its name.
 ///
 /// # Errors
 /// [`Failure`]; then `target` is as it was.
@@ -135,7 +138,7 @@ fn write(archive: &WalArchive, system: SystemId, name: WalName, path: &Path) -> 
     // One of a process that had our number and was killed.
     let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path);
     let mut file = file.map_err(failed)?;
-    if archive.get(system, name, &mut file)?.is_none() {
+    if !archive.get_file(system, name, &mut file)? {
         return Ok(false);
     }
     file.sync_all().map_err(failed)?;

@@ -57,7 +57,9 @@ fn get_from(
     if ahead.deliver(archive, *name, target)? {
         return Ok(true);
     }
-    let Some(head) = archive.head(system, *name)? else { return Ok(false) };
+    let Some(head) = archive.head(system, *name)? else {
+        return fetch(archive, system, *name, target, target);
+    };
     let next = match SegmentSize::new(head.bytes).filter(|_| ahead.create()) {
         Some(size) => {
             std::iter::successors(segment.next(size), |segment| segment.next(size)).take(most).collect()

@@ -88,8 +88,8 @@ impl LandmarkFinder {
         Self { page_bytes: page_bytes as usize, record: None, next_page: None }
     }
 
-    /// Looks through the segment that begins at `start`, and shows what it finds in order. A record that goes over the end
-    /// is shown when the next segment is looked through, if that follows.
+    /// Looks through the segment that begins at `start`, or as much of its beginning as is there, and shows what it finds in
+    /// order. A record that goes over the end is shown when the next segment is looked through, if that follows.
     ///
     /// True if the log goes on to the end of the segment; false if it ends before, or a switch left the rest empty.
     pub fn look_through(&mut self, start: Lsn, segment: &[u8], show: &mut dyn FnMut(Landmark)) -> bool {
@@ -97,7 +97,8 @@ impl LandmarkFinder {
             self.record = None;
         }
         let mut at = start;
-        for page in segment.chunks_exact(self.page_bytes) {
+        // The last page of a segment that was not whole may be cut, and is read as far as it goes.
+        for page in segment.chunks(self.page_bytes) {
             if !self.look_through_page(at, page, show) {
                 (self.record, self.next_page) = (None, None);
                 return false;
@@ -322,6 +323,22 @@ mod tests {
             // The second alone: what began before it is passed over.
             let alone = found(&mut LandmarkFinder::new(PAGE as u32), 0x10_0000 + 2 * PAGE as u64, second);
             assert_eq!(alone, expected[expected.len() - alone.len()..], "{before}");
+        }
+    }
+
+    /// What came of a segment that was not whole is cut anywhere.
+    #[test]
+    fn a_record_that_is_cut_is_not_found_and_all_before_it_are() {
+        let mut log = Log::at(0);
+        let expected: Vec<_> = (0..40).map(|n| (log.commit(n, 5), LandmarkKind::Commit(Some(n)))).collect();
+        let whole = log.end();
+        let record = RECORD_HEADER + 10;
+        for cut in 0..whole.len() {
+            let found = found(&mut LandmarkFinder::new(PAGE as u32), 0, &whole[..cut]);
+            let broken = |at: &Lsn| at.0 as usize % PAGE + record > PAGE;
+            let headers = |at: &Lsn| if broken(at) { SHORT_PAGE_HEADER } else { 0 };
+            let is_whole = |(at, _): &&(Lsn, _)| at.0 as usize + record + headers(at) <= cut;
+            assert_eq!(found, expected.iter().filter(is_whole).cloned().collect::<Vec<_>>(), "{cut}");
         }
     }
 

@@ -4,9 +4,11 @@
 //! where a file of that name lies or what is in it.
 
 mod landmark;
+mod part;
 mod segment;
 
 pub use landmark::{Landmark, LandmarkFinder, LandmarkKind};
+pub use part::SegmentPart;
 pub use segment::{BadSegment, SegmentHeader};
 
 use std::fmt;
@@ -188,7 +190,7 @@ impl FromStr for SegmentName {
     }
 }
 
-/// The name of a file that a server archives.
+/// The name of a file that a server archives, or of a part of one that was received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum WalName {
     /// A whole segment.
@@ -199,6 +201,8 @@ pub enum WalName {
     Backup(SegmentName, u32),
     /// Which timelines came before this one, and where each ended.
     History(Timeline),
+    /// What had come of a segment before it was whole. No server has such a file.
+    Part(SegmentPart),
 }
 
 impl WalName {
@@ -207,6 +211,7 @@ impl WalName {
         match self {
             Self::Segment(segment) | Self::Partial(segment) | Self::Backup(segment, _) => segment.timeline,
             Self::History(timeline) => timeline,
+            Self::Part(part) => part.segment.timeline,
         }
     }
 
@@ -214,6 +219,7 @@ impl WalName {
     pub fn segment(self) -> Option<SegmentName> {
         match self {
             Self::Segment(segment) | Self::Partial(segment) | Self::Backup(segment, _) => Some(segment),
+            Self::Part(part) => Some(part.segment),
             Self::History(_) => None,
         }
     }
@@ -225,7 +231,7 @@ impl From<SegmentName> for WalName {
     }
 }
 
-/// As PostgreSQL names the file.
+/// As PostgreSQL names the file; a part as its segment, and its two offsets behind a point.
 impl fmt::Display for WalName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -233,6 +239,7 @@ impl fmt::Display for WalName {
             Self::Partial(segment) => write!(f, "{segment}.partial"),
             Self::Backup(segment, offset) => write!(f, "{segment}.{offset:08X}.backup"),
             Self::History(timeline) => write!(f, "{:08X}.history", timeline.get()),
+            Self::Part(SegmentPart { segment, from, to }) => write!(f, "{segment}.{from:08X}-{to:08X}"),
         }
     }
 }
@@ -246,6 +253,10 @@ impl FromStr for WalName {
             [segment, "partial"] => segment.parse().ok().map(Self::Partial),
             [segment, offset, "backup"] => Some(Self::Backup(segment.parse().ok()?, word(offset)?)),
             [timeline, "history"] => Timeline::new(word(timeline)?).map(Self::History),
+            [segment, range] => {
+                let (from, to) = range.split_once('-')?;
+                SegmentPart::new(segment.parse().ok()?, word(from)?, word(to)?).map(Self::Part)
+            }
             _ => None,
         };
         read().ok_or_else(|| bad("the name of a file that PostgreSQL archives", text))
@@ -288,6 +299,7 @@ mod tests {
             "0000000A0000000000000001.partial",
             "000000010000000000000002.00000028.backup",
             "0000000B.history",
+            "00000001000000A900000065.0000AB28-00C00000",
         ] {
             assert_eq!(text.parse::<WalName>().map(|name| name.to_string()), Ok(text.to_owned()));
         }
@@ -306,6 +318,11 @@ mod tests {
             "00000001000000A900000065.28.backup",
             "00000000.history",
             "../00000002.history",
+            "00000001000000A900000065.00000028-00000028",
+            "00000001000000A900000065.00000029-00000028",
+            "00000001000000A900000065.00000000-0000ab28",
+            "00000001000000A900000065.00000000-0000AB28.partial",
+            "00000001000000A900000065.0000AB28",
             "0000000２.history",
         ] {
             assert!(text.parse::<WalName>().is_err(), "{text}");

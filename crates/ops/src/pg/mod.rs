@@ -1,6 +1,7 @@
 //! What belongs to a running PostgreSQL server beside its base backups: where it can come back to, its log as it is
 //! written, what it must be told, and whether it does as it was told.
 
+mod parts;
 pub mod receive;
 pub mod setup;
 pub mod watch;

@@ -1,17 +1,17 @@
-//! Receives a cluster's log as it is written, and keeps each segment as soon as it is whole.
+//! Receives a cluster's log as it is written, and keeps it: each segment as soon as it is whole, and every moment what came of
+//! the one under way (`parts`).
 //!
-//! - The server is told that a segment is flushed once it is durable in the repository, and not before: its slot holds
-//!   everything else.
-//! - What came of a segment that is not whole is not kept. It stays with the server, and comes again with the next call.
+//! The server is told that something is flushed once it is durable in the repository, and not before: its slot holds everything
+//! else, and a commit that waits for us (`synchronous_standby_names`) survives the loss of the server.
 //!
 //! `follow` knows connections and timelines, the archive knows what is kept; this module brings them together.
 
+use super::parts::Parts;
 use super::slot_of;
 use crate::OpsError;
 use crate::pitr::cluster::KeptCluster;
 use hikae_model::{
     Advise, Bytes, Cx, ErrorCode, Lsn, SegmentHeader, SegmentName, SegmentSize, SystemId, Timeline, WalName,
-    sabotage,
 };
 use hikae_repo::Repo;
 use hikae_repo::wal::{Pushed, WalArchive};
@@ -32,6 +32,8 @@ pub struct ReceiveOptions {
     pub create_slot: bool,
     /// End once everything before this place has come.
     pub until: Option<Lsn>,
+    /// How often what came of a segment is made durable, while something comes.
+    pub every: Option<Duration>,
     /// For how long a server that is away is waited for.
     pub patience: Option<Duration>,
 }
@@ -53,6 +55,10 @@ pub struct ReceiveReport {
     pub stored_bytes: u64,
     /// Segments that were there already.
     pub n_known: u64,
+    /// Parts of segments that were stored before these were whole.
+    pub n_parts: u64,
+    /// Their length in the repository, as long as they were there.
+    pub part_bytes: u64,
     /// The timeline at the end; nothing if nothing came.
     pub timeline: Option<u32>,
     /// How far it came.
@@ -90,8 +96,10 @@ pub fn receive(
     let made_slot = options.create_slot && make_slot(&mut session, &slot).map_err(failed)?;
     drop(session);
 
+    let archive = WalArchive::of(repo);
     let mut sink = ArchiveSink {
-        archive: WalArchive::of(repo),
+        archive: &archive,
+        parts: Parts::new(&archive, system, cx),
         source,
         system,
         size,
@@ -102,19 +110,20 @@ pub fn receive(
         stored_bytes: 0,
         n_known: 0,
     };
-    let usual = Retry::default();
+    let (usual, fresh) = (Retry::default(), FollowOptions::of(connection.clone()));
     let how = FollowOptions {
         slot: Some(slot.clone()),
         system: Some(system),
         start: Start::Slot,
         until: options.until,
+        partial_interval: options.every.unwrap_or(fresh.partial_interval),
         retry: Retry { budget: options.patience.unwrap_or(usual.budget), ..usual },
-        ..FollowOptions::of(connection.clone())
+        ..fresh
     };
     let end = match follow(&how, &mut sink, cx) {
         Ok(end) => end,
         Err(ReplicationError::NotKept(why)) => match sink.failure.take() {
-            // It was stopped while a segment was stored: that one comes again.
+            // It was stopped while something was stored: that comes again.
             Some(OpsError::Cancelled(_)) => None,
             Some(failure) => return Err(failure),
             None => return Err(failed(ReplicationError::NotKept(why))),
@@ -132,6 +141,8 @@ pub fn receive(
         n_stored: sink.n_stored,
         stored_bytes: sink.stored_bytes,
         n_known: sink.n_known,
+        n_parts: sink.parts.n_stored,
+        part_bytes: sink.parts.stored_bytes,
         timeline: end.map(|end| end.timeline.get()),
         received: end.map(|end| end.lsn.to_string()),
         durable: sink.durable.map(|at| at.to_string()),
@@ -168,9 +179,10 @@ pub(super) fn of_stream(source: &str, error: ReplicationError) -> OpsError {
     OpsError::refused(error.code(), format!("{source}: {}", crate::with_causes(&error)), advice)
 }
 
-/// Keeps whole segments and histories in the archive.
+/// Keeps segments, parts of them and histories in the archive.
 struct ArchiveSink<'a> {
-    archive: WalArchive,
+    archive: &'a WalArchive,
+    parts: Parts<'a>,
     source: &'a str,
     system: SystemId,
     size: SegmentSize,
@@ -185,14 +197,31 @@ struct ArchiveSink<'a> {
 }
 
 impl ArchiveSink<'_> {
-    fn keep(&mut self, name: WalName, bytes: &[u8]) -> Result<Pushed, SinkError> {
-        let pushed = match name {
-            WalName::Segment(segment) => self.is_what_it_says(segment, bytes),
-            _ => Ok(()),
-        };
-        let pushed =
-            pushed.and_then(|()| self.archive.push(self.system, name, &mut &*bytes).map_err(OpsError::from));
-        pushed.map_err(|error| {
+    fn push(&self, name: WalName, bytes: &[u8]) -> Result<Pushed, OpsError> {
+        Ok(self.archive.push(self.system, name, &mut &*bytes)?)
+    }
+
+    fn keep_segment(&mut self, segment: SegmentName, bytes: &[u8]) -> Result<Pushed, OpsError> {
+        self.is_what_it_says(segment, bytes)?;
+        self.parts.check(segment, bytes)?;
+        let pushed = self.push(segment.into(), bytes)?;
+        self.parts.give_up(segment);
+        Ok(pushed)
+    }
+
+    fn keep_part(&mut self, segment: SegmentName, bytes: &[u8]) -> Result<(), OpsError> {
+        if bytes.len() < SegmentHeader::BYTES {
+            return Ok(()); // no record is in it, and nobody could say whose it is
+        }
+        self.is_what_it_says(segment, bytes)?;
+        self.parts.keep(segment, bytes)?;
+        self.durable = segment.start(self.size).map(|start| Lsn(start.0 + bytes.len() as u64));
+        Ok(())
+    }
+
+    /// What a stream is told of a failure, which is kept for who reads of it.
+    fn or_end<T>(&mut self, kept: Result<T, OpsError>) -> Result<T, SinkError> {
+        kept.map_err(|error| {
             let said = error.to_string();
             self.failure = Some(error);
             said.into()
@@ -218,7 +247,8 @@ impl ArchiveSink<'_> {
 impl WalSink for ArchiveSink<'_> {
     fn segment(&mut self, segment: SegmentName, bytes: &[u8]) -> Result<(), SinkError> {
         let end = segment.start(self.size).map(|start| Lsn(start.0.saturating_add(self.size.bytes())));
-        let said = match self.keep(segment.into(), bytes)? {
+        let kept = self.keep_segment(segment, bytes);
+        let said = match self.or_end(kept)? {
             Pushed::Stored { stored_bytes } => {
                 self.n_stored += 1;
                 self.stored_bytes += stored_bytes;
@@ -234,16 +264,14 @@ impl WalSink for ArchiveSink<'_> {
         Ok(())
     }
 
-    /// Keeps nothing: the archive takes each name once, so a part would stand in the way of the whole.
     fn partial(&mut self, segment: SegmentName, bytes: &[u8]) -> Result<(), SinkError> {
-        if sabotage::on("received-is-durable") {
-            self.durable = segment.start(self.size).map(|start| Lsn(start.0 + bytes.len() as u64));
-        }
-        Ok(())
+        let kept = self.keep_part(segment, bytes);
+        self.or_end(kept)
     }
 
     fn history(&mut self, timeline: Timeline, text: &[u8]) -> Result<(), SinkError> {
-        self.keep(WalName::History(timeline), text).map(drop)
+        let kept = self.push(WalName::History(timeline), text);
+        self.or_end(kept).map(drop)
     }
 
     fn durable(&mut self) -> Option<Lsn> {

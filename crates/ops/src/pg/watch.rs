@@ -10,7 +10,7 @@ use hikae_model::{Cx, ErrorCode, sabotage};
 use hikae_repo::Repo;
 use hikae_source::postgresql::replication::{ReplicationError, SlotHealth, slot_health};
 use hikae_source::postgresql::{Connection, Host};
-use hikae_source::postgresql_cluster::{ClusterSource, HbaRule, Upkeep, calls_hikae_wal};
+use hikae_source::postgresql_cluster::{HbaRule, Upkeep, calls_hikae_wal};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,7 +46,8 @@ fn look_at_log(
     let slot = slot_of_source(name, connection, cx)?;
     found.extend(archiving(name, upkeep, slot.is_some()));
     found.extend(slot.iter().flat_map(|slot| look_at_slot(name, slot)));
-    if slot.is_some() || matches!(upkeep.setting("archive_mode"), Some("on" | "always")) {
+    // What is received is kept as it is written.
+    if slot.is_none() && matches!(upkeep.setting("archive_mode"), Some("on" | "always")) {
         found.extend(late_segments(name, upkeep));
     }
     found.extend(entrance(name, connection, upkeep));
@@ -62,20 +63,6 @@ fn late_segments(name: &str, upkeep: &Upkeep) -> Option<Condition> {
             "ALTER SYSTEM SET archive_timeout = '60s'; SELECT pg_reload_conf(); that is the most that can be lost then",
         )
     })
-}
-
-/// The same, asked of the server whose log is about to be received.
-///
-/// # Errors
-/// [`OpsError`] if the server cannot be entered or does not answer.
-pub fn look_before_receiving(
-    name: &str,
-    cluster: &ClusterSource,
-    cx: &Cx,
-) -> Result<Option<Condition>, OpsError> {
-    let connection = cluster.connection();
-    let upkeep = Upkeep::ask(connection, &connection.user, cx).map_err(OpsError::of_source(name))?;
-    Ok(late_segments(name, &upkeep))
 }
 
 /// Whether each server of the configuration can come back to every moment since its first base backup in `repo`.

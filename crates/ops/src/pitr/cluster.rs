@@ -4,7 +4,8 @@ use super::window::{Archive, Base, Window};
 use crate::OpsError;
 use crate::restore_cluster::manifest;
 use hikae_model::{
-    Cx, ErrorCode, Lsn, SegmentName, SegmentSize, SnapshotId, SystemId, Timeline, TimelineHistory, WalName,
+    Cx, ErrorCode, Lsn, SegmentName, SegmentPart, SegmentSize, SnapshotId, SystemId, Timeline,
+    TimelineHistory, WalName,
 };
 use hikae_repo::log::SnapshotRef;
 use hikae_repo::wal::{StoredWal, WalArchive};
@@ -86,9 +87,14 @@ impl KeptCluster {
             .map(|file| (file.name, file))
             .collect();
         let (histories, sealed) = histories(&wal, system, stored.keys(), cx)?;
+        let size = size.unwrap_or(SegmentSize::USUAL);
+        let segments: BTreeSet<SegmentName> = stored.keys().filter_map(|name| segment_of(*name)).collect();
+        let mut begun = begun(stored.keys(), size);
+        begun.retain(|segment, _| !segments.contains(segment));
         let archive = Archive {
-            size: size.unwrap_or(SegmentSize::USUAL),
-            segments: stored.keys().filter_map(|name| segment_of(*name)).collect(),
+            size,
+            segments,
+            begun,
             histories,
             floors: state
                 .floors_in_force()
@@ -115,13 +121,27 @@ impl KeptCluster {
         self.manifests.values().map(|manifest| manifest.wal_block_size).max().unwrap_or(8192)
     }
 
-    /// A whole segment of its log; nothing if it is not kept.
+    /// Length in the repository of a file of its log, or of the parts of one that is not whole.
+    pub fn stored_bytes(&self, name: WalName) -> u64 {
+        let is_it = |stored: WalName| match (stored, name) {
+            (WalName::Part(part), WalName::Segment(segment)) => {
+                part.segment == segment && self.archive.begun.contains_key(&segment)
+            }
+            (stored, name) => stored == name,
+        };
+        match self.stored.get(&name) {
+            Some(file) => file.stored_bytes,
+            None => self.stored.values().filter(|file| is_it(file.name)).map(|file| file.stored_bytes).sum(),
+        }
+    }
+
+    /// A segment of its log, or as much of its beginning as is kept; nothing if there is nothing of it.
     ///
     /// # Errors
     /// Any failure to read it.
     pub fn segment(&self, name: SegmentName) -> Result<Option<Vec<u8>>, OpsError> {
         let mut bytes = Vec::new();
-        Ok(self.wal.get(self.system, name.into(), &mut bytes)?.map(|_| bytes))
+        Ok(self.wal.get_begun(self.system, name, &mut bytes)?.map(|_| bytes))
     }
 }
 
@@ -139,6 +159,18 @@ fn segment_of(name: WalName) -> Option<SegmentName> {
         WalName::Segment(segment) => Some(segment),
         _ => None,
     }
+}
+
+/// Where what is kept of each segment ends that has parts.
+fn begun<'a>(names: impl Iterator<Item = &'a WalName>, size: SegmentSize) -> BTreeMap<SegmentName, Lsn> {
+    let mut parts: BTreeMap<SegmentName, Vec<SegmentPart>> = BTreeMap::new();
+    for name in names {
+        if let WalName::Part(part) = name {
+            parts.entry(part.segment).or_default().push(*part);
+        }
+    }
+    let end = |parts| SegmentPart::chain(parts).last().and_then(|last| last.end(size));
+    parts.into_iter().filter_map(|(segment, parts)| Some((segment, end(parts)?))).collect()
 }
 
 /// The histories that can be read: without one, nothing leads to its timeline. And those that this key does not open.

@@ -194,9 +194,9 @@ impl<'a> Feeder<'a> {
 
     fn fetch(&self, name: WalName) -> Result<(), OpsError> {
         let Feeding { archive, system, .. } = &self.feeding;
-        let put = self.put(&name.to_string(), |file| match archive.get(*system, name, file) {
-            Ok(Some(_)) => Ok(()),
-            Ok(None) => {
+        let put = self.put(&name.to_string(), |file| match archive.get_file(*system, name, file) {
+            Ok(true) => Ok(()),
+            Ok(false) => {
                 let what = format!("{name} was in the repository a moment ago, and is not any more");
                 let advice = "see who removes files from the store, and restore again";
                 let gone = OpsError::refused(ErrorCode::VerificationFailed, what, Some(advice.into()));

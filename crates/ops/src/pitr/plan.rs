@@ -9,7 +9,8 @@ use super::target::{Aim, Course, Target};
 use super::window::{Base, Interval};
 use crate::OpsError;
 use hikae_model::{
-    Cx, ErrorCode, Landmark, LandmarkKind, Lsn, SnapshotId, SystemId, Timeline, WalName, sabotage,
+    Cx, ErrorCode, Landmark, LandmarkKind, Lsn, SegmentName, SnapshotId, SystemId, Timeline, WalName,
+    sabotage,
 };
 use jiff::Timestamp;
 use serde::Serialize;
@@ -111,7 +112,7 @@ pub(super) fn log_for(cluster: &KeptCluster, timeline: Timeline, base: &Base, en
 
 /// Their length in the repository.
 pub(super) fn stored_bytes(cluster: &KeptCluster, log: &[WalName]) -> u64 {
-    log.iter().filter_map(|name| cluster.stored.get(name)).map(|file| file.stored_bytes).sum()
+    log.iter().map(|name| cluster.stored_bytes(*name)).sum()
 }
 
 fn timeline_of(cluster: &KeptCluster, course: Course) -> Result<Timeline, OpsError> {
@@ -166,11 +167,9 @@ fn to_time(
         Some(after) => Ok(Route { base, end: Lsn(after.at.0 + 1), around }),
         None => {
             let what = format!("the log that is kept of {} does not go to {time}", cluster.source);
-            let gap = cluster
-                .window
-                .gaps
-                .iter()
-                .find(|gap| gap.first.start(cluster.archive.size) == Some(interval.to));
+            let gap = cluster.window.gaps.iter().find(|gap| {
+                gap.first == SegmentName::holding(interval.to, gap.timeline, cluster.archive.size)
+            });
             let why = match gap {
                 Some(gap) => format!("{} to {} are missing; ", gap.first, gap.last),
                 None => String::new(),

@@ -39,6 +39,8 @@ pub struct Archive {
     pub size: SegmentSize,
     /// The whole segments that are kept.
     pub segments: BTreeSet<SegmentName>,
+    /// Segments of which only the beginning is kept, and where that ends.
+    pub begun: BTreeMap<SegmentName, Lsn>,
     /// The histories that are kept. The first timeline has none and needs none.
     pub histories: BTreeMap<Timeline, TimelineHistory>,
     /// Below which nothing is kept on purpose.
@@ -91,7 +93,7 @@ impl Window {
     /// The window of the cluster with these bases and this log.
     pub fn of(bases: &[Base], archive: &Archive) -> Self {
         let mut timelines: BTreeSet<Timeline> = archive.histories.keys().copied().collect();
-        timelines.extend(archive.segments.iter().map(|segment| segment.timeline));
+        timelines.extend(archive.segments.iter().chain(archive.begun.keys()).map(|segment| segment.timeline));
         timelines.extend(bases.iter().map(|base| base.timeline));
         let mut window = Self::default();
         for timeline in timelines {
@@ -147,7 +149,11 @@ impl Archive {
     pub fn along(&self, timeline: Timeline, from: Lsn, to: Lsn) -> Vec<SegmentName> {
         let way = Way::of(timeline, self);
         let first = way.segment_start(from);
-        way.kept.range(first..to.max(first)).map(|start| way.segment_at(*start)).collect()
+        let places = first..to.max(first);
+        let mut starts: Vec<Lsn> = way.kept.range(places.clone()).copied().collect();
+        starts.extend(way.begun.range(places).map(|(start, _)| *start));
+        starts.sort_unstable();
+        starts.into_iter().map(|start| way.segment_at(start)).collect()
     }
 }
 
@@ -159,21 +165,28 @@ struct Way<'a> {
     size: SegmentSize,
     /// Where the segments begin that are kept of it.
     kept: BTreeSet<Lsn>,
-    /// The last of them that is of the timeline itself.
+    /// Where those begin of which only the beginning is kept, and where that ends.
+    begun: BTreeMap<Lsn, Lsn>,
+    /// The last of all of them that is of the timeline itself.
     last: Option<Lsn>,
 }
 
 impl<'a> Way<'a> {
     fn of(timeline: Timeline, archive: &'a Archive) -> Self {
         let history = archive.histories.get(&timeline);
-        let mut way =
-            Self { timeline, history, archive, size: archive.size, kept: BTreeSet::new(), last: None };
-        for segment in &archive.segments {
-            let Some(start) = segment.start(archive.size).filter(|start| way.segment_at(*start) == *segment)
+        let (kept, begun) = (BTreeSet::new(), BTreeMap::new());
+        let mut way = Self { timeline, history, archive, size: archive.size, kept, begun, last: None };
+        let whole = archive.segments.iter().map(|segment| (*segment, None));
+        let begun = archive.begun.iter().map(|(segment, end)| (*segment, Some(*end)));
+        for (segment, end) in whole.chain(begun) {
+            let Some(start) = segment.start(archive.size).filter(|start| way.segment_at(*start) == segment)
             else {
                 continue;
             };
-            way.kept.insert(start);
+            match end {
+                None => drop(way.kept.insert(start)),
+                Some(end) => drop(way.begun.insert(start, end)),
+            }
             if segment.timeline == timeline {
                 way.last = way.last.max(Some(start));
             }
@@ -214,16 +227,17 @@ impl<'a> Way<'a> {
             }
             end = self.after(*kept);
         }
-        end.max(start)
+        self.begun.get(&end).copied().unwrap_or(end).max(start)
     }
 
-    /// What is missing from the segment of `first` to the last that is kept of the timeline itself. What is not kept on
-    /// purpose is not missing.
+    /// What is missing from the segment of `first` to the last that is kept of the timeline itself, whole or not. What is not
+    /// kept on purpose is not missing.
     fn gaps_after(&self, first: Lsn) -> Vec<Gap> {
         let mut expected = self.segment_start(first);
         let Some(last) = self.last.filter(|last| *last >= expected) else { return Vec::new() };
         let mut gaps = Vec::new();
-        for kept in self.kept.range(expected..=last) {
+        let begun_last = self.begun.get_key_value(&last).map(|(start, _)| start);
+        for kept in self.kept.range(expected..=last).chain(begun_last) {
             let is_missing = |start: &Lsn| !self.archive.is_floored(self.segment_at(*start));
             let missing = std::iter::successors(Some(expected), |start| Some(self.after(*start)));
             if let Some(first) = missing.take_while(|start| start < kept).find(is_missing) {
@@ -266,6 +280,7 @@ mod tests {
         Archive {
             size: SegmentSize::new(SIZE).unwrap(),
             segments: segments.into_iter().map(|(line, number)| segment(line, number)).collect(),
+            begun: BTreeMap::new(),
             histories: histories
                 .iter()
                 .map(|(line, text)| {
@@ -344,6 +359,51 @@ mod tests {
             let found: Vec<_> = window.intervals.iter().map(|i| (i.from, i.to)).collect();
             assert_eq!(found, [(bases[0].stop, bases[0].stop), (bases[1].stop, Lsn(12 * SIZE))]);
         }
+    }
+
+    /// Keeps EC-10.
+    #[test]
+    fn the_beginning_of_a_segment_is_reached_and_no_byte_beyond() {
+        let begun = |number: u64, bytes: u64| (segment(1, number), Lsn(number * SIZE + bytes));
+        let mut kept = archive(line_of(2..6), &[]);
+        kept.begun = BTreeMap::from([begun(6, 777)]);
+        let window = Window::of(&[base(1, 3)], &kept);
+        assert_eq!((window.intervals[0].to, window.gaps.len()), (Lsn(6 * SIZE + 777), 0));
+        assert_eq!(window.base_for(timeline(1), Lsn(6 * SIZE + 776)), Some(base(1, 3)));
+        assert_eq!(window.base_for(timeline(1), Lsn(6 * SIZE + 777)), None);
+        let along = kept.along(timeline(1), Lsn(4 * SIZE), Lsn(9 * SIZE));
+        assert_eq!(along, [segment(1, 4), segment(1, 5), segment(1, 6)]);
+
+        // What follows it makes it a gap, whole or begun.
+        kept.segments.insert(segment(1, 7));
+        kept.begun.extend([begun(9, 5)]);
+        let window = Window::of(&[base(1, 3)], &kept);
+        assert_eq!(window.intervals[0].to, Lsn(6 * SIZE + 777));
+        let gaps = [6, 8].map(|n| Gap { timeline: timeline(1), first: segment(1, n), last: segment(1, n) });
+        assert_eq!(window.gaps, gaps);
+        // A base in it is reached by what is kept of it.
+        kept.begun = BTreeMap::from([begun(8, 4000)]);
+        let window = Window::of(&[base(1, 8)], &kept);
+        assert_eq!(
+            (window.intervals[0].from, window.intervals[0].to),
+            (base(1, 8).stop, Lsn(8 * SIZE + 4000))
+        );
+        kept.begun = BTreeMap::from([begun(8, 1000)]);
+        assert_eq!(Window::of(&[base(1, 8)], &kept).intervals, []);
+    }
+
+    /// Of the segment in which a timeline ended, what its successor holds is read.
+    #[test]
+    fn what_is_begun_on_a_timeline_that_ended_in_it_is_its_own_end_alone() {
+        let history = format!("1\t{}\tpromoted\n", Lsn(5 * SIZE + 500));
+        let mut kept = archive(line_of(2..5), &[(2, &history)]);
+        kept.begun =
+            BTreeMap::from([(segment(1, 5), Lsn(5 * SIZE + 900)), (segment(2, 5), Lsn(5 * SIZE + 600))]);
+        let window = Window::of(&[base(1, 2)], &kept);
+        let found: Vec<_> = window.intervals.iter().map(|i| (i.timeline.get(), i.to)).collect();
+        assert_eq!(found, [(1, Lsn(5 * SIZE + 900)), (2, Lsn(5 * SIZE + 600))]);
+        assert_eq!(window.gaps, []);
+        assert_eq!(kept.along(timeline(2), Lsn(4 * SIZE), Lsn(7 * SIZE)), [segment(1, 4), segment(2, 5)]);
     }
 
     /// A promotion in the middle of a segment: its successor's copy is what a recovery reads.

@@ -1,4 +1,5 @@
-//! The archive of write-ahead log: each file that PostgreSQL archives is one object, named by cluster and file.
+//! The archive of write-ahead log: each file that PostgreSQL archives is one object, named by cluster and file; so is each
+//! part of a segment that was received before it was whole (`begun`).
 //!
 //! - What is acknowledged is durable and opens.
 //! - A name is taken once. The same file again is a success, another one under its name an error; nothing is replaced.
@@ -9,11 +10,13 @@
 //! `object` knows the bytes. This module knows no page of the log and no server: whether a file is what its name says is
 //! for who archives it to find out.
 
+mod begun;
 mod error;
 mod floor;
 mod object;
 mod stored;
 
+pub use begun::Got;
 pub use error::WalError;
 pub use floor::LogFloor;
 pub use object::WalHead;

@@ -2,14 +2,16 @@
 
 use crate::small::{WRITER_KEY, add_writer, open, open_with};
 use crate::world::{KEY, World, noise};
-use hikae_model::{Advise as _, ErrorCode, SystemId, WalName};
+use hikae_model::{Advise as _, ErrorCode, SegmentName, SegmentPart, SystemId, WalName};
 use hikae_repo::keys::Secret32;
 use hikae_repo::log::{Change, Rights};
 use hikae_repo::slot::Unlock;
-use hikae_repo::wal::{Pushed, WalArchive, WalError};
+use hikae_repo::wal::{Got, Pushed, WalArchive, WalError};
 use hikae_repo::{RepoError, layout};
 use hikae_store::{MemoryStore, Store};
 use hikae_testkit::{Failure, Fault, FaultyStore, Verb, system_cx};
+use std::io::{Read as _, Seek as _};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
 
 const SYSTEM: SystemId = SystemId(7_000_000_000_000_000_001);
@@ -220,5 +222,138 @@ fn nothing_is_acknowledged_before_the_store_says_that_it_is_durable() {
         // It was stored all the same, and the next one finds it.
         let (wal, _cache) = archive(store.clone(), KEY);
         assert_eq!(wal.push(SYSTEM, segment, &mut &*content).unwrap(), Pushed::AlreadyThere, "{verb}");
+    }
+}
+
+fn part(segment: &str, from: u32, to: u32) -> SegmentPart {
+    SegmentPart::new(segment.parse().unwrap(), from, to).unwrap()
+}
+
+const SEGMENT: &str = "000000010000000000000001";
+
+/// A segment of 1 MiB with the header that says so.
+fn segment_content() -> Vec<u8> {
+    let mut content = noise(1, 1 << 20);
+    let head = [0x10, 0xd1, 2, 0, 1, 0, 0, 0, 0, 0, 0x10, 0, 0, 0, 0, 0];
+    content[..16].copy_from_slice(&head);
+    content[32..40].copy_from_slice(&[0, 0, 0x10, 0, 0, 0x20, 0, 0]);
+    content
+}
+
+#[track_caller]
+fn push_part(wal: &WalArchive, content: &[u8], from: u32, to: u32) {
+    let mut bytes = &content[from as usize..to as usize];
+    wal.push(SYSTEM, WalName::Part(part(SEGMENT, from, to)), &mut bytes).unwrap();
+}
+
+/// Keeps EC-10.
+#[test]
+fn of_a_segment_that_is_not_whole_its_beginning_comes_back() {
+    let (store, _world) = new_repository();
+    let (wal, _cache) = archive(store, KEY);
+    let (content, segment) = (segment_content(), SEGMENT.parse().unwrap());
+    let begun = || {
+        let mut bytes = Vec::new();
+        wal.get_begun(SYSTEM, segment, &mut bytes).unwrap().map(|got| (got == Got::Begun, bytes))
+    };
+    let server_file = || {
+        let mut file = tempfile::tempfile().unwrap();
+        let found = wal.get_file(SYSTEM, segment.into(), &mut file).unwrap();
+        file.rewind().unwrap();
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).unwrap();
+        found.then_some(bytes)
+    };
+    assert_eq!((begun(), server_file()), (None, None));
+    push_part(&wal, &content, 5000, 9000);
+    assert_eq!(begun(), None, "its first bytes are missing");
+    push_part(&wal, &content, 0, 39);
+    assert_eq!(server_file(), None, "nobody can say how long it is");
+    for (from, to, end) in
+        [(30, 5000, 9000), (8000, 20_000, 20_000), (20_001, 30_000, 20_000), (0, 700, 20_000)]
+    {
+        push_part(&wal, &content, from, to);
+        assert_eq!(begun(), Some((true, content[..end].to_vec())), "{from}");
+        let mut file = content[..end].to_vec();
+        file.resize(1 << 20, 0);
+        assert!(server_file() == Some(file), "{from}");
+    }
+    let parts = wal.parts(SYSTEM, segment).unwrap();
+    assert_eq!(parts.len(), 6);
+    assert_eq!(wal.parts(SYSTEM, "000000010000000000000002".parse().unwrap()).unwrap(), []);
+    // A longer part takes the place of those in it, and the whole of all.
+    push_part(&wal, &content, 0, 20_000);
+    assert_eq!(wal.remove_parts_within(SYSTEM, WalName::Part(part(SEGMENT, 0, 20_000))).unwrap(), 5);
+    assert_eq!(begun(), Some((true, content[..20_000].to_vec())));
+    assert_eq!(wal.remove_parts_within(SYSTEM, segment.into()).unwrap(), 0, "it is not whole yet");
+    wal.push(SYSTEM, segment.into(), &mut &*content).unwrap();
+    assert_eq!(begun(), Some((false, content.clone())));
+    assert_eq!(wal.remove_spent_parts(SYSTEM).unwrap(), 2);
+    assert_eq!(wal.list().unwrap()[&SYSTEM].len(), 1);
+    assert!(server_file() == Some(content));
+}
+
+#[test]
+fn parts_that_contradict_each_other_are_damage_and_no_log() {
+    let (store, _world) = new_repository();
+    let (wal, _cache) = archive(store, KEY);
+    let content = segment_content();
+    push_part(&wal, &content, 0, 5000);
+    let mut other = content;
+    other[4999] ^= 1;
+    push_part(&wal, &other, 4000, 9000);
+    let error = wal.get_begun(SYSTEM, SEGMENT.parse().unwrap(), &mut Vec::new()).unwrap_err();
+    assert!(matches!(&error, WalError::Repo(error) if error.is_damage()), "{error}");
+}
+
+/// A host that only writes leaves them to whoever prunes.
+#[test]
+fn who_may_not_prune_removes_no_part() {
+    let (store, world) = new_repository();
+    add_writer(&world.repo, &WRITER_KEY, Rights::WRITE);
+    let (writer, _cache) = archive(store.clone(), WRITER_KEY);
+    let content = segment_content();
+    push_part(&writer, &content, 0, 5000);
+    writer.push(SYSTEM, name(SEGMENT), &mut &*content).unwrap();
+    assert_eq!(writer.remove_spent_parts(SYSTEM).unwrap(), 0);
+    assert_eq!(
+        writer.parts(SYSTEM, SEGMENT.parse().unwrap()).unwrap().len(),
+        1,
+        "it was removed all the same"
+    );
+    let (owner, _cache) = archive(store, KEY);
+    assert_eq!(owner.remove_spent_parts(SYSTEM).unwrap(), 1);
+}
+
+/// They go as soon as the whole one is there, and whoever has just listed them must not take that for the end of the log.
+#[test]
+fn parts_that_go_while_they_are_read_are_looked_for_again() {
+    let (store, _world) = new_repository();
+    let (owner, _cache) = archive(store.clone(), KEY);
+    let content = segment_content();
+    for (from, to) in [(0, 4000), (4000, 9000)] {
+        push_part(&owner, &content, from, to);
+    }
+    let segment: SegmentName = SEGMENT.parse().unwrap();
+    for n in 1.. {
+        let faulty = FaultyStore::new(store.fork());
+        let (other, _cache) = archive(faulty.clone(), KEY);
+        let (changes, _cache) = archive(faulty.clone(), KEY);
+        faulty.forget_calls();
+        let (calls, whole) = (AtomicUsize::new(0), content.clone());
+        // The hook's own calls pass it too.
+        faulty.before_each(move |_| {
+            if calls.fetch_add(1, Ordering::Relaxed) + 1 == n {
+                changes.push(SYSTEM, segment.into(), &mut &*whole).unwrap();
+                changes.remove_spent_parts(SYSTEM).unwrap();
+            }
+        });
+        let mut bytes = Vec::new();
+        let got = other.get_begun(SYSTEM, segment, &mut bytes).unwrap().expect("it is there");
+        let expected = if got == Got::Begun { 9000 } else { content.len() };
+        assert!(bytes == content[..expected], "call {n}");
+        if got == Got::Begun && n > 3 {
+            return; // read to its end before the whole one came
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! A server that recovers with what our program fetches.
 
 use crate::server::Server;
-use crate::world::World;
+use crate::world::{SYSTEM, World, parse, segment};
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
@@ -88,6 +88,29 @@ fn a_base_backup_is_recovered_to_the_end_of_what_was_archived() {
     assert_eq!(ask("SELECT left(pg_walfile_name(pg_current_wal_lsn()), 8)"), "00000002");
     assert!(!copy.join("hikae-wal-ahead").exists(), "what was fetched ahead is left behind");
     must_run(&server, "pg_ctl", &["-D", copy_text, "-m", "immediate", "stop"]);
+}
+
+/// What was received of a segment that is not whole is given too, and looked for again each time: it grows.
+#[test]
+fn of_a_segment_that_is_not_whole_the_server_has_what_came() {
+    let world = World::new();
+    let push = |name: &str, mut bytes: &[u8]| {
+        world.archive().push(SYSTEM, parse(name), &mut bytes).unwrap();
+    };
+    let ((whole_name, whole), (name, bytes)) = (segment(1, 1), segment(2, 2));
+    push(&whole_name, &whole);
+    world.run("get", &[&name, "pg_wal/RECOVERYXLOG"]).expect(1, "");
+    for (from, to) in [(0, 8192), (8192, 50_000)] {
+        push(&format!("{name}.{from:08X}-{to:08X}"), &bytes[from..to]);
+        world.run("get", &[&whole_name, "pg_wal/RECOVERYXLOG"]).expect(0, "");
+        world.run("get", &[&name, "pg_wal/RECOVERYXLOG"]).expect(0, "");
+        let got = std::fs::read(world.path("data/pg_wal/RECOVERYXLOG")).unwrap();
+        assert!(got[..to] == bytes[..to], "up to {to}");
+        assert!(got.len() == bytes.len() && got[to..].iter().all(|byte| *byte == 0), "up to {to}");
+    }
+    world.run("get", &[&segment(3, 3).0, "pg_wal/RECOVERYXLOG"]).expect(1, "");
+    let part = world.write_log(&format!("{name}.00000000-00000008"), &bytes[..8]);
+    world.run("push", &[&part]).expect(2, "is no file that a server archives");
 }
 
 fn server_socket(server: &Server) -> String {

@@ -50,11 +50,7 @@ impl Server {
         let mut client = config.connect(postgres::NoTls).unwrap();
         let system: String =
             client.query_one("SELECT system_identifier::text FROM pg_control_system()", &[]).unwrap().get(0);
-        // For base backups.
-        let hba = cluster.directory().join("hba.conf");
-        let lines = std::fs::read_to_string(&hba).unwrap() + "local replication all trust\n";
-        std::fs::write(&hba, lines).unwrap();
-        client.batch_execute("SELECT pg_reload_conf()").unwrap();
+        let_replicate(&cluster, &mut client);
         Some(Self { cluster, client, system: system.parse().unwrap() })
     }
 
@@ -94,6 +90,14 @@ impl Server {
     pub fn n_failed(&mut self) -> i64 {
         self.client.query_one("SELECT failed_count FROM pg_stat_archiver", &[]).unwrap().get(0)
     }
+}
+
+/// Lets everybody in for replication.
+pub fn let_replicate(cluster: &Cluster, client: &mut postgres::Client) {
+    let hba = cluster.directory().join("hba.conf");
+    let lines = std::fs::read_to_string(&hba).unwrap() + "local replication all trust\n";
+    std::fs::write(&hba, lines).unwrap();
+    client.batch_execute("SELECT pg_reload_conf()").unwrap();
 }
 
 /// Waits until all that was written before is archived.

@@ -6,7 +6,7 @@ use hikae_repo::secret_text::{SecretKind, write};
 use hikae_repo::slot::{Unlock, Wrap};
 use hikae_repo::wal::WalArchive;
 use hikae_repo::{InitOptions, Repo};
-use hikae_store::{DirectoryStore, Reserve};
+use hikae_store::{DirectoryStore, Reserve, Store};
 use hikae_testkit::system_cx;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
@@ -89,19 +89,24 @@ impl World {
 
     /// The archive of the repository, as its owner sees it.
     pub fn archive(&self) -> WalArchive {
-        let cx = system_cx();
-        let store = DirectoryStore::open(&self.path("repo"), Reserve::Usual, cx.random_source()).unwrap();
-        let unlock = Unlock::KeyFile(Secret32::new(KEY));
-        WalArchive::open(Arc::new(store), unlock, Vec::new(), &self.path("cache-of-owner"), &cx).unwrap()
+        let (unlock, cache) = (Unlock::KeyFile(Secret32::new(KEY)), self.path("cache-of-owner"));
+        WalArchive::open(Arc::new(self.store()), unlock, Vec::new(), &cache, &system_cx()).unwrap()
+    }
+
+    pub fn store(&self) -> DirectoryStore {
+        DirectoryStore::open(&self.path("repo"), Reserve::Usual, system_cx().random_source()).unwrap()
     }
 
     /// The repository, as its owner sees it.
     pub fn repo(&self) -> Arc<Repo> {
-        let cx = system_cx();
-        let store = DirectoryStore::open(&self.path("repo"), Reserve::Usual, cx.random_source()).unwrap();
+        self.repo_over(self.store())
+    }
+
+    /// The same in `store`.
+    pub fn repo_over(&self, store: impl Store + 'static) -> Arc<Repo> {
         let unlock = Unlock::KeyFile(Secret32::new(KEY));
         let cache = self.path("cache-of-owner");
-        Arc::new(Repo::open(Arc::new(store), unlock, Vec::new(), &cache, &cx).unwrap())
+        Arc::new(Repo::open(Arc::new(store), unlock, Vec::new(), &cache, &system_cx()).unwrap())
     }
 
     /// The file in which a file of the log is kept.

@@ -6,15 +6,14 @@ use crate::page::count;
 use clap::Args;
 use hikae_model::{Bytes, ErrorCode, Lsn};
 use hikae_ops::pg::receive::{ReceiveOptions, ReceiveReport, receive};
-use hikae_ops::pg::watch::look_before_receiving;
 use hikae_ops::replication::SlotName;
 use std::time::Duration;
 
-/// Receive a server's write-ahead log as it is written, until stopped; each segment is kept once it is whole
+/// Receive a server's write-ahead log as it is written, until stopped; what came is durable within a second
 #[derive(Debug, Args)]
 #[command(
     after_help = "SIGINT and SIGTERM end it well: what is not kept yet stays with the server's slot.\n\
-    A quiet server fills its segment late: set archive_timeout, which is then the most that can be lost.\n\n\
+    With synchronous_standby_names = 'hikae' a commit returns once it is in the repository; --every 0 keeps it short.\n\n\
     Examples:\n  hikae pg receive main --create-slot --verbose\n  hikae pg receive main --slot standby_7"
 )]
 pub struct ReceiveArgs {
@@ -29,9 +28,18 @@ pub struct ReceiveArgs {
     /// End once everything before this place has come, as 16/B374D848
     #[arg(long, value_name = "LSN")]
     until: Option<Lsn>,
+    /// How many seconds may pass, as 0.2, before what came is durable; 0 stores each commit, or a few together [default: 1]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    every: Option<Duration>,
     /// How many seconds to wait for a server that is away [default: 600]
     #[arg(long, value_name = "SECONDS")]
     patience: Option<u32>,
+}
+
+/// Seconds with a fraction, up to an hour.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse::<f64>().ok().filter(|seconds| (0.0..=3600.0).contains(seconds));
+    seconds.map(Duration::from_secs_f64).ok_or_else(|| "not a number from 0 to 3600".to_owned())
 }
 
 pub fn run(args: &ReceiveArgs, app: &App) -> Result<Ended, Failure> {
@@ -55,13 +63,11 @@ pub fn run(args: &ReceiveArgs, app: &App) -> Result<Ended, Failure> {
         _ => None,
     };
     let repo = app.open_of(one.as_deref())?;
-    if let Some(late) = look_before_receiving(&args.source, &cluster, &app.cx)? {
-        app.output.warning(&late.found, late.advice.as_deref());
-    }
     let options = ReceiveOptions {
         slot: args.slot.clone(),
         create_slot: args.create_slot,
         until: args.until,
+        every: args.every,
         patience: args.patience.map(|seconds| Duration::from_secs(seconds.into())),
     };
     let report = receive(&repo, &args.source, cluster.connection(), &options, &app.cx)?;
@@ -74,6 +80,10 @@ fn text(report: &ReceiveReport) -> String {
     let mut text = format!("{}: {stored} stored in {}", report.source, Bytes(report.stored_bytes));
     if report.n_known > 0 {
         text.push_str(&format!(", {} there already", report.n_known));
+    }
+    if report.n_parts > 0 {
+        let parts = count(report.n_parts, "part", "parts");
+        text.push_str(&format!(", and {parts} before them in {}", Bytes(report.part_bytes)));
     }
     text.push_str(".\n");
     match (&report.received, &report.durable) {

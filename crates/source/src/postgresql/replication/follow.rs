@@ -12,6 +12,9 @@ use crate::postgresql::connection::Connection;
 use hikae_model::{Cx, Lsn, SegmentSize, SystemId, Timeline, TimelineHistory, sabotage};
 use std::time::Duration;
 
+/// How much later than it is due what came of a segment is given to the sink while more is coming in.
+const GATHERING: Duration = Duration::from_millis(250);
+
 /// What is followed, and how.
 #[derive(Clone)]
 pub struct FollowOptions {
@@ -25,7 +28,8 @@ pub struct FollowOptions {
     pub start: Start,
     /// Ends once everything before this place has come.
     pub until: Option<Lsn>,
-    /// How often what came of a segment is given to the sink.
+    /// How often what came of a segment is given to the sink, while something comes. What comes after a time without is given
+    /// at once.
     pub partial_interval: Duration,
     /// How long a server may say nothing before the connection is given up.
     pub silence: Duration,
@@ -222,7 +226,9 @@ impl Follower<'_> {
                 WalEvent::End => return Ok(Pumped::EndOfTimeline),
                 WalEvent::Data { at, bytes } => {
                     let sink = &mut *self.sink;
+                    let given_at = &mut self.given_at;
                     assembler.push(at, bytes, |segment, bytes| {
+                        *given_at = cx.elapsed();
                         sink.segment(segment, bytes).map_err(ReplicationError::NotKept)
                     })?;
                     self.patience.renew();
@@ -231,7 +237,11 @@ impl Follower<'_> {
             let position = assembler.position();
             let is_enough = self.options.until.is_some_and(|until| position >= until);
             let is_cancelled = cx.check().is_err();
-            let is_due = cx.elapsed().saturating_sub(self.given_at) >= self.options.partial_interval;
+            let waited = cx.elapsed().saturating_sub(self.given_at);
+            // While more is there already the segment soon is whole, or the part longer.
+            let longest =
+                self.options.partial_interval + if stream.has_more() { GATHERING } else { Duration::ZERO };
+            let is_due = waited >= longest;
             if is_due || is_enough || is_cancelled || stream.is_asked() {
                 self.give_partial()?;
             }
@@ -252,10 +262,10 @@ impl Follower<'_> {
 
     /// Gives the sink what came of the segment under way, if anything did since it was given last.
     fn give_partial(&mut self) -> Result<(), ReplicationError> {
-        self.given_at = self.cx.elapsed();
         let Some(assembler) = &self.assembler else { return Ok(()) };
         let (segment, bytes) = assembler.partial();
         if !bytes.is_empty() && assembler.position() != self.given {
+            self.given_at = self.cx.elapsed();
             self.sink.partial(segment, bytes).map_err(ReplicationError::NotKept)?;
             self.given = assembler.position();
         }

@@ -6,7 +6,7 @@ use super::message::{self, Message};
 use super::session::{NextTimeline, Session, stream_failed};
 use super::slot::SlotName;
 use crate::postgresql::wire::{Client, CopyMessage, WireError};
-use hikae_model::{Cx, Lsn, Timeline, sabotage};
+use hikae_model::{Cx, Lsn, Timeline};
 use std::time::Duration;
 
 const DOING: &str = "follow the write-ahead log";
@@ -25,8 +25,6 @@ pub struct WalStream {
     from: Lsn,
     standing: Standing,
     told: Standing,
-    /// What of it was told to be flushed.
-    flushed_told: Lsn,
     told_at: Duration,
     must_answer: bool,
     /// How long we have waited for a word.
@@ -68,7 +66,6 @@ impl WalStream {
             from,
             standing: Standing::NOTHING,
             told: Standing::NOTHING,
-            flushed_told: Lsn(0),
             told_at: cx.elapsed(),
             must_answer: false,
             waited: Duration::ZERO,
@@ -95,7 +92,13 @@ impl WalStream {
         self.must_answer
     }
 
-    /// Sets what the server will be told of us: within a second, or when it asks.
+    /// Whether more has come already than was given out.
+    pub fn has_more(&self) -> bool {
+        self.client.has_more()
+    }
+
+    /// Sets what the server will be told of us: within a second, when it asks, or with the next call of [`next`](Self::next) if
+    /// more is flushed, for a commit may wait for it.
     pub fn report(&mut self, standing: Standing) {
         self.standing = standing;
     }
@@ -122,7 +125,8 @@ impl WalStream {
             return Err(ReplicationError::Silent { after: self.waited });
         }
         let must_ask = self.waited * 2 >= self.silence && !self.asked;
-        if must_ask || self.must_answer || (is_due && self.told != self.standing) {
+        let is_news = self.standing.flushed > self.told.flushed;
+        if must_ask || self.must_answer || is_news || (is_due && self.told != self.standing) {
             self.send_status(must_ask, cx)?;
             self.asked |= must_ask;
         }
@@ -169,21 +173,9 @@ impl WalStream {
         Ok((session, next))
     }
 
-    /// Our standing without what was told before. A server that is shut down waits until all that it sent is flushed by what
-    /// it knows of us, which of who keeps whole segments it never will be. Told of none, it is content with what has come
-    /// (`WalSndDone` in `walsender.c`); the slot stays where it was, so nothing is lost.
-    fn news(&self) -> Standing {
-        let is_news =
-            self.standing.flushed != self.flushed_told || self.standing.flushed == self.standing.written;
-        let flushed =
-            if is_news || sabotage::on("flush-told-again") { self.standing.flushed } else { Lsn(0) };
-        Standing { flushed, ..self.standing }
-    }
-
     fn send_status(&mut self, wants_answer: bool, cx: &Cx) -> Result<(), ReplicationError> {
-        let message = message::status(self.news(), cx.now(), wants_answer);
+        let message = message::status(self.standing, cx.now(), wants_answer);
         self.client.send_copy(&message).map_err(|error| ReplicationError::of(DOING, error))?;
-        self.flushed_told = self.standing.flushed;
         (self.told, self.told_at, self.must_answer) = (self.standing, cx.elapsed(), false);
         Ok(())
     }

@@ -92,6 +92,11 @@ impl Client {
         }
     }
 
+    /// Whether more has come than what was lent last.
+    pub(in crate::postgresql) fn has_more(&self) -> bool {
+        self.inbox.ready().len() > self.lent
+    }
+
     /// What the COPY brings next. What it lends is gone at the next call.
     pub(in crate::postgresql) fn copy_message(&mut self) -> Result<CopyMessage<'_>, WireError> {
         self.take_back();

@@ -7,6 +7,7 @@ mod drilled;
 mod exact;
 mod kept;
 mod pausing;
+mod received;
 mod refused;
 mod taking_out;
 
@@ -75,9 +76,16 @@ fn around(world: &World) -> Surroundings {
 impl Archived {
     /// Starts a server that archives, with an empty ledger.
     fn start() -> Option<Self> {
+        let mut archived = Self::begin()?;
+        archived.server.archive_into(&archived.world, "copies");
+        Some(archived)
+    }
+
+    /// The same of a server that does not archive yet.
+    fn begin() -> Option<Self> {
         let mut server = Server::start(1)?;
         let world = World::new();
-        server.archive_into(&world, "copies");
+        world.give_to_owner_of(server.cluster.directory());
         let ledger = "CREATE TABLE ledger (n bigserial, xid bigint DEFAULT txid_current(), filler text)";
         server.client.batch_execute(ledger).unwrap();
         Some(Self { world, server, bases: Vec::new() })
