@@ -10,6 +10,7 @@
 use crate::OpsError;
 use crate::doctor::Disk;
 use crate::earlier::read_parent;
+use crate::forward::EarlierManifests;
 use crate::hooks::Hooks;
 use crate::lanes::Lanes;
 use crate::report::{BackupReport, SnapshotReport};
@@ -19,7 +20,7 @@ use hikae_repo::keys::BlobClass;
 use hikae_repo::snapshot::SnapshotRecord;
 use hikae_repo::writer::{LEVEL_DATABASE, LEVEL_FILES, Writer};
 use hikae_repo::{RELEASE, Repo, RepoError};
-use hikae_source::{Finished, Source};
+use hikae_source::{Earlier, Finished, Source};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -136,7 +137,10 @@ impl OneSource<'_> {
         let (parent, note) = read_parent(self.repo, newest);
         let quiesced = self.named.hooks.begin(name, cx)?;
         let of_source = OpsError::of_source(name);
-        let mut reading = self.named.source.begin(self.repo.hash_key(), cx).map_err(&of_source)?;
+        let source = &*self.named.source;
+        let manifests = EarlierManifests::of(self.repo, self.writer.base(), name, source);
+        let earlier = Earlier { own: manifests.own.as_deref(), base: manifests.base.as_deref() };
+        let mut reading = source.begin_after(&earlier, self.repo.hash_key(), cx).map_err(&of_source)?;
         let added = Arc::new(AtomicU64::new(0));
         let level = if self.named.source.kind() == "files" { LEVEL_FILES } else { LEVEL_DATABASE };
         let lane = || {

@@ -278,9 +278,10 @@ pub fn look_at_sources(config: &Config, around: &Surroundings, cx: &Cx) -> Vec<C
 fn shown(settings: &SourceSettings) -> String {
     let library = match settings {
         SourceSettings::Sqlite(_) => format!(" {}", hikae_source::sqlite::library_version()),
-        SourceSettings::Files(_) | SourceSettings::Postgresql(_) | SourceSettings::PostgresqlCluster(_) => {
-            String::new()
-        }
+        SourceSettings::Files(_)
+        | SourceSettings::Postgresql(_)
+        | SourceSettings::PostgresqlRows(_)
+        | SourceSettings::PostgresqlCluster(_) => String::new(),
     };
     format!("{} ({}{library})", settings.shown(), settings.kind())
 }

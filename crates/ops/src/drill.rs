@@ -9,6 +9,7 @@
 
 use crate::OpsError;
 use crate::compare::{Exactness, compare};
+use crate::forward::{Shows, with_database};
 use crate::pitr::cluster::KeptCluster;
 use crate::pitr::moment::plan_to_a_moment;
 use crate::pitr::plan::RecoveryPlan;
@@ -26,6 +27,7 @@ use hikae_repo::state::SnapshotState;
 use hikae_repo::{RELEASE, Repo};
 use hikae_source::check::Check;
 use hikae_source::files::Target;
+use hikae_source::postgresql::differential;
 use hikae_source::postgresql_cluster::UpTo;
 use hikae_source::{SourceError, Stored as _, postgresql, postgresql_cluster, sqlite};
 use serde::Serialize;
@@ -226,7 +228,9 @@ impl OneDrill<'_> {
         match self.record.kind.as_str() {
             "files" => self.files(),
             "sqlite" => self.sqlite(),
-            "postgresql" => self.postgresql(),
+            "postgresql" | differential::KIND => {
+                with_database(self.repo, self.snapshot, |shows| self.postgresql(shows))
+            }
             "postgresql-cluster" => self.cluster(),
             kind => Err(OpsError::refused(
                 ErrorCode::Usage,
@@ -308,9 +312,8 @@ impl OneDrill<'_> {
         Ok(check)
     }
 
-    fn postgresql(&self) -> Result<Found, OpsError> {
+    fn postgresql(&self, shows: &Shows<'_>) -> Result<Found, OpsError> {
         self.cx.progress().begin("restoring", &self.record.source, self.record.bytes);
-        let stored = StoredSnapshot::open(self.repo, self.snapshot)?;
         let options = postgresql::DrillOptions {
             key: self.repo.hash_key(),
             jobs: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
@@ -321,7 +324,7 @@ impl OneDrill<'_> {
         let began = self.cx.elapsed();
         // Beside our scratch directory, not in it: the server may run as another user, who could not pass
         // through, and makes a private directory of its own.
-        let drilled = postgresql::drill(&stored, &self.around.scratch, &options, &environment, self.cx);
+        let drilled = postgresql::drill(shows.stored, &self.around.scratch, &options, &environment, self.cx);
         let drilled = drilled.map_err(OpsError::of_source(&self.record.source))?;
         let milliseconds: u64 = drilled.timings.iter().map(|lap| lap.milliseconds).sum();
         let recovery = Duration::from_millis(milliseconds);
@@ -342,7 +345,7 @@ impl OneDrill<'_> {
                 ("PostgreSQL of the source".to_owned(), drilled.source_version),
                 ("PostgreSQL of the drill".to_owned(), drilled.server_version),
             ],
-            notes: drilled.notes,
+            notes: shows.notes.iter().cloned().chain(drilled.notes).collect(),
             moment: None,
         })
     }

@@ -236,7 +236,7 @@ fn name_for(settings: &SourceSettings, taken: &BTreeSet<String>) -> String {
                 .and_then(|(_, rest)| rest.split_once('/'))
                 .map(|(_, name)| name.to_owned())
         }
-        SourceSettings::PostgresqlCluster(_) => None,
+        SourceSettings::PostgresqlRows(_) | SourceSettings::PostgresqlCluster(_) => None,
     };
     let clean = |c: char| if c.is_alphanumeric() || "-_".contains(c) { c } else { '-' };
     let wish: String = wish.unwrap_or_default().chars().take(40).map(clean).collect();

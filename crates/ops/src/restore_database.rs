@@ -4,13 +4,14 @@
 //! What stood there is kept aside (SQLite) or under another name (PostgreSQL), so a restore can be taken back.
 
 use crate::OpsError;
+use crate::forward::{Shows, with_database};
 use crate::stored::StoredSnapshot;
 use crate::surroundings::Surroundings;
 use hikae_model::{Cx, ErrorCode, Outcome, SnapshotId};
 use hikae_repo::Repo;
 use hikae_source::check::Check;
 use hikae_source::postgresql::{Connection, Manifest, Owners, Secret, Swapped, swap, with_password};
-use hikae_source::{SourceError, Stored as _, postgresql, sqlite};
+use hikae_source::{SourceError, postgresql, sqlite};
 use serde::Serialize;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -120,8 +121,26 @@ pub fn plan_postgresql(
     around: &Surroundings,
     cx: &Cx,
 ) -> Result<PostgresqlPlan, OpsError> {
-    let stored = StoredSnapshot::open(repo, snapshot)?;
-    let manifest = manifest(&stored)?;
+    with_database(repo, snapshot, |shows| plan_shown(repo, shows, target, around, cx))
+}
+
+fn plan_shown(
+    repo: &Repo,
+    shows: &Shows<'_>,
+    target: &PostgresqlTarget,
+    around: &Surroundings,
+    cx: &Cx,
+) -> Result<PostgresqlPlan, OpsError> {
+    let manifest = manifest(shows)?;
+    if let Some(dump) = shows.dump.filter(|_| target.swap) {
+        let what = format!(
+            "{} cannot take the place of the live database: all but the tables that were brought forward is of {dump}",
+            manifest.database
+        );
+        let advice =
+            "restore it without --swap into a database beside the live one, and copy the tables over";
+        return Err(OpsError::refused(ErrorCode::Forbidden, what, Some(advice.into())));
+    }
     let selection = manifest.selection_note();
     if let Some(note) = selection.as_ref().filter(|_| target.swap) {
         // The tables that were not selected would be there and empty, and every comparison would hold.
@@ -130,7 +149,7 @@ pub fn plan_postgresql(
             "restore it without --swap into a database beside the live one, and copy the tables over";
         return Err(OpsError::refused(ErrorCode::Forbidden, what, Some(advice.into())));
     }
-    let of_source = OpsError::of_source(&stored.record().source);
+    let of_source = OpsError::of_source(&shows.record.source);
     let environment = around.for_postgresql();
     let password = target.password.clone();
     let connection = named_server(&target.connection, password, &environment, &of_source)?;
@@ -141,8 +160,9 @@ pub fn plan_postgresql(
     };
     let options = target.options(repo);
     let live = target.swap.then_some(manifest.database.as_str());
-    postgresql::look(&stored, &maintenance, &options, live, &environment, cx).map_err(&of_source)?;
-    Ok(PostgresqlPlan { live: manifest.database, notes: selection.into_iter().collect(), maintenance })
+    postgresql::look(shows.stored, &maintenance, &options, live, &environment, cx).map_err(&of_source)?;
+    let notes = shows.notes.iter().cloned().chain(selection).collect();
+    Ok(PostgresqlPlan { live: manifest.database, notes, maintenance })
 }
 
 /// The server that a command line names, with the password of the usual files unless one is given.
@@ -174,13 +194,13 @@ impl PostgresqlTarget {
     }
 }
 
-fn manifest(stored: &StoredSnapshot<'_>) -> Result<Manifest, OpsError> {
-    let source_name = &stored.record().source;
+fn manifest(shows: &Shows<'_>) -> Result<Manifest, OpsError> {
+    let source_name = &shows.record.source;
     let missing = || {
         let what = format!("the snapshot of {source_name} has no manifest, so nothing could be compared");
         OpsError::refused(ErrorCode::VerificationFailed, what, None)
     };
-    Manifest::parse(stored.manifest().ok_or_else(missing)?).map_err(OpsError::of_source(source_name))
+    Manifest::parse(shows.stored.manifest().ok_or_else(missing)?).map_err(OpsError::of_source(source_name))
 }
 
 /// Restores a PostgreSQL database into a new one of a server, and swaps it for the live one if that was asked for
@@ -196,17 +216,27 @@ pub fn restore_postgresql(
     around: &Surroundings,
     cx: &Cx,
 ) -> Result<DatabaseRestored, OpsError> {
+    with_database(repo, snapshot, |shows| restore_shown((repo, snapshot), shows, target, around, cx))
+}
+
+fn restore_shown(
+    (repo, snapshot): (&Repo, SnapshotId),
+    shows: &Shows<'_>,
+    target: &PostgresqlTarget,
+    around: &Surroundings,
+    cx: &Cx,
+) -> Result<DatabaseRestored, OpsError> {
     let began = cx.elapsed();
-    let stored = StoredSnapshot::open(repo, snapshot)?;
-    let record = stored.record();
+    let record = shows.record;
     let of_source = OpsError::of_source(&record.source);
-    let PostgresqlPlan { live, maintenance, .. } = plan_postgresql(repo, snapshot, target, around, cx)?;
+    let PostgresqlPlan { live, maintenance, .. } = plan_shown(repo, shows, target, around, cx)?;
     let environment = around.for_postgresql();
     cx.progress().begin("restoring", &record.source, record.bytes);
-    let restored = postgresql::restore(&stored, &maintenance, &target.options(repo), &environment, cx);
+    let restored = postgresql::restore(shows.stored, &maintenance, &target.options(repo), &environment, cx);
     let restored = restored.map_err(&of_source)?;
     let passed = !restored.checks.is_empty() && restored.checks.iter().all(|check| check.passed);
-    let mut notes = restored.notes;
+    let mut notes = shows.notes.clone();
+    notes.extend(restored.notes);
     let mut place = maintenance.to_database(&restored.database).shown();
     let mut kept_aside = None;
     if target.swap && passed {

@@ -277,6 +277,21 @@ mod tests {
         check_kept(&weekly, &moments, &[moments[0], moments[1], moments[3]]);
     }
 
+    /// 24 hours are 24 hours, to the second, on days that have 23 or 25 too. Keeps BC-28.
+    #[test]
+    fn hours_are_counted_to_the_second() {
+        let within = Retention { within: Some(Span::new().hours(24)), ..days(1, 0) };
+        let zone = TimeZone::posix("CET-1CEST,M3.5.0,M10.5.0/3").unwrap();
+        for now in ["2026-10-25T12:00:00Z", "2026-03-29T12:00:00Z", "2026-07-01T00:00:00Z"] {
+            let ages = [0, 3600, 24 * 3600, 24 * 3600 + 1];
+            let of = |age: i64| at(now) - Span::new().seconds(age);
+            let snapshots = ages.map(|age| Kept { moment: of(age), complete: true });
+            let stays = kept(&snapshots, &within, &zone, at(now));
+            let stays: Vec<bool> = stays.iter().map(|by| !by.is_empty()).collect();
+            assert_eq!(stays, [true, true, true, false], "{now}");
+        }
+    }
+
     #[test]
     fn days_without_a_snapshot_are_not_counted() {
         let moments =

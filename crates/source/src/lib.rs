@@ -16,7 +16,7 @@ use std::path::PathBuf;
 
 /// Something we protect.
 pub trait Source: Send + Sync {
-    /// What kind of source this is: `files`, `sqlite`, `postgresql`, `postgresql-cluster`.
+    /// What kind of source this is: `files`, `sqlite`, `postgresql`, `postgresql-rows`, `postgresql-cluster`.
     fn kind(&self) -> &'static str;
 
     /// Looks, without writing, whether a backup could succeed now: what it finds wrong, each with advice.
@@ -39,6 +39,33 @@ pub trait Source: Send + Sync {
     /// # Errors
     /// [`SourceError`]: nothing of this source can be backed up now.
     fn begin(&self, key: HashKey, cx: &Cx) -> Result<Box<dyn Reading>, SourceError>;
+
+    /// Name of the source that this one goes on from, for one that holds only what came since.
+    fn base(&self) -> Option<&str> {
+        None
+    }
+
+    /// As [`begin`](Self::begin), for a source that has a [`base`](Self::base): goes on from `earlier`.
+    ///
+    /// # Errors
+    /// As for [`begin`](Self::begin).
+    fn begin_after(
+        &self,
+        _earlier: &Earlier<'_>,
+        key: HashKey,
+        cx: &Cx,
+    ) -> Result<Box<dyn Reading>, SourceError> {
+        self.begin(key, cx)
+    }
+}
+
+/// The manifests from which a source goes on that holds only what came since.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Earlier<'a> {
+    /// That of its own newest snapshot.
+    pub own: Option<&'a [u8]>,
+    /// That of the newest complete snapshot of its [`base`](Source::base).
+    pub base: Option<&'a [u8]>,
 }
 
 /// One consistent reading of a source, under way.

@@ -132,6 +132,10 @@ fn every_command_of_the_guide_does_what_it_says() {
     enter(&cluster, "postgres").batch_execute(&rights).unwrap();
     let orders = "CREATE TABLE orders AS SELECT n AS id FROM generate_series(1, 50) n";
     enter(&cluster, "app").batch_execute(&format!("{orders}; GRANT SELECT ON orders TO hikae")).unwrap();
+    let added_to = "CREATE TABLE audit_logs (recorded_at timestamp NOT NULL DEFAULT now());
+         CREATE TABLE sessions (created_at timestamptz NOT NULL DEFAULT now());
+         GRANT SELECT ON audit_logs, sessions TO hikae; GRANT pg_read_all_stats TO hikae";
+    enter(&cluster, "app").batch_execute(added_to).unwrap();
 
     enter(&cluster, "postgres").batch_execute("CREATE ROLE loader LOGIN CREATEDB").unwrap();
 

@@ -17,6 +17,7 @@ mod protecting;
 mod recovering;
 mod restoring;
 mod retention;
+mod rows;
 mod secrets;
 mod signals;
 mod space;

@@ -85,6 +85,12 @@ pub fn append_sources(text: &mut String, sources: &[NewSource]) {
                     text.push_str("allow_superuser = true\n");
                 }
             }
+            SourceSettings::PostgresqlRows(rows) => {
+                text.push_str(&format!("connection = {}\n", quoted(&rows.connection)));
+                text.push_str(&format!("base = {}\n", quoted(&rows.base)));
+                let tables = rows.tables.iter().filter_map(|table| toml::Value::try_from(table).ok());
+                text.push_str(&format!("tables = {}\n", toml::Value::Array(tables.collect())));
+            }
             SourceSettings::PostgresqlCluster(cluster) => {
                 text.push_str(&format!("connection = {}\n", quoted(&cluster.connection)));
                 if cluster.read == ReadBy::Wire {

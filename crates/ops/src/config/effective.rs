@@ -9,6 +9,7 @@ use super::{Config, JobConfig, RepositoryConfig, SourceConfig, SourceSettings, S
 use hikae_repo::retention::Retention;
 use hikae_source::files::FilesSettings;
 use hikae_source::postgresql::PostgresqlSettings;
+use hikae_source::postgresql::differential::RowsSettings;
 use hikae_source::postgresql_cluster::{ClusterSettings, ReadBy, WalIn};
 use hikae_source::sqlite::SqliteSettings;
 use serde::Serialize;
@@ -158,6 +159,7 @@ fn of_source(source: &SourceConfig) -> Vec<Setting> {
             setting("scratch", scratch.as_ref().map(|path| text(path.display())), None),
         ]),
         SourceSettings::Postgresql(postgresql) => settings.extend(of_postgresql(postgresql)),
+        SourceSettings::PostgresqlRows(rows) => settings.extend(of_rows(rows)),
         SourceSettings::PostgresqlCluster(cluster) => settings.extend(of_cluster(cluster)),
     }
     if source.settings.connection().is_some() {
@@ -236,6 +238,35 @@ fn of_postgresql(postgresql: &PostgresqlSettings) -> Vec<Setting> {
         ]
     };
     let pairs = values(postgresql).into_iter().zip(values(&PostgresqlSettings::of("")));
+    pairs.map(|((key, value), (_, default))| setting(key, value, default)).collect()
+}
+
+fn of_rows(rows: &RowsSettings) -> Vec<Setting> {
+    let values = |settings: &RowsSettings| {
+        let RowsSettings {
+            connection,
+            base,
+            tables,
+            overlap,
+            compare_every,
+            allow_superuser,
+            lock_timeout,
+            jobs,
+        } = settings;
+        // A table is a few texts, which can always be written as TOML.
+        let tables = tables.iter().filter_map(|table| Value::try_from(table).ok()).collect();
+        [
+            ("connection", Some(text(without_password(connection)))),
+            ("base", Some(text(base))),
+            ("tables", Some(Value::Array(tables))),
+            ("overlap", Some(text(format_args!("{overlap:#}")))),
+            ("compare_every", Some(text(format_args!("{compare_every:#}")))),
+            ("allow_superuser", Some((*allow_superuser).into())),
+            ("lock_timeout", Some(text(format_args!("{lock_timeout:#}")))),
+            ("jobs", Some(i64::try_from(jobs.get()).unwrap_or(i64::MAX).into())),
+        ]
+    };
+    let pairs = values(rows).into_iter().zip(values(&RowsSettings::of("", "", Vec::new())));
     pairs.map(|((key, value), (_, default))| setting(key, value, default)).collect()
 }
 
@@ -330,6 +361,8 @@ mod tests {
         let text = "[repository.m]\nstore = '/s'\nunlock = { key_file = '/k' }\nprune_every = '7d'\n\
                     [source.d]\nkind = 'postgresql'\nconnection = 'host=h'\npassword = 'env:P'\nlock_timeout = '5s'\n\
                     hooks = { before = [['a', 'b c']] }\n[source.s]\nkind = 'sqlite'\npath = '/d.db'\n\
+                    [source.r]\nkind = 'postgresql-rows'\nconnection = 'host=h'\nbase = 'd'\ncompare_every = '2h'\n\
+                    tables = [{ table = 'a.b', column = 'at', time_zone = 'Asia/Tokyo' }]\n\
                     [source.f]\nkind = 'files'\ninclude = ['/a']\nfixtures = { holds = ['/a/b'] }\n\
                     [job.j]\nsources = ['s']\nretention = { daily = 3, within = '2d' }\nkeep_log = '14d'\n";
         let config = parse(text, None).unwrap();

@@ -261,6 +261,14 @@ impl Config {
         Ok(names)
     }
 
+    /// Sources that go on from the dumps of another: their names, and whose.
+    pub fn bases(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.sources.iter().filter_map(|(name, source)| match &source.settings {
+            SourceSettings::PostgresqlRows(rows) => Some((name.as_str(), rows.base.as_str())),
+            _ => None,
+        })
+    }
+
     /// The source of this name.
     ///
     /// # Errors

@@ -17,6 +17,7 @@ impl Config {
             SourceSettings::Sqlite(sqlite) => Some(sqlite.path.clone()),
             SourceSettings::Files(_)
             | SourceSettings::Postgresql(_)
+            | SourceSettings::PostgresqlRows(_)
             | SourceSettings::PostgresqlCluster(_) => None,
         });
         Neighbours {

@@ -8,6 +8,8 @@ use super::source::SourceSettings;
 use super::{Config, ConfigError, Fault, Fixtures, SecretRef, SourceConfig, UnlockConfig, nearest};
 use crate::hooks::Hooks;
 use hikae_model::sabotage;
+use hikae_source::postgresql::differential;
+use hikae_source::postgresql_cluster;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
@@ -157,7 +159,10 @@ impl<'t> Parsing<'t> {
             Some(value) => self.plain::<Fixtures>(value)?,
             None => Fixtures::default(),
         };
-        let enters_a_server = matches!(kind.get_ref().as_str(), Some("postgresql" | "postgresql-cluster"));
+        let enters_a_server = matches!(
+            kind.get_ref().as_str(),
+            Some("postgresql" | differential::KIND | postgresql_cluster::KIND)
+        );
         let password = match table.remove("password").filter(|_| enters_a_server) {
             Some(value) => Some(self.plain::<SecretRef>(value)?),
             None => None,
@@ -167,7 +172,8 @@ impl<'t> Parsing<'t> {
             Some("files") => SourceSettings::Files(self.plain(rest)?),
             Some("sqlite") => SourceSettings::Sqlite(self.plain(rest)?),
             Some("postgresql") => SourceSettings::Postgresql(Box::new(self.plain(rest)?)),
-            Some("postgresql-cluster") => SourceSettings::PostgresqlCluster(self.plain(rest)?),
+            Some(differential::KIND) => SourceSettings::PostgresqlRows(Box::new(self.plain(rest)?)),
+            Some(postgresql_cluster::KIND) => SourceSettings::PostgresqlCluster(self.plain(rest)?),
             other => {
                 let what = format!("`{}` is not a kind of source", other.unwrap_or_default());
                 let fault = Fault::at(self.text, self.file, kind.span(), what);
@@ -186,6 +192,21 @@ impl<'t> Parsing<'t> {
     fn check_names(&mut self, config: &Config) {
         let sources: Vec<&str> = config.sources.keys().map(String::as_str).collect();
         let repositories: Vec<&str> = config.repositories.keys().map(String::as_str).collect();
+        for (name, base) in config.bases() {
+            let is_dumped = config
+                .sources
+                .get(base)
+                .is_some_and(|source| matches!(source.settings, SourceSettings::Postgresql(_)));
+            if !is_dumped {
+                let span = self.span_of(&format!("source.{name}"), &format!("\"{base}\""));
+                let what = format!("`base` must be a source of kind postgresql, and `{base}` is none");
+                let fault = Fault::at(self.text, self.file, span, what);
+                self.faults.push(match nearest(base, sources.iter().copied()) {
+                    Some(near) if near != base => fault.advise(format!("did you mean `{near}`?")),
+                    _ => fault,
+                });
+            }
+        }
         for (job_name, job) in &config.jobs {
             let named = job.sources.iter().flatten().map(|name| ("source", name, &sources));
             let repository = job.repository.iter().map(|name| ("repository", name, &repositories));
@@ -401,6 +422,16 @@ repository = "main"
         check_fault("[source.notes]", "[source.\"no tes\"]", 17, 9, "a name is made of", "");
         check_fault("[source.notes]", "[source.notes", 17, 14, "", "");
         check_fault("reserve = \"2 GiB\"", "prune_every = \"0d\"", 5, 15, "longer than nothing", "");
+        let rows = "[source.rows]\nkind = \"postgresql-rows\"\nconnection = \"\"\nbase = \"app-bd\"\ntables = []\n[source.notes]";
+        check_fault(
+            "[source.notes]",
+            rows,
+            20,
+            8,
+            "must be a source of kind postgresql",
+            "did you mean `app-db`?",
+        );
+        check_fault("[source.notes]", &rows.replace("app-bd", "notes"), 20, 8, "`notes` is none", "");
         let two = "[job.a]\nretention = { daily = 7 }\nrepository = \"main\"\n[job.nightly]\nretention = { last = 3 }";
         check_fault(
             "[job.nightly]",

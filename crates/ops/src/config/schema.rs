@@ -85,6 +85,9 @@ enum Source {
     Sqlite(Sqlite),
     /// A PostgreSQL database.
     Postgresql(Postgresql),
+    /// New rows of append-only tables, between two dumps of their database.
+    #[schemars(rename = "postgresql-rows")]
+    PostgresqlRows(PostgresqlRows),
     /// The files of a PostgreSQL server.
     #[schemars(rename = "postgresql-cluster")]
     PostgresqlCluster(PostgresqlCluster),
@@ -183,6 +186,45 @@ struct Postgresql {
     part_bytes: Option<u64>,
     /// Programs around the reading.
     hooks: Option<Hooks>,
+}
+
+/// New rows of append-only tables, between two dumps of their database.
+#[derive(JsonSchema)]
+#[allow(dead_code)]
+struct PostgresqlRows {
+    /// host=… dbname=… user=…, or postgresql://…, without a password.
+    connection: String,
+    /// Where the password is, if not in ~/.pgpass.
+    password: Option<Secret>,
+    /// The source of kind postgresql whose dumps these rows follow.
+    base: String,
+    /// Tables to which rows are only added.
+    tables: Vec<WatchedTable>,
+    /// How much earlier than the oldest open transaction of the run before a run begins to read, as "1m".
+    overlap: Option<String>,
+    /// How often the whole tables are counted and hashed, to see what rows alone cannot show, as "1d".
+    compare_every: Option<String>,
+    /// Read as a superuser or as a role that can become one; a backup needs to read, nothing more.
+    allow_superuser: Option<bool>,
+    /// How long to wait for a table that somebody holds locked, as "60s".
+    lock_timeout: Option<String>,
+    /// How many tables are read at once.
+    jobs: Option<NonZeroU32>,
+    /// Programs around the reading.
+    hooks: Option<Hooks>,
+}
+
+/// A table to which rows are only added.
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+#[allow(dead_code)]
+struct WatchedTable {
+    /// Its name in SQL; a partitioned table with all its partitions.
+    table: String,
+    /// The column that says when a row came: timestamptz, or timestamp in time_zone.
+    column: String,
+    /// The zone in which a timestamp is written, as "Asia/Tokyo".
+    time_zone: Option<String>,
 }
 
 /// The files of a PostgreSQL server.
@@ -304,6 +346,16 @@ mod tests {
             ("[source.x]\nkind = 'files'\ninclude = []", "Files", &["fixtures", "hooks"]),
             ("[source.x]\nkind = 'sqlite'\npath = '/s'", "Sqlite", &["hooks"]),
             ("[source.x]\nkind = 'postgresql'\nconnection = ''", "Postgresql", &["hooks", "password"]),
+            (
+                "[source.x]\nkind = 'postgresql-rows'\nconnection = ''\nbase = ''\ntables = []",
+                "PostgresqlRows",
+                &["hooks", "password"],
+            ),
+            (
+                "[source.x]\nkind = 'postgresql-rows'\nconnection = ''\nbase = ''\n[[source.x.tables]]\ntable = ''\ncolumn = ''",
+                "WatchedTable",
+                &[],
+            ),
             (
                 "[source.x]\nkind = 'postgresql-cluster'\nconnection = ''",
                 "PostgresqlCluster",

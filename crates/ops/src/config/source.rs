@@ -8,6 +8,7 @@ use crate::hooks::Hooks;
 use crate::surroundings::Surroundings;
 use hikae_model::{Advise, Cx, ErrorCode, Problem, TreePath};
 use hikae_source::files::{FilesSettings, FilesSource, Neighbours};
+use hikae_source::postgresql::differential::{self, RowsSettings, RowsSource};
 use hikae_source::postgresql::{Finding, PostgresqlSettings, PostgresqlSource, Secret, Weight};
 use hikae_source::postgresql_cluster::{self, ClusterSettings, ClusterSource};
 use hikae_source::sqlite::{SqliteSettings, SqliteSource};
@@ -38,13 +39,16 @@ pub enum SourceSettings {
     Sqlite(SqliteSettings),
     /// `kind = "postgresql"`.
     Postgresql(Box<PostgresqlSettings>),
+    /// `kind = "postgresql-rows"`.
+    PostgresqlRows(Box<RowsSettings>),
     /// `kind = "postgresql-cluster"`.
     PostgresqlCluster(ClusterSettings),
 }
 
 impl SourceSettings {
     /// The kinds, as the configuration names them.
-    pub const KINDS: [&str; 4] = ["files", "sqlite", "postgresql", postgresql_cluster::KIND];
+    pub const KINDS: [&str; 5] =
+        ["files", "sqlite", "postgresql", differential::KIND, postgresql_cluster::KIND];
 
     /// Its kind.
     pub fn kind(&self) -> &'static str {
@@ -52,6 +56,7 @@ impl SourceSettings {
             Self::Files(_) => "files",
             Self::Sqlite(_) => "sqlite",
             Self::Postgresql(_) => "postgresql",
+            Self::PostgresqlRows(_) => differential::KIND,
             Self::PostgresqlCluster(_) => postgresql_cluster::KIND,
         }
     }
@@ -60,6 +65,7 @@ impl SourceSettings {
     pub fn connection(&self) -> Option<&str> {
         match self {
             Self::Postgresql(settings) => Some(&settings.connection),
+            Self::PostgresqlRows(settings) => Some(&settings.connection),
             Self::PostgresqlCluster(settings) => Some(&settings.connection),
             Self::Files(_) | Self::Sqlite(_) => None,
         }
@@ -73,6 +79,10 @@ impl SourceSettings {
                 paths.collect::<Vec<_>>().join(", ")
             }
             Self::Sqlite(settings) => settings.path.display().to_string(),
+            Self::PostgresqlRows(settings) => {
+                let tables = settings.tables.iter().map(|table| table.table.as_str());
+                format!("rows of {}", tables.collect::<Vec<_>>().join(", "))
+            }
             Self::Postgresql(_) | Self::PostgresqlCluster(_) => {
                 self.connection().map(super::effective::without_password).unwrap_or_default()
             }
@@ -108,6 +118,7 @@ impl SourceConfig {
             SourceSettings::Postgresql(settings) => {
                 Box::new(self.open_postgresql(settings, name, around, cx)?)
             }
+            SourceSettings::PostgresqlRows(settings) => Box::new(self.open_rows(settings, name, around, cx)?),
             SourceSettings::PostgresqlCluster(settings) => {
                 Box::new(self.open_cluster(settings, name, around, cx)?)
             }
@@ -138,6 +149,18 @@ impl SourceConfig {
     ) -> Result<PostgresqlSource, OpsError> {
         let password = self.fetch_password(name, around, cx)?;
         PostgresqlSource::new(settings.clone(), password, around.for_postgresql())
+            .map_err(|source| OpsError::Source { source_name: name.to_owned(), source })
+    }
+
+    fn open_rows(
+        &self,
+        settings: &RowsSettings,
+        name: &str,
+        around: &Surroundings,
+        cx: &Cx,
+    ) -> Result<RowsSource, OpsError> {
+        let password = self.fetch_password(name, around, cx)?;
+        RowsSource::new(settings.clone(), password, &around.for_postgresql())
             .map_err(|source| OpsError::Source { source_name: name.to_owned(), source })
     }
 
@@ -190,6 +213,9 @@ impl SourceConfig {
         let of_source = |source: SourceError| OpsError::Source { source_name: name.to_owned(), source };
         if let SourceSettings::Postgresql(settings) = &self.settings {
             return self.open_postgresql(settings, name, around, cx)?.preflight(cx).map_err(of_source);
+        }
+        if let SourceSettings::PostgresqlRows(settings) = &self.settings {
+            return self.open_rows(settings, name, around, cx)?.preflight(cx).map_err(of_source);
         }
         if let SourceSettings::PostgresqlCluster(settings) = &self.settings {
             return self.open_cluster(settings, name, around, cx)?.preflight(cx).map_err(of_source);

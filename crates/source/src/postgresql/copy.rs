@@ -31,7 +31,7 @@ impl CopyTable<'_> {
     }
 
     /// A list of no columns is no SQL; without a list COPY takes all columns that are not generated, so none.
-    fn list(&self) -> String {
+    pub(super) fn list(&self) -> String {
         let columns: Vec<String> = self.columns.iter().map(|column| quote(column)).collect();
         if columns.is_empty() { String::new() } else { format!(" ({})", columns.join(", ")) }
     }

@@ -4,6 +4,7 @@
 //! not with what the source has become. The format is JSON; `kind` and `version` stand first.
 
 use super::catalog::Sequence;
+use super::differential::TableName;
 use crate::SourceError;
 use hikae_model::{ErrorCode, HashKey};
 use serde::{Deserialize, Serialize};
@@ -26,6 +27,9 @@ pub struct Manifest {
     pub pg_dump: String,
     /// The moment that all tables show.
     pub moment: jiff::Timestamp,
+    /// No transaction that they do not show began before this. Nothing if that is not known.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub horizon: Option<jiff::Timestamp>,
     /// Whether only a selection of tables was read.
     pub selection: bool,
     /// Whether `globals.sql` holds the roles' password hashes.
@@ -47,6 +51,10 @@ pub struct Manifest {
     pub roles: Vec<String>,
     /// What the database has and this snapshot has not.
     pub not_covered: Vec<NotCovered>,
+    /// Tables that differentials brought to a later moment than all else. Their foreign keys are not made: they may lead to
+    /// rows that came after the dump. No snapshot says so, only what is put together of several.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub rolled_forward: Vec<TableName>,
 }
 
 /// One table's rows.

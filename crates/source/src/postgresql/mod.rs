@@ -20,6 +20,7 @@ mod catalog;
 mod cluster;
 mod connection;
 mod copy;
+pub mod differential;
 mod drill;
 mod dump;
 mod inventory;

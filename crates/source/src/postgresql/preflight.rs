@@ -259,14 +259,8 @@ fn choose(
             setting: "tables".into(),
             why: format!("`{}` {why}", shown_name(name)),
         };
-        // The server reads the name, by the rules of SQL; a name without a schema is looked for in `public`.
-        let resolve =
-            |client: &mut Client, name: &str| client.value("SELECT to_regclass($1)::oid::int8", &[name]);
-        let mut oid = resolve(client, name).map_err(|_| bad("is not a table's name"))?;
-        if oid.is_none() {
-            oid = resolve(client, &format!("public.{name}")).unwrap_or(None);
-        }
-        let oid = oid.and_then(|oid| oid.parse().ok()).ok_or_else(|| bad("is not there"))?;
+        let oid = oid_of_table(client, name).map_err(|_| bad("is not a table's name"))?;
+        let oid = oid.ok_or_else(|| bad("is not there"))?;
         if !relations.iter().any(|relation| relation.oid == oid) {
             return Err(bad("is no table of a user"));
         }
@@ -283,6 +277,17 @@ fn choose(
         }
     }
     Ok(chosen)
+}
+
+/// The relation that a name means. The server reads it, by the rules of SQL; one without a schema is looked for in `public`.
+pub(super) fn oid_of_table(client: &mut Client, name: &str) -> Result<Option<u32>, WireError> {
+    let resolve =
+        |client: &mut Client, name: &str| client.value("SELECT to_regclass($1)::oid::int8", &[name]);
+    let mut oid = resolve(client, name)?;
+    if oid.is_none() {
+        oid = resolve(client, &format!("public.{name}")).unwrap_or(None);
+    }
+    Ok(oid.and_then(|oid| oid.parse().ok()))
 }
 
 /// `3 things: a, b, c`, and no more than [`MAX_NAMES`] of them.

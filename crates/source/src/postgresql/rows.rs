@@ -68,7 +68,54 @@ impl RowSum {
 
     /// The sum as 32 hex digits.
     pub(super) fn hex(&self) -> String {
+        self.tally().hex()
+    }
+
+    /// Both, to be kept.
+    pub(super) fn tally(&self) -> Tally {
+        Tally { rows: self.rows, sum: self.sum }
+    }
+}
+
+/// How many rows there are and the sum of their hashes, as a manifest keeps both. Sums of parts make the sum of the whole,
+/// and what is taken away again leaves the rest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Tally {
+    /// How many rows.
+    pub rows: u64,
+    /// The sum, as 32 hex digits.
+    #[serde(with = "hex_sum")]
+    sum: u128,
+}
+
+impl Tally {
+    /// With the rows of `other`.
+    pub fn plus(self, other: Self) -> Self {
+        Self { rows: self.rows.wrapping_add(other.rows), sum: self.sum.wrapping_add(other.sum) }
+    }
+
+    /// Without the rows of `other`, which are among these.
+    pub fn minus(self, other: Self) -> Self {
+        Self { rows: self.rows.wrapping_sub(other.rows), sum: self.sum.wrapping_sub(other.sum) }
+    }
+
+    /// The sum as 32 hex digits.
+    pub fn hex(&self) -> String {
         format!("{:032x}", self.sum)
+    }
+}
+
+/// A sum of hashes as text.
+mod hex_sum {
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+
+    pub(super) fn serialize<S: Serializer>(sum: &u128, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&format!("{sum:032x}"))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<u128, D::Error> {
+        let text = String::deserialize(from)?;
+        u128::from_str_radix(&text, 16).map_err(|_| D::Error::custom(format!("`{text}` is no sum of hashes")))
     }
 }
 
@@ -98,6 +145,16 @@ mod tests {
         {
             assert_ne!(whole.hex(), sum(other).hex(), "{other:?}");
         }
+    }
+
+    #[test]
+    fn what_is_taken_away_again_leaves_the_rest() {
+        let (whole, part, rest) =
+            (sum(&["a", "b", "c"]).tally(), sum(&["c"]).tally(), sum(&["b", "a"]).tally());
+        assert_eq!(whole.minus(part), rest);
+        assert_eq!(rest.plus(part), whole);
+        let json = serde_json::to_string(&whole).unwrap();
+        assert_eq!(serde_json::from_str::<Tally>(&json).unwrap(), whole, "{json}");
     }
 
     #[test]

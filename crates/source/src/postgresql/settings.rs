@@ -37,11 +37,11 @@ pub struct PostgresqlSettings {
     pub part_bytes: u64,
 }
 
-fn default_lock_timeout() -> jiff::SignedDuration {
+pub(super) fn default_lock_timeout() -> jiff::SignedDuration {
     jiff::SignedDuration::from_secs(60)
 }
 
-fn default_jobs() -> NonZeroUsize {
+pub(super) fn default_jobs() -> NonZeroUsize {
     NonZeroUsize::MIN.saturating_add(1)
 }
 
@@ -65,14 +65,18 @@ impl PostgresqlSettings {
     }
 
     pub(super) fn lock_timeout_ms(&self) -> u64 {
-        // 0 would mean "wait for ever".
-        u64::try_from(self.lock_timeout.as_millis()).unwrap_or(0).clamp(1, 86_400_000)
+        lock_timeout_ms(self.lock_timeout)
     }
 
     /// True if not the whole database is wanted.
     pub(super) fn is_selection(&self) -> bool {
         !self.tables.is_empty() || !self.schemas.is_empty()
     }
+}
+
+/// A wait for a lock as the server takes it, for which 0 would mean "for ever".
+pub(super) fn lock_timeout_ms(timeout: jiff::SignedDuration) -> u64 {
+    u64::try_from(timeout.as_millis()).unwrap_or(0).clamp(1, 86_400_000)
 }
 
 /// Finds the password for a connection: the one handed in, else a line of its `passfile` or of `~/.pgpass`.

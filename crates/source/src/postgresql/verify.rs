@@ -43,7 +43,7 @@ pub(super) fn verify(
     checks.extend(check_views(&mut client, manifest)?);
     if let Some(expected) = &manifest.large_objects {
         let mut sum = RowSum::new(key);
-        let copied = sum_copy(&mut client, &format!("COPY ({}) TO STDOUT", catalog::LARGE_OBJECTS), &mut sum);
+        let copied = client.sum_rows(&format!("COPY ({}) TO STDOUT", catalog::LARGE_OBJECTS), &mut sum);
         copied.map_err(wire)?;
         let count = client.value("SELECT count(*) FROM pg_largeobject_metadata", &[]).map_err(wire)?;
         checks.push(Check::equal("large objects", expected.count, count.unwrap_or_default()));
@@ -153,7 +153,7 @@ fn check_table(
     let name = shown_name(&format!("{}.{}", table.schema, table.name));
     let (on_rows, on_content) = (format!("rows of {name}"), format!("content of {name}"));
     let mut sum = RowSum::new(key);
-    match sum_copy(client, &copy.out(None), &mut sum) {
+    match client.sum_rows(&copy.out(None), &mut sum) {
         Ok(()) => {
             let rows = Check::equal(on_rows, table.rows, sum.rows());
             let found = if sabotage::on("pg-rows-counted-only") { table.hash.clone() } else { sum.hex() };
@@ -165,13 +165,6 @@ fn check_table(
         }
         Err(error) => Err(wire_failed(&format!("cannot read {name} again"), &error)),
     }
-}
-
-fn sum_copy(client: &mut Client, sql: &str, sum: &mut RowSum) -> Result<(), WireError> {
-    let mut buffer = vec![0; 64 << 10];
-    let mut copy = client.copy_out(sql, sum)?;
-    while client.copy_read(&mut copy, sum, &mut buffer)? > 0 {}
-    Ok(())
 }
 
 fn check_views(client: &mut Client, manifest: &Manifest) -> Result<Vec<Check>, SourceError> {

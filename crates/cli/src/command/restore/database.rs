@@ -64,27 +64,27 @@ pub fn postgresql(args: &RestoreArgs, origin: &Origin<'_>, app: &App) -> Result<
             ("--target", args.target.is_some()),
             ("--overwrite", args.overwrite.is_some()),
         ],
-        "postgresql",
+        &snapshot.kind,
     )?;
     let config = app.config_or_none()?;
     let configured = config.sources.get(&snapshot.source);
-    let settings = match configured.map(|source| &source.settings) {
-        Some(SourceSettings::Postgresql(settings)) => Some(settings),
-        _ => None,
-    };
-    let (connection, password) = match (&args.connection, configured, settings) {
+    let address = configured.and_then(|source| Some((source, source.settings.connection()?)));
+    let (connection, password) = match (&args.connection, address) {
         // Another role has another password, which is in the usual files.
-        (Some(connection), ..) => (connection.clone(), None),
-        (None, Some(source), Some(settings)) => {
-            (settings.connection.clone(), source.fetch_password(&snapshot.source, &app.around, &app.cx)?)
+        (Some(connection), _) => (connection.clone(), None),
+        (None, Some((source, connection))) => {
+            (connection.to_owned(), source.fetch_password(&snapshot.source, &app.around, &app.cx)?)
         }
-        (None, ..) => {
+        (None, None) => {
             let what = format!("nothing says on which server {} is to be restored", snapshot.source);
             let advice = "give --connection postgresql://ROLE@HOST/postgres";
             return Err(Failure::new(ErrorCode::Usage, what, Some(advice.into())));
         }
     };
-    let program_directory = settings.and_then(|settings| settings.program_directory.clone());
+    let program_directory = match configured.map(|source| &source.settings) {
+        Some(SourceSettings::Postgresql(settings)) => settings.program_directory.clone(),
+        _ => None,
+    };
     let target = PostgresqlTarget {
         connection,
         password,

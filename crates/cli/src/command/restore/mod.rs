@@ -16,7 +16,7 @@ use hikae_model::{ErrorCode, SnapshotId};
 use hikae_ops::list::{ListedSnapshot, listed};
 use hikae_ops::pitr::target::Course;
 use hikae_ops::select::SnapshotSelector;
-use hikae_ops::{Overwrite, Repo};
+use hikae_ops::{Overwrite, ROWS_KIND, Repo};
 use serde::Serialize;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -208,7 +208,9 @@ pub fn run(args: &RestoreArgs, app: &App) -> Result<Ended, Failure> {
     match origin.snapshot.kind.as_str() {
         "files" => files::restore(args, &origin, app),
         "sqlite" => database::sqlite(args, &origin, app),
-        "postgresql" => database::postgresql(args, &origin, app),
+        // New rows are files, and with the dump that they follow they are a database.
+        ROWS_KIND if args.target.is_some() || !args.path.is_empty() => files::restore(args, &origin, app),
+        "postgresql" | ROWS_KIND => database::postgresql(args, &origin, app),
         // A part of it is a matter of files.
         "postgresql-cluster" if args.path.is_empty() => cluster::restore(args, &origin, app),
         "postgresql-cluster" => files::restore(args, &origin, app),

@@ -1,6 +1,6 @@
 //! The manifest as far as it is known before any row was read.
 
-use super::held::Shared;
+use super::held::{Shared, Tools};
 use crate::postgresql::catalog::{self, Relation};
 use crate::postgresql::connection::shown_name;
 use crate::postgresql::inventory::inventory;
@@ -13,7 +13,7 @@ pub(super) fn draft_manifest(
     session: &mut Client,
     look: &Look,
     settings: &PostgresqlSettings,
-    shared: &Shared,
+    (shared, tools): (&Shared, &Tools),
     moment: jiff::Timestamp,
 ) -> Result<Manifest, WireError> {
     let is_left_out = |relation: &&Relation| look.selection.left_out.contains(&relation.oid);
@@ -66,8 +66,9 @@ pub(super) fn draft_manifest(
         database: database.name.clone(),
         server_version: database.server_version.clone(),
         server_version_num: database.server_version_num,
-        pg_dump: shared.programs.version.clone(),
+        pg_dump: tools.programs.version.clone(),
         moment,
+        horizon: None,
         selection: settings.is_selection(),
         role_passwords: look.may_read_passwords,
         tables: Vec::new(),
@@ -78,5 +79,6 @@ pub(super) fn draft_manifest(
         extensions: database.extensions.iter().map(|e| (e.name.clone(), e.version.clone())).collect(),
         roles: database.roles.iter().map(|role| role.name.clone()).collect(),
         not_covered,
+        rolled_forward: Vec::new(),
     })
 }

@@ -1,6 +1,6 @@
 //! The files of a reading: their names, and what gives their content.
 
-use super::held::Shared;
+use super::held::{Shared, Tools};
 use super::program::{ProgramContent, Whole};
 use super::table::TableContent;
 use crate::postgresql::catalog::Relation;
@@ -19,15 +19,15 @@ use std::ffi::OsString;
 use std::sync::Arc;
 
 /// Gathers the items of a reading.
-pub(super) struct Files<'a> {
-    pub(super) shared: &'a Arc<Shared>,
-    pub(super) moment: jiff::Timestamp,
-    pub(super) items: Vec<Item>,
+pub(in crate::postgresql) struct Files<'a> {
+    pub(in crate::postgresql) shared: &'a Arc<Shared>,
+    pub(in crate::postgresql) moment: jiff::Timestamp,
+    pub(in crate::postgresql) items: Vec<Item>,
 }
 
 impl Files<'_> {
     /// The items in path order.
-    pub(super) fn into_items(mut self) -> VecDeque<Item> {
+    pub(in crate::postgresql) fn into_items(mut self) -> VecDeque<Item> {
         self.items.sort_by(|a, b| a.entry.path.cmp(&b.entry.path));
         self.items.into()
     }
@@ -40,14 +40,10 @@ impl Files<'_> {
     ) -> Result<(), SourceError> {
         let path = TreePath::parse(path)
             .map_err(|error| failed(ErrorCode::Failure, format!("cannot name a file: {error}"), None))?;
-        let modified = FileTime {
-            seconds: self.moment.as_second(),
-            nanoseconds: self.moment.subsec_nanosecond().max(0) as u32,
-        };
         let (kind, mode) =
             if reader.is_some() { (EntryKind::File { size }, 0o600) } else { (EntryKind::Directory, 0o700) };
         self.items.push(Item {
-            entry: Entry { path, kind, attributes: Attributes { mode, modified, ..Attributes::default() } },
+            entry: Entry { path, kind, attributes: attributes(mode, self.moment) },
             content: reader.map(|reader| Content { cut: Cut::Rows, reader }),
         });
         Ok(())
@@ -61,18 +57,49 @@ impl Files<'_> {
         let mut bytes = serde_json::to_vec_pretty(value)
             .map_err(|error| failed(ErrorCode::Failure, format!("cannot write {path}: {error}"), None))?;
         bytes.push(b'\n');
+        self.add_text(path, bytes)
+    }
+
+    /// A small file.
+    pub(in crate::postgresql) fn add_text(
+        &mut self,
+        path: &str,
+        bytes: impl Into<Vec<u8>>,
+    ) -> Result<(), SourceError> {
+        let bytes = bytes.into();
         self.add(path, bytes.len() as u64, Some(Box::new(InMemory { bytes, at: 0 })))
+    }
+
+    /// Rows that `copy` gives, which are counted and hashed as those of table number `table`.
+    pub(in crate::postgresql) fn add_rows(
+        &mut self,
+        path: &str,
+        relation: &Relation,
+        copy: String,
+        table: usize,
+    ) -> Result<(), SourceError> {
+        let content = TableContent {
+            shared: Arc::clone(self.shared),
+            part: self.shared.add_part(path, Some(table)),
+            shown: relation.shown(),
+            lock: lock_statement(&[relation]),
+            copy,
+            state: None,
+            rows: RowSum::new(self.shared.key),
+        };
+        self.add(path, 0, Some(Box::new(content)))
     }
 
     pub(super) fn add_program(
         &mut self,
+        tools: &Arc<Tools>,
         path: &str,
         program: &'static str,
         arguments: Vec<OsString>,
         whole: Whole,
     ) -> Result<(), SourceError> {
         let part = self.shared.add_part(path, None);
-        let content = ProgramContent::new(self.shared, part, program, arguments, whole);
+        let content = ProgramContent::new((self.shared, tools), part, program, arguments, whole);
         self.add(path, 0, Some(Box::new(content)))
     }
 
@@ -100,18 +127,8 @@ impl Files<'_> {
         for (i, &blocks) in parts.iter().enumerate() {
             // The first keeps its name when a second comes.
             let file = if i == 0 { format!("{stem}.copy") } else { format!("{stem}.{i:04}.copy") };
-            let path = format!("tables/{file}");
-            let part = self.shared.add_part(&path, Some(table));
-            let content = TableContent {
-                shared: Arc::clone(self.shared),
-                part,
-                shown: relation.shown(),
-                lock: lock_statement(&[relation]),
-                copy: copy.out((parts.len() > 1).then_some(blocks)),
-                state: None,
-                rows: RowSum::new(self.shared.key),
-            };
-            self.add(&path, 0, Some(Box::new(content)))?;
+            let part = (parts.len() > 1).then_some(blocks);
+            self.add_rows(&format!("tables/{file}"), relation, copy.out(part), table)?;
             files.push(file);
         }
         Ok(TableRecord {
@@ -124,6 +141,13 @@ impl Files<'_> {
             hash: String::new(),
         })
     }
+}
+
+/// The attributes of what has none of its own.
+pub(in crate::postgresql) fn attributes(mode: u32, moment: jiff::Timestamp) -> Attributes {
+    let nanoseconds = moment.subsec_nanosecond().max(0) as u32;
+    let modified = FileTime { seconds: moment.as_second(), nanoseconds };
+    Attributes { mode, modified, ..Attributes::default() }
 }
 
 /// A small file that was made in memory.

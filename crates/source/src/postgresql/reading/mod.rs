@@ -15,30 +15,29 @@ mod held;
 mod program;
 mod table;
 
+pub(super) use files::{Files, attributes};
+pub(super) use held::{Holding, Shared, lock};
 pub(super) use program::TRAILER;
 
 use super::catalog::{self, Relation};
 use super::connection::Connection;
 use super::manifest::{LargeObjects, Manifest};
-use super::preflight::{self, Look, lock_statement};
+use super::preflight::{self, Look};
 use super::programs::{Environment, PrivateDir};
 use super::rows::RowSum;
 use super::settings::PostgresqlSettings;
 use super::wire::{Client, WireError};
-use super::{connect, failed, wire_failed};
+use super::{failed, wire_failed};
 use crate::{Finished, Item, Reading, SourceError};
 use draft::draft_manifest;
-use files::Files;
-use held::{PartOutcome, Shared};
+use held::Tools;
 use hikae_model::{Cx, ErrorCode, HashKey, sabotage};
 use program::{Whole, globals_arguments, large_objects_arguments, schema_arguments};
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 /// How often a reading begins anew because a table was rewritten under its snapshot.
 const MAX_ATTEMPTS: u32 = 3;
-/// How many tables one LOCK names.
-const LOCK_BATCH: usize = 500;
 
 /// Starts a reading.
 pub(super) fn begin(
@@ -70,19 +69,12 @@ fn try_begin(
     cx: &Cx,
 ) -> Result<Option<PostgresqlReading>, SourceError> {
     let wire = |error: WireError| wire_failed(&format!("cannot read {}", connection.shown()), &error);
-    let mut session = connect(connection, cx)?;
-    let session_settings =
-        catalog::session_settings(session.server_version_num(), settings.lock_timeout_ms());
-    session.execute(&session_settings).map_err(wire)?;
-    session.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").map_err(wire)?;
-    let snapshot = session.value("SELECT pg_export_snapshot()", &[]).map_err(wire)?.unwrap_or_default();
-    let moment = session.value("SELECT to_json(now())#>>'{}'", &[]).map_err(wire)?.unwrap_or_default();
-    let moment: jiff::Timestamp = moment.parse().map_err(|error| {
-        failed(ErrorCode::Failure, format!("the server's time `{moment}` is not understood: {error}"), None)
-    })?;
-    let look = preflight::look(&mut session, connection, settings, environment)?;
+    let mut holding = Holding::take(connection, settings.lock_timeout_ms(), cx)?;
+    let look = preflight::look(&mut holding.session, connection, settings, environment)?;
     look.refuse()?;
-    if !lock(&mut session, &look).map_err(wire)? {
+    let is_read = |relation: &&Relation| look.selection.rows.contains(&relation.oid);
+    let tables: Vec<&Relation> = look.relations.iter().filter(is_read).collect();
+    if !lock(&mut holding.session, &tables).map_err(wire)? {
         return Ok(None);
     }
 
@@ -91,42 +83,14 @@ fn try_begin(
     let Some(programs) = look.pg_dump.clone() else {
         return Err(failed(ErrorCode::Usage, "pg_dump is not installed here".into(), None));
     };
-    let shared = Arc::new(Shared {
-        conninfo: connection.conninfo(passfile.as_deref()),
-        connection: connection.clone(),
-        encoding: look.database.encoding.clone(),
-        server_major: look.database.server_version_num / 10_000,
-        snapshot,
-        session_settings,
-        programs,
-        key,
-        cx: cx.clone(),
-        idle: Mutex::default(),
-        parts: Mutex::default(),
-        _scratch: scratch,
-    });
-    let manifest = draft_manifest(&mut session, &look, settings, &shared, moment).map_err(wire)?;
-    PostgresqlReading::plan(session, shared, &look, settings, manifest).map(Some)
-}
-
-/// Locks the tables that are read. False if one of them was rewritten since the snapshot: rows of before then
-/// cannot be seen any more, and a truncated table would be read as an empty one.
-fn lock(session: &mut Client, look: &Look) -> Result<bool, WireError> {
-    let tables: Vec<&Relation> =
-        look.relations.iter().filter(|r| look.selection.rows.contains(&r.oid)).collect();
-    for batch in tables.chunks(LOCK_BATCH) {
-        match session.execute(&lock_statement(batch)) {
-            Err(error) if matches!(error.sqlstate(), Some("42P01" | "3F000")) => return Ok(false), // dropped meanwhile
-            locked => locked?,
-        }
-    }
-    // The query sees the catalog as it was in our snapshot, the function as it is now.
-    let rewritten = session.value(
-        "SELECT count(*) FROM pg_class WHERE oid = ANY ($1::oid[])
-            AND pg_relation_filenode(oid) IS DISTINCT FROM relfilenode AND relfilenode <> 0",
-        &[&catalog::oid_array(&look.selection.rows)],
-    )?;
-    Ok(rewritten.as_deref() == Some("0") || sabotage::on("truncated-is-empty"))
+    let conninfo = connection.conninfo(passfile.as_deref());
+    let tools = Arc::new(Tools { programs, conninfo, _scratch: scratch });
+    let (moment, horizon) = (holding.moment, holding.horizon.moment());
+    let (mut session, shared) = holding.share(connection, &look.database.encoding, key, cx);
+    let mut manifest =
+        draft_manifest(&mut session, &look, settings, (&shared, &tools), moment).map_err(wire)?;
+    manifest.horizon = horizon;
+    PostgresqlReading::plan(session, (shared, tools), &look, settings, manifest).map(Some)
 }
 
 struct PostgresqlReading {
@@ -141,7 +105,7 @@ struct PostgresqlReading {
 impl PostgresqlReading {
     fn plan(
         session: Client,
-        shared: Arc<Shared>,
+        (shared, tools): (Arc<Shared>, Arc<Tools>),
         look: &Look,
         settings: &PostgresqlSettings,
         mut manifest: Manifest,
@@ -149,19 +113,27 @@ impl PostgresqlReading {
         let mut files = Files { shared: &shared, moment: manifest.moment, items: Vec::new() };
         files.add_json("database.json", &look.database)?;
         files.add_json("sequences.json", &manifest.sequences)?;
-        files.add_program("globals.sql", "pg_dumpall", globals_arguments(&shared, look), Whole::Trailer)?;
         files.add_program(
+            &tools,
+            "globals.sql",
+            "pg_dumpall",
+            globals_arguments(&shared, &tools, look),
+            Whole::Trailer,
+        )?;
+        files.add_program(
+            &tools,
             "schema.dump",
             "pg_dump",
-            schema_arguments(&shared, look, settings),
+            schema_arguments(&shared, &tools, look, settings),
             Whole::Archive,
         )?;
         let large_objects = look.has_large_objects && !settings.is_selection();
         if large_objects {
             files.add_program(
+                &tools,
                 "large-objects.dump",
                 "pg_dump",
-                large_objects_arguments(&shared, settings),
+                large_objects_arguments(&shared, &tools, settings),
                 Whole::Archive,
             )?;
         }
@@ -181,10 +153,7 @@ impl PostgresqlReading {
     /// Large objects are hashed once more from the same snapshot: pg_dump says nothing of what it wrote.
     fn hash_large_objects(&mut self) -> Result<LargeObjects, WireError> {
         let mut sum = RowSum::new(self.shared.key);
-        let mut buffer = vec![0; 64 << 10];
-        let mut copy =
-            self.session.copy_out(&format!("COPY ({}) TO STDOUT", catalog::LARGE_OBJECTS), &sum)?;
-        while self.session.copy_read(&mut copy, &mut sum, &mut buffer)? > 0 {}
+        self.session.sum_rows(&format!("COPY ({}) TO STDOUT", catalog::LARGE_OBJECTS), &mut sum)?;
         let count = self.session.value("SELECT count(*) FROM pg_largeobject_metadata", &[])?;
         let count = count.and_then(|count| count.parse().ok()).unwrap_or_default();
         Ok(LargeObjects { count, hash: sum.hex() })
@@ -202,21 +171,7 @@ impl Reading for PostgresqlReading {
     }
 
     fn finish(mut self: Box<Self>) -> Result<Finished, SourceError> {
-        let mut sums: Vec<RowSum> = vec![RowSum::new(self.shared.key); self.manifest.tables.len()];
-        for part in self.shared.lock_parts().iter() {
-            let what = match &part.outcome {
-                PartOutcome::Waiting if sabotage::on("unread-part-unnoticed") => continue,
-                PartOutcome::Waiting => format!("{} was not read to its end", part.name),
-                PartOutcome::Failed(what) => what.clone(),
-                PartOutcome::Read(sum) => {
-                    if let (Some(table), Some(sum)) = (part.table, sum) {
-                        sums[table].add_sum(sum);
-                    }
-                    continue;
-                }
-            };
-            return Err(failed(ErrorCode::Failure, what, Some("run the backup again".into())));
-        }
+        let sums = self.shared.sums(self.manifest.tables.len())?;
         for (table, sum) in self.manifest.tables.iter_mut().zip(&sums) {
             (table.rows, table.hash) = (sum.rows(), sum.hex());
         }

@@ -1,6 +1,6 @@
 //! What PostgreSQL's own programs write, as content: definitions, large objects, globals.
 
-use super::held::{PartOutcome, Shared};
+use super::held::{PartOutcome, Shared, Tools};
 use crate::SourceError;
 use crate::postgresql::failed;
 use crate::postgresql::preflight::Look;
@@ -16,37 +16,42 @@ use std::sync::Arc;
 /// guards psql against a hostile server; nothing of ours feeds psql.
 const RESTRICT_KEY: &str = "hikae";
 
-pub(super) fn globals_arguments(shared: &Shared, look: &Look) -> Vec<OsString> {
+pub(super) fn globals_arguments(shared: &Shared, tools: &Tools, look: &Look) -> Vec<OsString> {
     // libpq reads a database's name as a connection string if it looks like one, so it is given as one.
     let name = shared.connection.database.replace('\\', "\\\\").replace('\'', "\\'");
     let mut arguments: Vec<OsString> = vec![
         "--globals-only".into(),
         "--no-password".into(),
         format!("--database=dbname='{name}'").into(),
-        format!("--dbname={}", shared.conninfo).into(),
+        format!("--dbname={}", tools.conninfo).into(),
     ];
     if !look.may_read_passwords {
         arguments.push("--no-role-passwords".into());
     }
-    if knows_restrict_key(&shared.programs) {
+    if knows_restrict_key(&tools.programs) {
         arguments.push(format!("--restrict-key={RESTRICT_KEY}").into());
     }
     arguments
 }
 
-fn dump_arguments(shared: &Shared, settings: &PostgresqlSettings) -> Vec<OsString> {
+fn dump_arguments(shared: &Shared, tools: &Tools, settings: &PostgresqlSettings) -> Vec<OsString> {
     vec![
         "--format=custom".into(),
         "--compress=0".into(),
         "--no-password".into(),
         format!("--lock-wait-timeout={}", settings.lock_timeout_ms()).into(),
         format!("--snapshot={}", shared.snapshot).into(),
-        format!("--dbname={}", shared.conninfo).into(),
+        format!("--dbname={}", tools.conninfo).into(),
     ]
 }
 
-pub(super) fn schema_arguments(shared: &Shared, look: &Look, settings: &PostgresqlSettings) -> Vec<OsString> {
-    let mut arguments = dump_arguments(shared, settings);
+pub(super) fn schema_arguments(
+    shared: &Shared,
+    tools: &Tools,
+    look: &Look,
+    settings: &PostgresqlSettings,
+) -> Vec<OsString> {
+    let mut arguments = dump_arguments(shared, tools, settings);
     arguments.push("--schema-only".into());
     for relation in look.relations.iter().filter(|relation| look.selection.left_out.contains(&relation.oid)) {
         // Within double quotes a pattern of pg_dump has no special characters.
@@ -55,8 +60,12 @@ pub(super) fn schema_arguments(shared: &Shared, look: &Look, settings: &Postgres
     arguments
 }
 
-pub(super) fn large_objects_arguments(shared: &Shared, settings: &PostgresqlSettings) -> Vec<OsString> {
-    let mut arguments = dump_arguments(shared, settings);
+pub(super) fn large_objects_arguments(
+    shared: &Shared,
+    tools: &Tools,
+    settings: &PostgresqlSettings,
+) -> Vec<OsString> {
+    let mut arguments = dump_arguments(shared, tools, settings);
     arguments.extend(["--data-only".into(), "--blobs".into(), "--exclude-table=*.*".into()]);
     arguments
 }
@@ -89,6 +98,7 @@ pub(in crate::postgresql) const TRAILER: &[u8] = b"-- PostgreSQL database cluste
 /// The output of one of PostgreSQL's programs.
 pub(super) struct ProgramContent {
     shared: Arc<Shared>,
+    tools: Arc<Tools>,
     part: usize,
     program: &'static str,
     arguments: Vec<OsString>,
@@ -106,17 +116,25 @@ struct ProgramState {
 
 impl ProgramContent {
     pub(super) fn new(
-        shared: &Arc<Shared>,
+        (shared, tools): (&Arc<Shared>, &Arc<Tools>),
         part: usize,
         program: &'static str,
         arguments: Vec<OsString>,
         whole: Whole,
     ) -> Self {
-        Self { shared: Arc::clone(shared), part, program, arguments, whole, state: None }
+        Self {
+            shared: Arc::clone(shared),
+            tools: Arc::clone(tools),
+            part,
+            program,
+            arguments,
+            whole,
+            state: None,
+        }
     }
 
     fn start(&self) -> Result<ProgramState, SourceError> {
-        let programs = &self.shared.programs;
+        let programs = &self.tools.programs;
         let path = programs.path(self.program);
         let mut running = Running::start(&path, &self.arguments, None, Stdio::null(), Stdio::piped())?;
         let output = running.stdout();

@@ -6,6 +6,7 @@ use super::{Owners, Place, RestoreOptions, Stopwatch};
 use crate::postgresql::catalog::{self, Database, literal, quote};
 use crate::postgresql::connection::{Connection, shown_name};
 use crate::postgresql::copy::CopyTable;
+use crate::postgresql::differential::TableName;
 use crate::postgresql::manifest::{Manifest, SequenceRecord, TableRecord};
 use crate::postgresql::programs::{Programs, Running};
 use crate::postgresql::wire::{Client, CopyInError, WireError};
@@ -13,6 +14,7 @@ use crate::postgresql::{connect, wire_failed};
 use crate::{NotReadBack, SourceError};
 use hikae_model::Cx;
 use std::ffi::OsString;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Mutex;
@@ -56,10 +58,13 @@ impl Work<'_> {
             self.pg_restore(&[], None, Some("large-objects.dump"))?;
             watch.lap("large objects");
         }
-        let jobs = format!("--jobs={}", self.options.jobs);
-        self.pg_restore(&["--section=post-data", &jobs], Some(&schema), None)?;
+        let mut more = vec!["--section=post-data".to_owned(), format!("--jobs={}", self.options.jobs)];
+        let (list, mut notes) = self.leave_out_keys(&schema)?;
+        more.extend(list.map(|list| format!("--use-list={}", list.display())));
+        let more: Vec<&str> = more.iter().map(String::as_str).collect();
+        self.pg_restore(&more, Some(&schema), None)?;
         watch.lap("indexes and keys");
-        let notes = self.fill_views(&mut client);
+        notes.extend(self.fill_views(&mut client));
         self.analyse(&mut client)?;
         watch.lap("statistics");
         Ok(notes)
@@ -93,12 +98,16 @@ impl Work<'_> {
     /// Writes a stored file of definitions to scratch, because `pg_restore` works on several indexes at once
     /// only from a file.
     fn materialise(&self, name: &str) -> Result<PathBuf, SourceError> {
+        self.write_scratch(name, &mut *self.files.open(name)?)
+    }
+
+    /// Writes a file of scratch, which programs can read.
+    fn write_scratch(&self, name: &str, from: &mut dyn Read) -> Result<PathBuf, SourceError> {
         let path = self.place.scratch.join(name);
         let io_failed = |source| SourceError::Io { verb: "write", path: path.clone(), source };
-        let mut from = self.files.open(name)?;
         let mut file =
             std::fs::OpenOptions::new().write(true).create_new(true).open(&path).map_err(io_failed)?;
-        std::io::copy(&mut from, &mut file).map_err(|error| match NotReadBack::of(&error) {
+        std::io::copy(from, &mut file).map_err(|error| match NotReadBack::of(&error) {
             Some(_) => SourceError::not_read_back(name, &error),
             None => io_failed(error),
         })?;
@@ -106,6 +115,37 @@ impl Work<'_> {
             std::os::unix::fs::fchown(&file, Some(user.uid), Some(user.gid)).map_err(io_failed)?;
         }
         Ok(path)
+    }
+
+    /// For `--use-list`: everything but the foreign keys of tables that are of a later moment than those they refer to. With
+    /// what is to be said of those.
+    fn leave_out_keys(&self, schema: &Path) -> Result<(Option<PathBuf>, Vec<String>), SourceError> {
+        let tables = &self.manifest.rolled_forward;
+        if tables.is_empty() {
+            return Ok((None, Vec::new()));
+        }
+        let path = self.programs.path("pg_restore");
+        let arguments = ["--list".into(), "--".into(), schema.into()];
+        let mut running = Running::start(&path, &arguments, self.place.user, Stdio::null(), Stdio::piped())?;
+        let mut list = String::new();
+        if let Some(mut output) = running.stdout() {
+            let read = output.read_to_string(&mut list);
+            read.map_err(|source| SourceError::Io {
+                verb: "read the output of",
+                path: path.clone(),
+                source,
+            })?;
+        }
+        running.wait(self.cx)?;
+        let (kept, left_out) = split_keys(&list, tables);
+        let list = self.write_scratch("without-keys.list", &mut kept.as_bytes())?;
+        let note = |name: &str| {
+            format!(
+                "foreign key {} is not made: it may lead to rows that came after the dump",
+                shown_name(name)
+            )
+        };
+        Ok((Some(list), left_out.into_iter().map(note).collect()))
     }
 
     /// Runs `pg_restore` on a file of scratch or on a stored one.
@@ -296,5 +336,44 @@ impl Work<'_> {
             client.execute(&calls.join(";")).map_err(|error| wire_failed("cannot set sequences", &error))?;
         }
         Ok(())
+    }
+}
+
+/// Parts the entries of `pg_restore --list` into those that are kept and the names of the foreign keys of `tables`.
+///
+/// An entry is `3401; 2606 16423 FK CONSTRAINT public orders orders_customer_fkey owner`, names as they are.
+fn split_keys<'l>(list: &'l str, tables: &[TableName]) -> (String, Vec<&'l str>) {
+    let (mut kept, mut left_out) = (String::new(), Vec::new());
+    for line in list.lines() {
+        let key = line.split_once(" FK CONSTRAINT ").filter(|_| !line.starts_with(';'));
+        let of_table = key.and_then(|(_, key)| {
+            tables
+                .iter()
+                .find_map(|TableName { schema, name }| key.strip_prefix(&format!("{schema} {name} ")))
+        });
+        match of_table {
+            // The last word is the owner.
+            Some(key) => left_out.push(key.rsplit_once(' ').map_or(key, |(name, _)| name)),
+            None => kept.extend([line, "\n"]),
+        }
+    }
+    (kept, left_out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_foreign_keys_of_the_tables_are_left_out() {
+        let list = "; 1; FK CONSTRAINT public orders x y\n\
+                    3401; 2606 16423 FK CONSTRAINT public orders orders customer fkey app\n\
+                    3402; 2606 16424 FK CONSTRAINT public orders_old a_fkey app\n\
+                    3403; 2606 16425 CONSTRAINT public orders orders_pkey app\n";
+        let tables = [TableName { schema: "public".into(), name: "orders".into() }];
+        let (kept, left_out) = split_keys(list, &tables);
+        assert_eq!(left_out, ["orders customer fkey"]);
+        let kept: Vec<&str> = kept.lines().map(|line| &line[..4]).collect();
+        assert_eq!(kept, ["; 1;", "3402", "3403"]);
     }
 }

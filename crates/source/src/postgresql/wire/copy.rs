@@ -95,6 +95,14 @@ impl Client {
         Ok(filled)
     }
 
+    /// Runs `sql`, a `COPY ... TO STDOUT`, to its end, and keeps nothing but what `rows` makes of it.
+    pub(in crate::postgresql) fn sum_rows(&mut self, sql: &str, rows: &mut RowSum) -> Result<(), WireError> {
+        let mut buffer = vec![0; INBOX_BYTES];
+        let mut copy = self.copy_out(sql, rows)?;
+        while self.copy_read(&mut copy, rows, &mut buffer)? > 0 {}
+        Ok(())
+    }
+
     /// What follows the last row: end of copy, the count, readiness. Or an error.
     fn end_copy(&mut self, copy: &mut CopyOut, rows: &RowSum) -> Result<(), WireError> {
         match self.receive_or_error()? {

@@ -9,18 +9,19 @@ mod privileges;
 mod replication;
 mod restoring;
 mod round_trip;
+mod rows;
 mod selecting;
 mod sessions;
 mod standby;
 mod tls;
 mod versions;
 
-use hikae_model::{Cx, Entry, HashKey, Stretch, TreePath};
+use hikae_model::{Cx, Entry, HashKey, Problem, Stretch, TreePath};
 use hikae_source::postgresql::{
     Cluster, ClusterOptions, Connection, DrillOptions, DrillResult, Environment, Host, Manifest, Owners,
     PostgresqlSettings, PostgresqlSource, RestoreOptions, drill,
 };
-use hikae_source::{Source, SourceError, Stored};
+use hikae_source::{Reading, Source, SourceError, Stored};
 use hikae_testkit::system_cx;
 use std::collections::BTreeMap;
 use std::io;
@@ -263,7 +264,17 @@ fn back_up_by(
     before: &mut dyn FnMut(&TreePath),
 ) -> Result<Kept, SourceError> {
     let cx: Cx = system_cx();
-    let mut reading = source.begin(KEY, &cx)?;
+    let (kept, problems) = read_all(source.begin(KEY, &cx)?, buffer_bytes, before)?;
+    assert!(problems.is_empty());
+    Ok(kept)
+}
+
+/// Reads all that a reading gives, and what it says was wrong.
+fn read_all(
+    mut reading: Box<dyn Reading>,
+    buffer_bytes: usize,
+    before: &mut dyn FnMut(&TreePath),
+) -> Result<(Kept, Vec<Problem>), SourceError> {
     let mut kept = Kept::default();
     let mut buffer = vec![0; buffer_bytes];
     while let Some(item) = reading.next()? {
@@ -287,9 +298,8 @@ fn back_up_by(
         kept.entries.push(item.entry);
     }
     let finished = reading.finish()?;
-    assert!(finished.problems.is_empty());
     kept.manifest = finished.manifest.unwrap();
-    Ok(kept)
+    Ok((kept, finished.problems))
 }
 
 fn two() -> NonZeroUsize {
