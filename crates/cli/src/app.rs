@@ -7,8 +7,9 @@ use crate::output::{Form, Output};
 use crate::progress::Display;
 use crate::signals;
 use hikae_model::{Advise as _, Cx, ErrorCode};
-use hikae_ops::config::{Config, ConfigError, StoreConfig};
+use hikae_ops::config::{Config, ConfigError};
 use hikae_ops::open::{KeyChoice, Place, passphrase_of_command};
+use hikae_ops::store::StorePlace;
 use hikae_ops::surroundings::Surroundings;
 use hikae_ops::{Repo, State};
 use std::io::{self, IsTerminal, Read};
@@ -144,7 +145,7 @@ impl App {
         let key = self.key()?;
         match &self.global.store {
             Some(store) => Ok(Place {
-                store: StoreConfig::Directory(absolute(store)?),
+                store: StorePlace::parse(store, &self.around)?,
                 id: None,
                 reserve: Default::default(),
                 key,

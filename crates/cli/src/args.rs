@@ -37,8 +37,8 @@ pub struct Global {
     /// Repository of the configuration to use
     #[arg(long, value_name = "NAME", global = true, hide_short_help = true)]
     pub repository: Option<String>,
-    /// Directory of a repository, without a configuration
-    #[arg(long, value_name = "DIR", global = true, conflicts_with = "repository", hide_short_help = true)]
+    /// Directory or bucket (s3:https://server/bucket/prefix) of a repository, without a configuration
+    #[arg(long, value_name = "PLACE", global = true, conflicts_with = "repository", hide_short_help = true)]
     pub store: Option<PathBuf>,
     /// Key file that opens the repository
     #[arg(long, value_name = "FILE", global = true, hide_short_help = true)]
@@ -104,6 +104,9 @@ pub enum Command {
     /// The repository as a whole
     #[command(subcommand)]
     Repo(command::repo::RepoCommand),
+    /// The place where a repository is kept
+    #[command(subcommand)]
+    Store(command::store::StoreCommand),
     /// A running PostgreSQL server: its recovery window and its log
     #[command(subcommand)]
     Pg(command::pg::PgCommand),

@@ -95,6 +95,7 @@ fn run(command: Command, app: &App) -> Result<Ended, Failure> {
         Command::Key(key) => command::key::run(&key, app),
         Command::Recipient(recipient) => command::recipient::run(&recipient, app),
         Command::Repo(repo) => command::repo::run(&repo, app),
+        Command::Store(store) => command::store::run(&store, app),
         Command::Pg(pg) => command::pg::run(&pg, app),
         Command::Doctor(args) => command::doctor::run(&args, app),
         Command::Config(config) => command::config::run(&config, app),

@@ -3,7 +3,7 @@
 //! It looks and changes nothing. What is bad is found here before it is found at a restore.
 
 use crate::OpsError;
-use crate::config::{Config, SecretRef, SourceSettings, StoreConfig, UnlockConfig};
+use crate::config::{Config, SecretRef, SourceSettings, UnlockConfig};
 use crate::list::ListedSnapshot;
 use crate::open::Place;
 use crate::surroundings::Surroundings;
@@ -89,24 +89,24 @@ pub fn look_at_config(config: &Config) -> Vec<Condition> {
         }));
     }
     for (name, repository) in &config.repositories {
-        let StoreConfig::Directory(store) = &repository.store;
+        let store = repository.store.directory();
         let file = match &repository.unlock {
             Some(UnlockConfig::KeyFile(path)) => path,
             Some(UnlockConfig::IdentityFile(path)) => path,
             Some(UnlockConfig::Passphrase(_)) | None => continue,
         };
         // A key that is not there and opens nothing yet is made with the repository.
-        if file.exists() || store.exists() {
+        if file.exists() || store.is_none_or(Path::exists) {
             found.push(look_at_key(&format!("key of {name}"), file, store));
         }
     }
     found
 }
 
-fn look_at_key(name: &str, file: &Path, store: &Path) -> Condition {
+fn look_at_key(name: &str, file: &Path, store: Option<&Path>) -> Condition {
     match crate::private_file::read(file) {
         Err(error) => Condition::fail(name, &error),
-        Ok(_) if is_on_one_disk(file, store) => Condition::warn(
+        Ok(_) if store.is_some_and(|store| is_on_one_disk(file, store)) => Condition::warn(
             name,
             format!("{} lies on the disk of its repository", file.display()),
             "keep a copy of the repository and the recovery sheet elsewhere: a thief of this disk has both",
@@ -193,6 +193,9 @@ pub fn look_at_store(place: &Place, cx: &Cx) -> Vec<Condition> {
     let store = match place.open_store(cx) {
         Ok(store) => store,
         Err(error) => return vec![Condition::fail("store", &error)],
+    };
+    let Some(store) = store.directory() else {
+        return vec![Condition::ok("store", format!("{} answers", place.address()))];
     };
     found.push(match store.durability() {
         Ok(Durability::Full) => Condition::ok("store", format!("{}, durable", store.path().display())),

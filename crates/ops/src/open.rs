@@ -1,17 +1,19 @@
 //! Making and opening a repository as the configuration or the command line says: store, key, cache.
 
-use crate::config::{RepositoryConfig, SecretError, SecretRef, StoreConfig, UnlockConfig};
+use crate::config::{RepositoryConfig, SecretError, SecretRef, UnlockConfig};
 use crate::keys::check_recipient;
 use crate::private_file::{self, PrivateFileError};
 use crate::recovery::SheetsDue;
 use crate::secret_text::{self, BadSecretText, SecretKind};
+use crate::store::{OpenStore, StorePlace};
 use crate::surroundings::Surroundings;
 use hikae_model::{Advise, Cx, ErrorCode, Hint, Problem, RepositoryId};
+use hikae_remote::S3Error;
 use hikae_repo::keys::{RepositorySecret, Secret32};
 use hikae_repo::recipient::{Identity, parse_identities};
 use hikae_repo::slot::{KdfCost, Unlock, Wrap};
 use hikae_repo::{InitOptions, NewRepository, Repo, RepoError};
-use hikae_store::{DirectoryStore, Reserve, Store as _, StoreError};
+use hikae_store::{DirectoryStore, Reserve, StoreError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use zeroize::Zeroizing;
@@ -77,6 +79,31 @@ pub enum OpenError {
         /// Where it is.
         address: String,
     },
+    /// A bucket cannot be spoken to as it was asked for.
+    #[error(transparent)]
+    S3(#[from] S3Error),
+    /// Nothing says who we are to the server of a bucket.
+    #[error("nothing says with which access key {address} is opened")]
+    NoAccessKey {
+        /// Where it is.
+        address: String,
+    },
+    /// A store that cannot do what a repository rests on.
+    #[error("{address} cannot keep a repository: {ability}: {why}")]
+    Weak {
+        /// Where it is.
+        address: String,
+        /// What it should be able to do.
+        ability: &'static str,
+        /// What it does instead.
+        why: String,
+    },
+    /// What should be a place of a store is none.
+    #[error("`{text}` is no place of a store")]
+    Address {
+        /// What was given.
+        text: String,
+    },
     /// The passphrase is too short to protect anything.
     #[error("the passphrase is shorter than {least} characters")]
     ShortPassphrase {
@@ -106,8 +133,11 @@ impl Advise for OpenError {
             Self::File(error) => error.code(),
             Self::BadText { source, .. } => source.code(),
             Self::Another { .. } => ErrorCode::RepositoryMissing,
+            Self::S3(error) => error.code(),
             Self::NoKey { .. } => ErrorCode::WrongKey,
-            Self::ShortPassphrase { .. } | Self::Named { .. } => ErrorCode::Usage,
+            Self::NoAccessKey { .. } => ErrorCode::Permission,
+            Self::Weak { .. } => ErrorCode::Forbidden,
+            Self::ShortPassphrase { .. } | Self::Named { .. } | Self::Address { .. } => ErrorCode::Usage,
         }
     }
 
@@ -127,6 +157,18 @@ impl Advise for OpenError {
                 "give --key-file, --passphrase-command, --identity, --recovery or HIKAE_PASSPHRASE, or set `unlock` \
                  in the configuration"
                     .into(),
+            ),
+            Self::S3(error) => error.advice(),
+            Self::NoAccessKey { .. } => Some(
+                "set `access_key` and `secret_key` beside the bucket, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY".into(),
+            ),
+            Self::Weak { .. } => Some(
+                "two machines that write at once could lose each other's backups there; take a store that makes objects \
+                 only where there are none (`If-None-Match: *`)"
+                    .into(),
+            ),
+            Self::Address { .. } => Some(
+                "give a path, or a bucket as s3:https://server/bucket/prefix, or s3://bucket/prefix for Amazon's".into(),
             ),
             Self::ShortPassphrase { .. } => Some("choose five or more random words".into()),
         }
@@ -148,7 +190,7 @@ pub struct Opened {
 #[derive(Clone)]
 pub struct Place {
     /// The store.
-    pub store: StoreConfig,
+    pub store: StorePlace,
     /// Which repository it must be, if the configuration says.
     pub id: Option<RepositoryId>,
     /// Free space that packs leave.
@@ -180,13 +222,13 @@ impl Place {
             (None, None) => None,
         };
         let reserve = config.reserve.map_or(Reserve::Usual, |size| Reserve::Bytes(size.as_u64()));
-        Ok(Self { store: config.store.clone(), id: config.id, reserve, key, identities: Vec::new() })
+        let store = StorePlace::of(&config.store, around, cx)?;
+        Ok(Self { store, id: config.id, reserve, key, identities: Vec::new() })
     }
 
     /// Where it is, for people.
     pub fn address(&self) -> String {
-        let StoreConfig::Directory(path) = &self.store;
-        path.display().to_string()
+        self.store.address()
     }
 
     /// True unless it can be seen that no repository is there yet.
@@ -195,7 +237,8 @@ impl Place {
             |error: &StoreError| matches!(error, StoreError::Missing { .. } | StoreError::NotFound { .. });
         match self.open_store(cx) {
             Ok(store) => {
-                store.stat(&hikae_repo::layout::header()).as_ref().err().is_none_or(|error| !missing(error))
+                let header = store.shared().stat(&hikae_repo::layout::header());
+                header.as_ref().err().is_none_or(|error| !missing(error))
             }
             Err(OpenError::Repo(RepoError::Store(error))) => !missing(&error),
             Err(_) => true,
@@ -206,9 +249,8 @@ impl Place {
     ///
     /// # Errors
     /// [`OpenError::Repo`] if there is none.
-    pub fn open_store(&self, cx: &Cx) -> Result<DirectoryStore, OpenError> {
-        let StoreConfig::Directory(path) = &self.store;
-        Ok(DirectoryStore::open(path, self.reserve, cx.random_source())?)
+    pub fn open_store(&self, cx: &Cx) -> Result<OpenStore, OpenError> {
+        self.store.open(self.reserve, cx)
     }
 
     /// Opens the repository, and takes from others what permissions they have on it.
@@ -238,19 +280,12 @@ impl Place {
             Some(KeyChoice::Recovery(text)) => Unlock::Recovery(read_recovery(text)?),
         };
         private_file::create_directory(&around.cache)?;
-        let store = Arc::new(store);
-        let repo = Repo::open(store.clone(), unlock, identities, &around.cache, cx)?;
+        let repo = Repo::open(store.shared(), unlock, identities, &around.cache, cx)?;
         let found = repo.header().core.repository;
         if let Some(expected) = self.id.filter(|expected| *expected != found) {
             return Err(OpenError::Another { address: self.address(), found, expected });
         }
-        // It is a repository, so its modes are ours to mend. A failure to look does not keep anybody from
-        // reading; `doctor` looks again.
-        let repaired = store.repair_modes().unwrap_or_default();
-        // What killed runs left half written. Nothing else rests on it, so who may not remove it reads on.
-        if let Ok(before) = cx.now().checked_sub(LONGEST_PUT) {
-            drop(store.reclaim_temporary(before));
-        }
+        let repaired = store.directory().map_or_else(Vec::new, |store| tidy_up(store, cx));
         Ok(Opened { repo: Arc::new(repo), repaired })
     }
 
@@ -318,15 +353,25 @@ impl Place {
         let sheets = SheetsDue::below(&around.data);
         let was_due = sheets.holds(&self.address())?;
         sheets.add(&self.address())?;
-        let StoreConfig::Directory(path) = &self.store;
-        let store = DirectoryStore::create(path, self.reserve, cx.random_source())?;
-        let made = Repo::init(Arc::new(store), &options, &around.cache, cx);
+        let store = self.store.create(self.reserve, cx)?;
+        let made = Repo::init(store.shared(), &options, &around.cache, cx);
         let made = made.map_err(OpenError::from);
         if !was_due && made.as_ref().is_err_and(OpenError::says_that_it_exists) {
             sheets.remove(&self.address())?;
         }
         made
     }
+}
+
+/// What can be mended in the directory of a repository that we may open.
+fn tidy_up(store: &DirectoryStore, cx: &Cx) -> Vec<Problem> {
+    // What killed runs left half written. Nothing else rests on it, so who may not remove it reads on.
+    if let Ok(before) = cx.now().checked_sub(LONGEST_PUT) {
+        drop(store.reclaim_temporary(before));
+    }
+    // It is a repository, so its modes are ours to mend. A failure to look does not keep anybody from
+    // reading; `doctor` looks again.
+    store.repair_modes().unwrap_or_default()
 }
 
 /// A passphrase that is worth its name.

@@ -10,12 +10,13 @@
 
 use crate::OpsError;
 use crate::config::{
-    Config, ConfigError, NewSource, SourceConfig, SourceSettings, StoreConfig, UnlockConfig, append_sources,
-    new_text, parse,
+    Config, ConfigError, NewSource, SourceConfig, SourceSettings, UnlockConfig, append_sources, new_text,
+    parse,
 };
 use crate::open::{KeyChoice, OpenError, Opened, Place, make_key_file};
 use crate::private_file::{self, PrivateFileError};
 use crate::recovery::{RecoverySheet, SheetsDue};
+use crate::store::StorePlace;
 use crate::surroundings::Surroundings;
 use hikae_model::{Advise, Cx, ErrorCode, Hint, Problem, sabotage};
 use hikae_repo::Repo;
@@ -122,8 +123,8 @@ pub enum Made {
     Config(PathBuf),
     /// Sources at the end of a configuration.
     Sources(PathBuf),
-    /// A repository.
-    Repository(PathBuf),
+    /// A repository, by its address.
+    Repository(String),
 }
 
 /// Why nothing could be prepared.
@@ -351,7 +352,7 @@ impl Ready {
 
 /// A directory that no configuration speaks of.
 fn place_of(store: PathBuf, key: Option<KeyChoice>, identities: Vec<PathBuf>) -> Place {
-    Place { store: StoreConfig::Directory(store), id: None, reserve: Reserve::default(), key, identities }
+    Place { store: StorePlace::Directory(store), id: None, reserve: Reserve::default(), key, identities }
 }
 
 /// The repository of a configuration, unless the command line names another.
@@ -385,12 +386,11 @@ fn first_repository(place: &Place, around: &Surroundings, cx: &Cx) -> Result<Rea
     match Ready::open(place, around, cx) {
         Ok(ready) => Ok(Ready { made, ..ready }),
         Err(error) if error.code() == ErrorCode::RepositoryMissing => {
-            let StoreConfig::Directory(directory) = &place.store;
-            if directory.starts_with(&around.data) {
+            if place.store.directory().is_some_and(|directory| directory.starts_with(&around.data)) {
                 private_file::create_directory_durably(&around.data)?;
             }
             let new = place.init(&[], false, around, cx)?;
-            made.push(Made::Repository(directory.clone()));
+            made.push(Made::Repository(place.address()));
             let sheet = Some(RecoverySheet::of(&new.repo, &new.secret));
             let repo = Arc::new(new.repo);
             Ok(Ready { repo, repaired: Vec::new(), made, sheet, sheet_is_lost: false })
@@ -429,6 +429,7 @@ fn sources_to_add(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::StoreConfig;
     use crate::open::create_key_file;
     use crate::surroundings::tests::surroundings;
 

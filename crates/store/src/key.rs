@@ -49,7 +49,7 @@ impl ObjectKey {
 }
 
 /// True if `prefix` can be listed: the name of a directory, or nothing for the whole store.
-pub(crate) fn is_prefix(prefix: &str) -> bool {
+pub fn is_prefix(prefix: &str) -> bool {
     prefix.is_empty() || ObjectKey::parse(prefix).is_ok()
 }
 

@@ -6,10 +6,10 @@
 mod directory;
 mod key;
 mod memory;
+pub mod probe;
 
 pub use directory::{DirectoryStore, Durability, Reserve};
-use key::is_prefix;
-pub use key::{BadKey, ObjectKey};
+pub use key::{BadKey, ObjectKey, is_prefix};
 pub use memory::{Change, MemoryStore};
 
 use hikae_model::{Advise, ErrorCode, Hint};
@@ -140,6 +140,32 @@ pub enum StoreError {
         /// What the operating system or the server said.
         source: io::Error,
     },
+    /// The server refuses whoever we say we are, or what was asked for.
+    #[error("{address} does not allow us to {verb} {key}")]
+    Refused {
+        /// `read`, `write`, `list` or `remove`.
+        verb: &'static str,
+        /// What.
+        key: String,
+        /// Where.
+        address: String,
+        /// What the server said.
+        source: io::Error,
+    },
+    /// The server did not answer, or not usefully, however often it was asked.
+    #[error("cannot {verb} {key} in {address}: no useful answer to {n_tries} requests")]
+    Unreachable {
+        /// `read`, `write`, `list` or `remove`.
+        verb: &'static str,
+        /// What.
+        key: String,
+        /// Where.
+        address: String,
+        /// How often it was asked.
+        n_tries: u32,
+        /// What the server or the network said last.
+        source: io::Error,
+    },
     /// Anything else.
     #[error("cannot {verb} {key} in {address}")]
     Io {
@@ -158,10 +184,14 @@ impl StoreError {
     /// True if a `put` that ended so may have stored the object, now or a little later.
     pub fn outcome_is_unknown(&self) -> bool {
         match self {
-            Self::Exists { .. } | Self::Missing { .. } | Self::NoSpace { .. } | Self::Permission { .. } => {
-                false
+            Self::Exists { .. }
+            | Self::Missing { .. }
+            | Self::NoSpace { .. }
+            | Self::Permission { .. }
+            | Self::Refused { .. } => false,
+            Self::NotFound { .. } | Self::Truncated { .. } | Self::Unreachable { .. } | Self::Io { .. } => {
+                true
             }
-            Self::NotFound { .. } | Self::Truncated { .. } | Self::Io { .. } => true,
         }
     }
 
@@ -178,8 +208,8 @@ impl Advise for StoreError {
             Self::Truncated { .. } => ErrorCode::VerificationFailed,
             Self::Missing { .. } => ErrorCode::RepositoryMissing,
             Self::NoSpace { .. } => ErrorCode::NoSpace,
-            Self::Permission { .. } => ErrorCode::Permission,
-            Self::Io { .. } => ErrorCode::StoreUnreachable,
+            Self::Permission { .. } | Self::Refused { .. } => ErrorCode::Permission,
+            Self::Unreachable { .. } | Self::Io { .. } => ErrorCode::StoreUnreachable,
         }
     }
 
@@ -194,6 +224,13 @@ impl Advise for StoreError {
                 Some("free some space or run `hikae prune`, then run the backup again".into())
             }
             Self::Permission { .. } => Some("see that this user owns the repository's directory".into()),
+            Self::Refused { .. } => {
+                Some("see that the access key is right, still valid, and allowed to do this there".into())
+            }
+            Self::Unreachable { .. } => Some(
+                "see that the address is right and the network and the server are up; what was stored stays, so run it again"
+                    .into(),
+            ),
             Self::Io { .. } => Some("see that the disk is mounted and healthy".into()),
         }
     }

@@ -6,14 +6,18 @@ pub mod crash_states;
 pub mod cx;
 pub mod disk_trace;
 pub mod faulty;
+mod http_proxy;
 mod not_run;
 pub mod random_tree;
 mod sabotage;
+mod seaweed;
 pub mod stepper;
 pub mod store_contract;
 pub mod tree;
 
 pub use cx::{Seed, TestClock, TestCx, TestRandom, system_cx, test_cx};
 pub use faulty::{Call, Failure, Fault, FaultyStore, Verb};
+pub use http_proxy::{Asked, Fate, HttpProxy};
 pub use not_run::not_run;
 pub use sabotage::sabotage;
+pub use seaweed::SeaweedFs;

@@ -4,7 +4,6 @@ use crate::app::{App, ask_new_passphrase};
 use crate::failure::{Ended, Failure};
 use crate::sheet;
 use clap::Args;
-use hikae_ops::config::StoreConfig;
 use hikae_ops::keys::check_recipient;
 use hikae_ops::open::{KeyChoice, OpenError, Place, make_key_file};
 use hikae_ops::recovery::{RecoverySheet, SheetsDue};
@@ -70,14 +69,13 @@ pub fn run(args: &InitArgs, app: &App) -> Result<Ended, Failure> {
     };
     let directory = args.sheet.clone().unwrap_or_else(|| app.around.data.clone());
     let written = sheet::write(&recovery, &directory, app)?;
-    let StoreConfig::Directory(directory) = &place.store;
+    let store = place.address();
     let text = format!(
-        "{did} {}.\n\nPrint the recovery sheet, keep it on paper, and delete the files:\n  {}\n  {}\n",
-        directory.display(),
+        "{did} {store}.\n\nPrint the recovery sheet, keep it on paper, and delete the files:\n  {}\n  {}\n",
         written.text.display(),
         written.html.display()
     );
-    let result = json!({ "repository": recovery.repository, "store": directory, "recovery_sheet": written });
+    let result = json!({ "repository": recovery.repository, "store": store, "recovery_sheet": written });
     app.output.result(Ended::Well, &result, &text);
     Ok(Ended::Well)
 }

@@ -22,5 +22,6 @@ pub mod repo;
 pub mod restore;
 pub mod show;
 mod shown;
+pub mod store;
 pub mod undelete;
 pub mod verify;

@@ -153,13 +153,13 @@ fn choose_key(app: &App) -> Result<Option<KeyChoice>, Failure> {
 fn made(prepared: &Prepared, sheet: Option<&WrittenSheet>) -> String {
     let mut lines = Vec::new();
     for made in &prepared.made {
-        let (what, path) = match made {
-            Made::KeyFile(path) => ("key file", path),
-            Made::Config(path) => ("configuration", path),
-            Made::Sources(path) => ("new sources in", path),
-            Made::Repository(path) => ("repository", path),
+        let (what, place) = match made {
+            Made::KeyFile(path) => ("key file", path.display().to_string()),
+            Made::Config(path) => ("configuration", path.display().to_string()),
+            Made::Sources(path) => ("new sources in", path.display().to_string()),
+            Made::Repository(address) => ("repository", address.clone()),
         };
-        lines.push(format!("{what:<16} {}", path.display()));
+        lines.push(format!("{what:<16} {place}"));
     }
     let is_new = prepared.made.iter().any(|made| matches!(made, Made::Repository(_)));
     if let Some(sheet) = sheet {

@@ -1,5 +1,6 @@
 //! The program as people and scripts meet it: real runs of the binary in homes of their own.
 
+mod bucket;
 mod configuration;
 mod damage;
 mod drills;

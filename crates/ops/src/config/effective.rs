@@ -5,7 +5,9 @@
 
 use super::append::header_name;
 use super::leak::{masked, shown_reference};
-use super::{Config, JobConfig, RepositoryConfig, SourceConfig, SourceSettings, StoreConfig, UnlockConfig};
+use super::{
+    Config, JobConfig, RepositoryConfig, S3Config, SourceConfig, SourceSettings, StoreConfig, UnlockConfig,
+};
 use hikae_repo::retention::Retention;
 use hikae_source::files::FilesSettings;
 use hikae_source::postgresql::PostgresqlSettings;
@@ -133,14 +135,13 @@ fn table(key: &str, value: Value) -> Value {
 
 fn of_repository(repository: &RepositoryConfig) -> Vec<Setting> {
     let RepositoryConfig { store, id, unlock, recipients, write_only, reserve, prune_every } = repository;
-    let StoreConfig::Directory(path) = store;
     let unlock = unlock.as_ref().map(|unlock| match unlock {
         UnlockConfig::KeyFile(path) => table("key_file", text(path.display())),
         UnlockConfig::Passphrase(secret) => table("passphrase", text(shown_reference(secret))),
         UnlockConfig::IdentityFile(path) => table("identity_file", text(path.display())),
     });
     vec![
-        setting("store", Some(text(path.display())), None),
+        setting("store", Some(of_store(store)), None),
         setting("id", id.map(text), None),
         setting("unlock", unlock, None),
         setting("recipients", Some(texts(recipients)), Some(texts(&[]))),
@@ -148,6 +149,26 @@ fn of_repository(repository: &RepositoryConfig) -> Vec<Setting> {
         setting("reserve", reserve.map(text), None),
         setting("prune_every", prune_every.map(|every| text(format_args!("{every:#}"))), None),
     ]
+}
+
+fn of_store(store: &StoreConfig) -> Value {
+    let s3 = match store {
+        StoreConfig::Directory(path) => return text(path.display()),
+        StoreConfig::S3(s3) => s3,
+    };
+    let S3Config { bucket, prefix, region, endpoint, path_style, ca, access_key, secret_key } = s3;
+    let settings = [
+        ("bucket", Some(text(bucket))),
+        ("prefix", prefix.as_ref().map(text)),
+        ("region", region.as_ref().map(text)),
+        ("endpoint", endpoint.as_ref().map(text)),
+        ("path_style", path_style.map(Value::Boolean)),
+        ("ca", ca.as_ref().map(|path| text(path.display()))),
+        ("access_key", access_key.as_ref().map(text)),
+        ("secret_key", secret_key.as_ref().map(|secret| text(shown_reference(secret)))),
+    ];
+    let settings = settings.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?)));
+    table("s3", Value::Table(settings.collect()))
 }
 
 fn of_source(source: &SourceConfig) -> Vec<Setting> {

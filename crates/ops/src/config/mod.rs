@@ -33,6 +33,7 @@ mod parse;
 mod schema;
 mod secret;
 mod source;
+mod store;
 
 pub use bytesize::ByteSize;
 
@@ -47,6 +48,7 @@ pub use parse::parse;
 pub use schema::schema;
 pub use secret::{BadSecretRef, SecretError, SecretRef};
 pub use source::{SourceConfig, SourceSettings};
+pub use store::{S3Config, StoreConfig};
 
 use crate::surroundings::Surroundings;
 use hikae_model::RepositoryId;
@@ -107,44 +109,6 @@ fn span_of_time<'de, D: serde::Deserializer<'de>>(
     match length.is_positive() {
         true => Ok(Some(length)),
         false => Err(D::Error::custom("must be longer than nothing, as \"7d\"")),
-    }
-}
-
-/// Where a repository is kept.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum StoreConfig {
-    /// A directory.
-    Directory(PathBuf),
-}
-
-impl<'de> Deserialize<'de> for StoreConfig {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct PathOrTable;
-
-        impl<'de> serde::de::Visitor<'de> for PathOrTable {
-            type Value = StoreConfig;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("a path such as \"/var/lib/hikae/main\"")
-            }
-
-            fn visit_str<E: serde::de::Error>(self, path: &str) -> Result<StoreConfig, E> {
-                match path.starts_with('/') {
-                    true => Ok(StoreConfig::Directory(path.into())),
-                    false => Err(E::custom(format_args!("the store `{path}` is not an absolute path"))),
-                }
-            }
-
-            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<StoreConfig, A::Error> {
-                use serde::de::Error as _;
-                let kind: String = map.next_key()?.unwrap_or_default();
-                Err(A::Error::custom(format_args!(
-                    "this release knows no stores of the kind `{kind}`, only directories: store = \"/path\""
-                )))
-            }
-        }
-
-        deserializer.deserialize_any(PathOrTable)
     }
 }
 

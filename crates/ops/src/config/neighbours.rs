@@ -1,7 +1,7 @@
 //! What the rest of a configuration means for its sources of files: directories that hikae fills itself are left out,
 //! and SQLite databases that have a source of their own need no note.
 
-use super::{Config, SourceSettings, StoreConfig};
+use super::{Config, SourceSettings};
 use crate::scratch;
 use crate::surroundings::Surroundings;
 use hikae_repo::Repo;
@@ -32,9 +32,7 @@ impl Config {
 
     /// The directories that lie in a source of files and that its backups leave out, with its name.
     pub fn own_directories(&self, around: &Surroundings) -> Vec<(&str, PathBuf)> {
-        let stores = self.repositories.values().map(|repository| match &repository.store {
-            StoreConfig::Directory(path) => path.as_path(),
-        });
+        let stores = self.repositories.values().filter_map(|repository| repository.store.directory());
         let own = stores.chain([around.cache.as_path()]).filter_map(|path| std::fs::canonicalize(path).ok());
         let own: Vec<PathBuf> = own.collect();
         let mut found = Vec::new();

@@ -400,6 +400,10 @@ repository = "main"
         assert!(fault.advice.as_deref().unwrap_or_default().contains(advice), "{:?}", fault.advice);
     }
 
+    fn check_store_fault(store: &str, what: &str) {
+        check_fault("\"/var/lib/hikae/main\"", store, 3, 9, what, "");
+    }
+
     /// Keeps L-2.
     #[test]
     fn every_fault_says_where_and_what_was_meant() {
@@ -415,7 +419,15 @@ repository = "main"
         check_fault("path = \"/srv/notes.db\"", "", 17, 1, "missing field `path`", "");
         check_fault("[\"app-db\", ", "[\"app-dp\", ", 22, 12, "no [source.app-dp]", "did you mean `app-db`?");
         check_fault("repository = \"main\"", "schedule = \"daily\"", 23, 1, "`schedule`", "later release");
-        check_fault("\"/var/lib/hikae/main\"", "{ s3 = { bucket = \"b\" } }", 3, 9, "kind `s3`", "");
+        check_store_fault("{ ftp = { host = \"b\" } }", "kind `ftp`");
+        check_store_fault("{ s3 = { bucket = \"b/c\" } }", "no name of a bucket");
+        check_store_fault("{ s3 = { bucket = \"b\", prefix = \"/c\" } }", "prefix `/c`");
+        check_store_fault(
+            "{ s3 = { bucket = \"b\", endpoint = \"s3.example.com\" } }",
+            "begin with https://",
+        );
+        check_store_fault("{ s3 = { bucket = \"b\", access_key = \"a\" } }", "needs its `secret_key`");
+        check_store_fault("{ s3 = { bucket = \"b\" }, x = 1 }", "not also `x`");
         check_fault("\"/var/lib/hikae/main\"", "\"main\"", 3, 9, "not an absolute path", "");
         check_fault("\"command:pass show hikae\"", "\"hunter2\"", 4, 25, "not a secret reference", "");
         check_fault("reserve =", "store = \"/x\"\nreserve =", 5, 1, "duplicate key", "");

@@ -24,8 +24,8 @@ struct Configuration {
 #[schemars(deny_unknown_fields)]
 #[allow(dead_code)]
 struct Repository {
-    /// An absolute path to a directory.
-    store: String,
+    /// An absolute path to a directory, or a bucket.
+    store: Store,
     /// Which repository it is, 32 hex digits; another that stands there is refused.
     id: Option<String>,
     /// What opens it, unless the command line says otherwise.
@@ -38,6 +38,49 @@ struct Repository {
     reserve: Option<String>,
     /// How often space is freed after a job has forgotten old snapshots by its retention, as "7d"; never, if left out.
     prune_every: Option<String>,
+}
+
+/// Where a repository is kept.
+#[derive(JsonSchema)]
+#[schemars(untagged)]
+#[allow(dead_code)]
+enum Store {
+    /// An absolute path to a directory.
+    Directory(#[schemars(regex(pattern = "^/"))] String),
+    /// A store over the network.
+    Remote(Remote),
+}
+
+/// A store over the network.
+#[derive(JsonSchema)]
+#[schemars(rename_all = "snake_case", deny_unknown_fields)]
+#[allow(dead_code)]
+enum Remote {
+    /// A bucket of Amazon S3, or of what speaks like it.
+    S3(S3),
+}
+
+/// A bucket, or a part of one.
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+#[allow(dead_code)]
+struct S3 {
+    /// The bucket; it must be there.
+    bucket: String,
+    /// What all names begin with: lower-case letters, digits, `.` and `-`, joined by `/`.
+    prefix: Option<String>,
+    /// The region; AWS_REGION, or else us-east-1.
+    region: Option<String>,
+    /// The server, as "https://s3.example.com"; Amazon's, if left out.
+    endpoint: Option<String>,
+    /// Whether the bucket is named in the path and not in the host's name; so wherever there is an endpoint, if left out.
+    path_style: Option<bool>,
+    /// Certificates (PEM) that the server's is checked against, beside those of the system.
+    ca: Option<String>,
+    /// Who we are; AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, if left out.
+    access_key: Option<String>,
+    /// The secret that goes with access_key.
+    secret_key: Option<Secret>,
 }
 
 /// What opens a repository.

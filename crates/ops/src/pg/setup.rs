@@ -2,7 +2,7 @@
 
 use super::slot_of;
 use crate::OpsError;
-use crate::config::{Config, RepositoryConfig, StoreConfig, UnlockConfig};
+use crate::config::{Config, RepositoryConfig, UnlockConfig};
 use crate::surroundings::Surroundings;
 use hikae_model::{Cx, ErrorCode};
 use hikae_source::SourceError;
@@ -87,9 +87,15 @@ pub fn setup(
         }
         None => {
             if options.archive {
-                by_hand.push(
-                    "the server archives by itself only with a key file: make one with `hikae key add --new-key-file /etc/hikae/wal.key` and give --wal-key, or receive the log with --by stream".to_owned(),
-                );
+                let why = match repository.store.directory() {
+                    None => {
+                        "the server archives by itself only into a directory: receive the log with --by stream"
+                    }
+                    Some(_) => {
+                        "the server archives by itself only with a key file: make one with `hikae key add --new-key-file /etc/hikae/wal.key` and give --wal-key, or receive the log with --by stream"
+                    }
+                };
+                by_hand.push(why.to_owned());
             }
             None
         }
@@ -138,7 +144,7 @@ fn key_of<'a>(repository: &'a RepositoryConfig, options: &'a SetupOptions) -> Op
 
 /// What the server is to call for each segment; nothing without a key file.
 fn archive_command(repository: &RepositoryConfig, options: &SetupOptions) -> Option<String> {
-    let StoreConfig::Directory(store) = &repository.store;
+    let store = repository.store.directory()?;
     let key = key_of(repository, options)?;
     // To the server `%` begins what it puts in.
     let word = |path: &Path| shell_word(&path.to_string_lossy().replace('%', "%%"));
@@ -153,7 +159,7 @@ fn archive_command(repository: &RepositoryConfig, options: &SetupOptions) -> Opt
 
 /// What the server's user must be able to do.
 fn for_the_servers_user(repository: &RepositoryConfig, options: &SetupOptions) -> Vec<String> {
-    let StoreConfig::Directory(store) = &repository.store;
+    let store = repository.store.directory().unwrap_or(Path::new(""));
     let mut by_hand = Vec::new();
     if !options.hikae_wal.exists() {
         by_hand.push(format!("install hikae-wal as {}: it is not there", options.hikae_wal.display()));
@@ -171,6 +177,7 @@ fn for_the_servers_user(repository: &RepositoryConfig, options: &SetupOptions) -
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::StoreConfig;
 
     #[test]
     fn a_percent_sign_of_a_path_is_none_of_the_servers() {

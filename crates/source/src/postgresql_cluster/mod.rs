@@ -32,7 +32,6 @@ mod recover;
 mod segment;
 mod server;
 mod setup;
-mod standing;
 mod upkeep;
 mod walk;
 mod whole;
@@ -43,7 +42,6 @@ pub use manifest::{Manifest, Tablespace};
 pub use pause::{Paused, discard, pause, paused_below, replays_from, take_over};
 pub use recover::{Feed, Place, Reached, Recovering, recover, recover_to_read};
 pub use setup::{SetupPlan, SetupStep, SetupWish, apply, calls_hikae_wal, plan_setup, shell_word};
-pub use standing::{ASIDE, StandingCluster, put_aside, remove_aside};
 pub use upkeep::{Archiver, HbaRule, RoleRights, ServerSetting, Upkeep};
 
 use crate::postgresql::{

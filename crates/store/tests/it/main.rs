@@ -3,3 +3,4 @@
 mod contract;
 mod directory;
 mod disk_full;
+mod probe;

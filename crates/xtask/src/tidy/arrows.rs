@@ -4,12 +4,13 @@ use super::Finding;
 use super::tree::{Tree, crate_of};
 
 /// Each crate of ours and those that it may use. An arrow is a `[dependencies]` line, and there is no other.
-const ARROWS: [(&str, &[&str]); 9] = [
+const ARROWS: [(&str, &[&str]); 10] = [
     ("model", &[]),
     ("store", &["model"]),
     ("repo", &["store", "model"]),
     ("source", &["model"]),
-    ("ops", &["source", "repo", "store", "model"]),
+    ("remote", &["store", "model"]),
+    ("ops", &["source", "repo", "remote", "store", "model"]),
     ("cli", &["ops", "model"]),
     ("wal", &["repo", "store", "model"]),
     ("testkit", &["source", "repo", "store", "model"]),
@@ -17,9 +18,10 @@ const ARROWS: [(&str, &[&str]); 9] = [
 ];
 
 /// What tests of a crate may use beyond that.
-const TESTS_MAY: [(&str, &[&str]); 7] = [
+const TESTS_MAY: [(&str, &[&str]); 8] = [
     ("store", &["testkit"]),
     ("repo", &["testkit"]),
+    ("remote", &["testkit"]),
     ("source", &["testkit"]),
     ("ops", &["testkit"]),
     ("cli", &["testkit", "source", "repo", "store"]),
@@ -29,7 +31,7 @@ const TESTS_MAY: [(&str, &[&str]); 7] = [
 ];
 
 /// Crates of others that show what a crate of ours knows, and who alone may know it.
-const HOMES: [(&[&str], &[&str], &str); 3] = [
+const HOMES: [(&[&str], &[&str], &str); 4] = [
     (
         &["clap", "clap_complete", "comfy-table", "console", "dialoguer", "indicatif"],
         &["cli"],
@@ -45,6 +47,7 @@ const HOMES: [(&[&str], &[&str], &str); 3] = [
         &["source", "testkit"],
         "only source knows what we protect",
     ),
+    (&["http", "object_store", "reqwest", "tokio"], &["remote"], "only remote knows the network of stores"),
 ];
 
 /// Arrows that are not drawn, and crates that do not take the lints of the workspace.

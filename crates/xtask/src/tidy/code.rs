@@ -26,10 +26,10 @@ struct Rule {
 }
 
 /// Crates whose code meets what comes from disk, network and user.
-const CAREFUL: &[&str] = &["cli", "model", "ops", "repo", "source", "store"];
+const CAREFUL: &[&str] = &["cli", "model", "ops", "remote", "repo", "source", "store"];
 
 /// Of these, those that know neither terminal nor process.
-const SILENT: &[&str] = &["model", "ops", "repo", "source", "store"];
+const SILENT: &[&str] = &["model", "ops", "remote", "repo", "source", "store"];
 
 const RULES: [Rule; 8] = [
     Rule {

@@ -1,0 +1,60 @@
+//! `hikae store`
+
+use crate::app::App;
+use crate::failure::{Ended, Failure};
+use crate::page::{Align, Mark, Table, marked};
+use clap::{Args, Subcommand};
+use hikae_model::ErrorCode;
+use hikae_ops::store::{Ability, Found};
+use serde_json::json;
+
+#[derive(Debug, Subcommand)]
+pub enum StoreCommand {
+    Init(InitArgs),
+    Check(CheckArgs),
+}
+
+/// Make the bucket of the repository, and see what its server does
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  hikae store init --repository offsite")]
+pub struct InitArgs {}
+
+/// See by trying what the store does, and what it lets us do
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  hikae store check --repository offsite")]
+pub struct CheckArgs {}
+
+pub fn run(command: &StoreCommand, app: &App) -> Result<Ended, Failure> {
+    let place = app.place_of_new()?;
+    if let StoreCommand::Init(_) = command {
+        place.store.make(&app.cx)?;
+    }
+    let found = place.store.probe(&app.cx)?;
+    let is_fit = found.iter().all(|(ability, found)| !ability.is_needed() || matches!(found, Found::Kept));
+    let ended = if is_fit { Ended::Well } else { Ended::With(ErrorCode::Forbidden) };
+    let mut table = Table::new(&[("", Align::Left), ("", Align::Left), ("", Align::Left)]);
+    for (ability, found) in &found {
+        let (mark, text) = shown(*ability, found);
+        table.row([mark, ability.name().to_owned(), text]);
+    }
+    let verdict = match is_fit {
+        true => format!("{} can keep a repository.\n", place.address()),
+        false => format!("{} cannot keep a repository.\n", place.address()),
+    };
+    let abilities: serde_json::Map<_, _> = found
+        .iter()
+        .map(|(ability, found)| (ability.name().replace(' ', "_"), json!(shown(*ability, found).1)))
+        .collect();
+    let result = json!({ "store": place.address(), "fit": is_fit, "abilities": abilities });
+    app.output.result(ended, &result, &format!("{}\n{verdict}", table.text()));
+    Ok(ended)
+}
+
+fn shown(ability: Ability, found: &Found) -> (String, String) {
+    let bad = if ability.is_needed() { Mark::Bad } else { Mark::Faint };
+    match found {
+        Found::Kept => (marked(Mark::Good, "ok"), "yes".to_owned()),
+        Found::Broken(why) => (marked(bad, "no"), why.clone()),
+        Found::Failed(error) => (marked(bad, "no"), hikae_ops::with_causes(error)),
+    }
+}

@@ -1,0 +1,123 @@
+//! Where a repository is kept, as a configuration says it.
+
+use super::SecretRef;
+use serde::Deserialize;
+use serde::de::{self, MapAccess, Visitor};
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// Where a repository is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreConfig {
+    /// A directory.
+    Directory(PathBuf),
+    /// A bucket, or a part of one.
+    S3(S3Config),
+}
+
+/// `{ s3 = { … } }`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct S3Config {
+    /// The bucket.
+    pub bucket: String,
+    /// What all names begin with.
+    #[serde(default)]
+    pub prefix: Option<String>,
+    /// The region.
+    #[serde(default)]
+    pub region: Option<String>,
+    /// The server, unless it is Amazon's.
+    #[serde(default)]
+    pub endpoint: Option<String>,
+    /// Whether the bucket is named in the path and not in the host's name; where there is an endpoint it is, unless this
+    /// says otherwise.
+    #[serde(default)]
+    pub path_style: Option<bool>,
+    /// Certificates that the server's is checked against, beside those of the system.
+    #[serde(default)]
+    pub ca: Option<PathBuf>,
+    /// Who we are; without it, the variables that Amazon's programs read say so.
+    #[serde(default)]
+    pub access_key: Option<String>,
+    /// The secret that goes with `access_key`.
+    #[serde(default)]
+    pub secret_key: Option<SecretRef>,
+}
+
+impl StoreConfig {
+    /// The directory, if it is one on this machine.
+    pub fn directory(&self) -> Option<&Path> {
+        match self {
+            Self::Directory(path) => Some(path),
+            Self::S3(_) => None,
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for StoreConfig {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct PathOrTable;
+
+        impl<'de> Visitor<'de> for PathOrTable {
+            type Value = StoreConfig;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a path such as \"/var/lib/hikae/main\", or { s3 = { bucket = \"…\" } }")
+            }
+
+            fn visit_str<E: de::Error>(self, path: &str) -> Result<StoreConfig, E> {
+                match path.starts_with('/') {
+                    true => Ok(StoreConfig::Directory(path.into())),
+                    false => Err(E::custom(format_args!("the store `{path}` is not an absolute path"))),
+                }
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<StoreConfig, A::Error> {
+                use de::Error as _;
+                let kind: String = map.next_key()?.unwrap_or_default();
+                if kind != "s3" {
+                    return Err(A::Error::custom(format_args!(
+                        "there are no stores of the kind `{kind}`, only directories, store = \"/path\", and s3"
+                    )));
+                }
+                let config: S3Config = map.next_value()?;
+                if let Some(other) = map.next_key::<String>()? {
+                    return Err(A::Error::custom(format_args!("one store, and not also `{other}`")));
+                }
+                config.check().map_err(A::Error::custom)?;
+                Ok(StoreConfig::S3(config))
+            }
+        }
+
+        deserializer.deserialize_any(PathOrTable)
+    }
+}
+
+impl S3Config {
+    fn check(&self) -> Result<(), String> {
+        if self.bucket.is_empty() || self.bucket.contains('/') {
+            return Err(format!(
+                "`{}` is no name of a bucket; what comes below it is its `prefix`",
+                self.bucket
+            ));
+        }
+        if let Some(prefix) = &self.prefix
+            && !hikae_store::is_prefix(prefix)
+        {
+            return Err(format!(
+                "the prefix `{prefix}` must be names of lower-case letters, digits, `.` and `-`, joined by `/`"
+            ));
+        }
+        if let Some(endpoint) = &self.endpoint
+            && !(endpoint.starts_with("https://") || endpoint.starts_with("http://"))
+        {
+            return Err(format!("the endpoint `{endpoint}` must begin with https://"));
+        }
+        match (&self.access_key, &self.secret_key) {
+            (Some(_), None) => Err("`access_key` needs its `secret_key`".to_owned()),
+            (None, Some(_)) => Err("`secret_key` needs its `access_key`".to_owned()),
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! Where a repository is kept, ready to be opened: a directory, or a bucket with what lets us in.
+
+use crate::config::{S3Config, StoreConfig};
+use crate::open::OpenError;
+use crate::surroundings::Surroundings;
+use hikae_model::Cx;
+use hikae_remote::{Bucket, RemoteStore, Retry, S3Key, S3Settings};
+use hikae_store::probe::probe;
+pub use hikae_store::probe::{Ability, Found};
+use hikae_store::{DirectoryStore, Reserve, Store};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Where a store is, with its secrets.
+#[derive(Clone, Debug)]
+pub enum StorePlace {
+    /// A directory.
+    Directory(PathBuf),
+    /// A bucket, or a part of one.
+    S3(S3Settings, S3Key),
+}
+
+/// A store that is open. What only a directory has is asked of that.
+#[derive(Clone)]
+pub enum OpenStore {
+    /// A directory.
+    Directory(Arc<DirectoryStore>),
+    /// One over the network.
+    Remote(Arc<RemoteStore>),
+}
+
+impl StorePlace {
+    /// The place that a configuration names.
+    ///
+    /// # Errors
+    /// [`OpenError::Secret`] and [`OpenError::NoAccessKey`].
+    pub fn of(config: &StoreConfig, around: &Surroundings, cx: &Cx) -> Result<Self, OpenError> {
+        match config {
+            StoreConfig::Directory(path) => Ok(Self::Directory(path.clone())),
+            StoreConfig::S3(config) => {
+                let settings = settings_of(config, around);
+                let key = match (&config.access_key, &config.secret_key) {
+                    (Some(access_key), Some(secret_key)) => S3Key {
+                        access_key: access_key.clone(),
+                        secret_key: secret_key.resolve(around, cx)?.to_string(),
+                    },
+                    _ => key_of_surroundings(&settings, around)?,
+                };
+                Ok(Self::S3(settings, key))
+            }
+        }
+    }
+
+    /// The place that a command line names: a path, `s3://bucket/prefix`, or `s3:https://server/bucket/prefix`, as
+    /// [`address`](Self::address) writes it. What lets us in is in the surroundings then.
+    ///
+    /// # Errors
+    /// [`OpenError::NoAccessKey`], and [`OpenError::Address`] for what is no address.
+    pub fn parse(text: &Path, around: &Surroundings) -> Result<Self, OpenError> {
+        let bad = || OpenError::Address { text: text.display().to_string() };
+        let Some(address) = text.to_str().and_then(|text| text.strip_prefix("s3:")) else {
+            return Ok(Self::Directory(std::path::absolute(text).map_err(|_| bad())?));
+        };
+        let (endpoint, rest) = match address.split_once("://") {
+            Some(("", rest)) => (None, rest),
+            Some((scheme @ ("https" | "http"), rest)) => {
+                let (host, rest) = rest.split_once('/').ok_or_else(bad)?;
+                (Some(format!("{scheme}://{host}")), rest)
+            }
+            _ => match address.strip_prefix("//") {
+                Some(rest) => (None, rest),
+                None => return Err(bad()),
+            },
+        };
+        let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+        let prefix = prefix.trim_end_matches('/');
+        if bucket.is_empty() || !hikae_store::is_prefix(prefix) {
+            return Err(bad());
+        }
+        let config = S3Config {
+            bucket: bucket.to_owned(),
+            prefix: Some(prefix.to_owned()),
+            endpoint,
+            region: None,
+            path_style: None,
+            ca: None,
+            access_key: None,
+            secret_key: None,
+        };
+        let settings = settings_of(&config, around);
+        let key = key_of_surroundings(&settings, around)?;
+        Ok(Self::S3(settings, key))
+    }
+
+    /// Where it is, for people; without any secret.
+    pub fn address(&self) -> String {
+        match self {
+            Self::Directory(path) => path.display().to_string(),
+            Self::S3(settings, _) => settings.address(),
+        }
+    }
+
+    /// The directory, if it is one on this machine.
+    pub fn directory(&self) -> Option<&Path> {
+        match self {
+            Self::Directory(path) => Some(path),
+            Self::S3(..) => None,
+        }
+    }
+
+    /// Opens the store, and nothing in it.
+    ///
+    /// # Errors
+    /// [`OpenError::Repo`] if there is none.
+    pub fn open(&self, reserve: Reserve, cx: &Cx) -> Result<OpenStore, OpenError> {
+        match self {
+            Self::Directory(path) => {
+                let store = DirectoryStore::open(path, reserve, cx.random_source())?;
+                Ok(OpenStore::Directory(Arc::new(store)))
+            }
+            Self::S3(settings, key) => {
+                let store = Bucket::new(settings, key)?.store(Retry::default(), cx)?;
+                Ok(OpenStore::Remote(Arc::new(store)))
+            }
+        }
+    }
+
+    /// Makes the store, or finds it empty. A bucket must be there; that it keeps two writers of one name apart is seen
+    /// first, for everything rests on that.
+    ///
+    /// # Errors
+    /// [`OpenError::Repo`].
+    pub fn create(&self, reserve: Reserve, cx: &Cx) -> Result<OpenStore, OpenError> {
+        match self {
+            Self::Directory(path) => {
+                let store = DirectoryStore::create(path, reserve, cx.random_source())?;
+                Ok(OpenStore::Directory(Arc::new(store)))
+            }
+            Self::S3(..) => {
+                let store = self.open(reserve, cx)?;
+                let found = probe(&*store.shared(), cx.random())?;
+                for (ability, found) in found.into_iter().filter(|(ability, _)| ability.is_needed()) {
+                    let why = match found {
+                        Found::Kept => continue,
+                        Found::Broken(why) => why,
+                        Found::Failed(error) => return Err(error.into()),
+                    };
+                    return Err(OpenError::Weak { address: self.address(), ability: ability.name(), why });
+                }
+                Ok(store)
+            }
+        }
+    }
+
+    /// Makes the bucket; one that is ours already is a success. A directory is made with the repository in it.
+    ///
+    /// # Errors
+    /// [`OpenError::Repo`].
+    pub fn make(&self, cx: &Cx) -> Result<(), OpenError> {
+        match self {
+            Self::Directory(_) => Ok(()),
+            Self::S3(settings, key) => {
+                Ok(Bucket::new(settings, key)?.control(Retry::default(), cx)?.create()?)
+            }
+        }
+    }
+
+    /// Finds out what the store really does, by doing it.
+    ///
+    /// # Errors
+    /// [`OpenError::Repo`] if nothing at all can be written.
+    pub fn probe(&self, cx: &Cx) -> Result<Vec<(Ability, Found)>, OpenError> {
+        Ok(probe(&*self.open(Reserve::default(), cx)?.shared(), cx.random())?)
+    }
+}
+
+impl OpenStore {
+    /// As every store is used.
+    pub fn shared(&self) -> Arc<dyn Store> {
+        match self {
+            Self::Directory(store) => store.clone(),
+            Self::Remote(store) => store.clone(),
+        }
+    }
+
+    /// The directory, if it is one.
+    pub fn directory(&self) -> Option<&DirectoryStore> {
+        match self {
+            Self::Directory(store) => Some(store),
+            Self::Remote(_) => None,
+        }
+    }
+}
+
+fn settings_of(config: &S3Config, around: &Surroundings) -> S3Settings {
+    let S3Config { bucket, prefix, region, endpoint, path_style, ca, access_key: _, secret_key: _ } = config;
+    let variable = |name| variable(around, name);
+    let region = region.clone().or_else(|| variable("AWS_REGION")).or_else(|| variable("AWS_DEFAULT_REGION"));
+    S3Settings {
+        bucket: bucket.clone(),
+        prefix: prefix.clone().unwrap_or_default(),
+        region: region.unwrap_or_else(|| "us-east-1".to_owned()),
+        endpoint: endpoint.clone(),
+        path_style: path_style.unwrap_or(endpoint.is_some()),
+        ca: ca.clone(),
+    }
+}
+
+fn key_of_surroundings(settings: &S3Settings, around: &Surroundings) -> Result<S3Key, OpenError> {
+    let key = variable(around, "AWS_ACCESS_KEY_ID").zip(variable(around, "AWS_SECRET_ACCESS_KEY"));
+    let (access_key, secret_key) =
+        key.ok_or_else(|| OpenError::NoAccessKey { address: settings.address() })?;
+    Ok(S3Key { access_key, secret_key })
+}
+
+fn variable(around: &Surroundings, name: &str) -> Option<String> {
+    (around.variables)(name)?.into_string().ok().filter(|value| !value.is_empty())
+}

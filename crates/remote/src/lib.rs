@@ -1,0 +1,16 @@
+//! Stores over the network: S3 and what speaks like it.
+//!
+//! A crate of its own, so that what runs beside a database server links no TLS and no runtime: only who names such a
+//! store in a configuration gets here. Calls block, as those of every store; a small runtime inside carries the requests.
+//!
+//! Of what is kept this crate knows as little as the directory store does: names and bytes.
+
+mod answer;
+mod ask;
+mod retry;
+mod s3;
+mod store;
+
+pub use retry::Retry;
+pub use s3::{Bucket, Control, S3Error, S3Key, S3Settings};
+pub use store::RemoteStore;

@@ -1,0 +1,196 @@
+//! A proxy before a real HTTP server that loses, cuts and replaces answers, so that what the server really stored and what
+//! its client was told can differ.
+//!
+//! Plain HTTP/1.1 with `Content-Length`, which is what servers of objects and their clients speak. Hosts are passed on as the
+//! client wrote them, so signatures hold.
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+/// A request, as the one who decides on its fate sees it.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// How many came before it.
+    pub n: usize,
+    /// As `PUT`.
+    pub method: String,
+    /// With the query.
+    pub path: String,
+}
+
+/// What becomes of a request and its answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// Both arrive.
+    Pass,
+    /// The server never sees the request; the connection ends.
+    LoseRequest,
+    /// The server carries it out; the connection ends without an answer.
+    LoseAnswer,
+    /// The server carries it out; only so many bytes of the answer's body arrive.
+    CutAnswer(usize),
+    /// The server never sees the request; this status is answered, with this as the code of the error.
+    Answer(u16, &'static str),
+}
+
+/// A proxy that runs as long as this lives.
+pub struct HttpProxy {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    upstream: SocketAddr,
+    n: AtomicUsize,
+    is_over: AtomicBool,
+    decide: Box<dyn Fn(&Asked) -> Fate + Send + Sync>,
+}
+
+impl HttpProxy {
+    /// Begins to listen before `upstream`, as `127.0.0.1:8333`.
+    ///
+    /// # Panics
+    /// If it cannot.
+    pub fn start(upstream: &str, decide: impl Fn(&Asked) -> Fate + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        let upstream = upstream.parse().expect("an address and a port");
+        let (n, is_over) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let shared = Arc::new(Shared { upstream, n, is_over, decide: Box::new(decide) });
+        let serving = shared.clone();
+        std::thread::spawn(move || {
+            for client in listener.incoming() {
+                if serving.is_over.load(Ordering::Relaxed) {
+                    return;
+                }
+                let (Ok(client), serving) = (client, serving.clone()) else { continue };
+                // An end of a connection is an answer too.
+                std::thread::spawn(move || drop(serving.serve(&client)));
+            }
+        });
+        Self { address, shared }
+    }
+
+    /// Its address.
+    pub fn endpoint(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// How many requests have come.
+    pub fn n_asked(&self) -> usize {
+        self.shared.n.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for HttpProxy {
+    fn drop(&mut self) {
+        self.shared.is_over.store(true, Ordering::Relaxed);
+        drop(TcpStream::connect(self.address));
+    }
+}
+
+/// A head and a body, of a request or of an answer.
+struct Message {
+    first: String,
+    head: Vec<u8>,
+    body: Vec<u8>,
+}
+
+impl Shared {
+    /// One connection of a client, request after request.
+    fn serve(&self, client: &TcpStream) -> io::Result<()> {
+        let mut upstream = BufReader::new(TcpStream::connect(self.upstream)?);
+        let mut requests = BufReader::new(client);
+        let mut answers = client;
+        while let Some(request) = read(&mut requests, true)? {
+            let mut words = request.first.split(' ').map(str::to_owned);
+            let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+            let asked = Asked { n: self.n.fetch_add(1, Ordering::Relaxed), method, path };
+            let fate = (self.decide)(&asked);
+            match fate {
+                Fate::LoseRequest => return client.shutdown(Shutdown::Both),
+                Fate::Answer(status, code) => {
+                    let body =
+                        format!("<Error><Code>{code}</Code><Message>so the test says</Message></Error>");
+                    let head = format!("HTTP/1.1 {status} No\r\nContent-Length: {}\r\n\r\n", body.len());
+                    answers.write_all(head.as_bytes())?;
+                    // Who asked for the head only gets no body.
+                    if asked.method != "HEAD" {
+                        answers.write_all(body.as_bytes())?;
+                    }
+                    continue;
+                }
+                Fate::Pass | Fate::LoseAnswer | Fate::CutAnswer(_) => {}
+            }
+            upstream.get_mut().write_all(&request.head)?;
+            upstream.get_mut().write_all(&request.body)?;
+            let Some(answer) = read(&mut upstream, asked.method != "HEAD")? else { return Ok(()) };
+            match fate {
+                Fate::LoseAnswer => return client.shutdown(Shutdown::Both),
+                Fate::CutAnswer(n) => {
+                    answers.write_all(&answer.head)?;
+                    answers.write_all(&answer.body[..n.min(answer.body.len())])?;
+                    return client.shutdown(Shutdown::Both);
+                }
+                _ => {
+                    answers.write_all(&answer.head)?;
+                    answers.write_all(&answer.body)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Nothing if the connection ended between two messages.
+fn read(from: &mut impl BufRead, has_body: bool) -> io::Result<Option<Message>> {
+    let (mut head, mut first, mut length, mut is_chunked) = (Vec::new(), String::new(), 0, false);
+    loop {
+        let mut line = Vec::new();
+        if from.read_until(b'\n', &mut line)? == 0 {
+            return Ok(None);
+        }
+        head.extend_from_slice(&line);
+        let text = String::from_utf8_lossy(&line).trim_end().to_owned();
+        if text.is_empty() {
+            break;
+        }
+        if first.is_empty() {
+            first = text;
+        } else if let Some((name, value)) = text.split_once(':') {
+            if name.eq_ignore_ascii_case("content-length") {
+                length = value.trim().parse().unwrap_or(0);
+            }
+            is_chunked |= name.eq_ignore_ascii_case("transfer-encoding") && value.contains("chunked");
+        }
+    }
+    let mut body = Vec::new();
+    if has_body && is_chunked {
+        read_chunks(from, &mut body)?;
+    } else if has_body {
+        body.resize(length, 0);
+        from.read_exact(&mut body)?;
+    }
+    Ok(Some(Message { first, head, body }))
+}
+
+/// Keeps the chunks as they came.
+fn read_chunks(from: &mut impl BufRead, body: &mut Vec<u8>) -> io::Result<()> {
+    loop {
+        let mut line = Vec::new();
+        from.read_until(b'\n', &mut line)?;
+        let size = String::from_utf8_lossy(&line);
+        let size = usize::from_str_radix(size.split(';').next().unwrap_or_default().trim(), 16);
+        let size = size.map_err(|_| io::Error::other("no size of a chunk"))?;
+        body.extend_from_slice(&line);
+        // Its bytes, and the end of their line.
+        let from_here = body.len();
+        body.resize(from_here + size + 2, 0);
+        from.read_exact(&mut body[from_here..])?;
+        if size == 0 {
+            return Ok(());
+        }
+    }
+}
