@@ -203,7 +203,10 @@ impl<'a> Way<'a> {
     /// The segment with the log at `lsn`. The one in which a timeline ended is read from its successor, which holds a
     /// copy of what came before (`XLogFileReadAnyTLI` in `xlogrecovery.c`).
     fn segment_at(&self, lsn: Lsn) -> SegmentName {
-        let last_of_segment = Lsn(lsn.0 | (self.size.bytes() - 1));
+        let last_of_segment = match sabotage::on("fork-read-from-parent") {
+            true => lsn,
+            false => Lsn(lsn.0 | (self.size.bytes() - 1)),
+        };
         let timeline = self.history.map_or(self.timeline, |history| history.timeline_at(last_of_segment));
         SegmentName::holding(lsn, timeline, self.size)
     }

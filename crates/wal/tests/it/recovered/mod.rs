@@ -5,6 +5,7 @@
 
 mod drilled;
 mod exact;
+mod gaps;
 mod kept;
 mod pausing;
 mod received;
