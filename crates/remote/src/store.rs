@@ -113,6 +113,10 @@ impl Store for RemoteStore {
         self.asker.address.clone()
     }
 
+    fn puts_at_once(&self) -> usize {
+        4
+    }
+
     fn put(&self, key: &ObjectKey, bytes: &[u8]) -> Result<(), StoreError> {
         let (what, path) = (What { verb: "write", key: key.as_str() }, self.path(key.as_str()));
         let payload = PutPayload::from(bytes.to_vec());

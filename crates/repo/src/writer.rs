@@ -1,14 +1,14 @@
 //! The writing side of a run: blobs go in, durable packs and index objects come out.
 //!
 //! ```text
-//! lanes (callers' threads)          workers (one a core)             storer (one thread)
+//! lanes (callers' threads)          workers (one a core)             storers (as many as the store has use for)
 //! chunk, hash, known? ─frame──────> compress, seal, open, compare ─┬> pack finished, put, durable
 //!                      bounded                                     │
 //!                                        frames shuffled over the open packs
 //! ```
 //!
 //! Backpressure comes from the store: a full queue stops the lanes. In memory are at most two open packs of
-//! content, one of metadata and one on its way, a few frames, and the names of blobs that no index object
+//! content, one of metadata and one on its way to each storer, a few frames, and the names of blobs that no index object
 //! names yet.
 //!
 //! This module knows blobs and packs. It does not know what a snapshot is; `commit` makes them real.
@@ -134,7 +134,7 @@ impl Writer {
             epoch.begin_session(repo.keys().family(), number, repo.signer(), repo.cx())?;
         let workers = std::thread::available_parallelism().map_or(1, usize::from);
         let (frames, jobs) = bounded::<Job>(1);
-        // A rendezvous: a worker with a full pack waits until the storer has stored the last.
+        // A rendezvous: a worker with a full pack waits until a storer has stored its last.
         let (packs, full) = bounded::<OpenPack>(0);
         let shared = Arc::new(Shared {
             repo: repo.clone(),
@@ -168,8 +168,10 @@ impl Writer {
             let (shared, jobs) = (shared.clone(), jobs.clone());
             threads.push(std::thread::spawn(move || shared.seal_frames(&jobs)));
         }
-        let storer = shared.clone();
-        threads.push(std::thread::spawn(move || storer.store_packs(&full)));
+        for _ in 0..repo.store().puts_at_once() {
+            let (storer, full) = (shared.clone(), full.clone());
+            threads.push(std::thread::spawn(move || storer.store_packs(&full)));
+        }
         Ok(Self { shared, threads })
     }
 

@@ -23,6 +23,12 @@ pub trait Store: Send + Sync {
     /// The address, for people and for the recovery sheet. Holds no secret.
     fn address(&self) -> String;
 
+    /// How many puts are worth having on their way at once. Where each waits for an answer over a network, some; a disk
+    /// that syncs each gains nothing by a second.
+    fn puts_at_once(&self) -> usize {
+        1
+    }
+
     /// Stores `bytes` whole or not at all; on `Ok` they are durable. Objects are never replaced: a taken
     /// `key` is [`StoreError::Exists`], whatever it holds. Of several that put one key at once, exactly one
     /// gets `Ok`.
