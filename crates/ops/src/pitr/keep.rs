@@ -187,7 +187,7 @@ struct Known {
     unreadable: Option<SnapshotId>,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct KnownCluster {
     bases: Vec<DatedBase>,
     sources: BTreeSet<String>,
@@ -327,7 +327,10 @@ fn needed(
 
 #[cfg(test)]
 mod tests {
+    use super::super::window::{Archive, Window};
     use super::*;
+    use hikae_model::{SegmentName, TimelineHistory};
+    use hikae_testkit::{Seed, TestRandom};
 
     fn base(timeline: u32, stop: u64) -> DatedBase {
         let timeline = Timeline::new(timeline).unwrap();
@@ -409,5 +412,80 @@ mod tests {
         assert_eq!(until("m", &["a"]), Some(7));
         assert_eq!(until("m", &["a", "b"]), Some(7));
         assert_eq!((until("n", &["a"]), until("n", &["a", "b"])), (Some(30), None));
+    }
+
+    /// Keeps BC-24. Of a cluster with two timelines, with gaps: what could be reached from a base backup that is to lead on can
+    /// be reached from it after the log has gone, and what has gone is no gap.
+    #[test]
+    fn log_that_goes_by_random_schedules_changes_nothing_that_is_to_be_reached() {
+        const SIZE: u64 = 1 << 20;
+        let size = SegmentSize::new(SIZE).unwrap();
+        let line = |number: u64| Timeline::new(1 + number as u32).unwrap();
+        let segment = |line, number: u64| SegmentName::holding(Lsn(number * SIZE), line, size);
+        let random = TestRandom::new(Seed::draw());
+        let mut n_gone = 0;
+        for _ in 0..1000 {
+            let fork = 5 + random.below(25);
+            let history = format!("1\t{}\tpromoted\n", Lsn(fork * SIZE + random.below(SIZE)));
+            let history = TimelineHistory::parse(line(1), history.as_bytes()).unwrap();
+            let written = (0..40).flat_map(|number| [(0, number), (1, number)]);
+            let written =
+                written.filter(|(on, number)| if *on == 0 { *number <= fork + 4 } else { *number >= fork });
+            let segments =
+                written.filter(|_| random.below(20) > 0).map(|(on, number)| segment(line(on), number));
+            let mut archive = Archive {
+                size,
+                segments: segments.collect(),
+                begun: BTreeMap::new(),
+                histories: [(line(1), history)].into(),
+                floors: Vec::new(),
+            };
+            let bases = (0..1 + random.below(4)).map(|n| {
+                let number = random.below(40);
+                let on = u64::from(number > fork);
+                // A little later on the second line, which came after.
+                let moment = Timestamp::from_second((number + 40 * on) as i64).unwrap();
+                let stop = Lsn(number * SIZE + 1040);
+                let (start, snapshot) = (Lsn(stop.0.saturating_sub(random.below(3 * SIZE))), [n as u8; 32]);
+                let brings_its_log = random.below(3) > 0;
+                let snapshot = SnapshotId::from_bytes(snapshot);
+                DatedBase { base: Base { snapshot, timeline: line(on), start, stop, brings_its_log }, moment }
+            });
+            let known = KnownCluster {
+                bases: bases.collect(),
+                segment_bytes: [SIZE].into(),
+                ..KnownCluster::default()
+            };
+            let newest = archive.segments.iter().map(|segment| segment.timeline).max();
+            let until =
+                (random.below(2) == 0).then(|| Timestamp::from_second(random.below(80) as i64).unwrap());
+            let (floor, _) = known.floor(SystemId(7), newest, until).unwrap();
+            let all: Vec<Base> = known.bases.iter().map(|dated| dated.base).collect();
+            let to_lead: Vec<Base> = needed(&known.bases, newest.max(Some(floor.timeline)), until)
+                .map(|dated| dated.base)
+                .collect();
+            assert!(until.is_some() || to_lead.len() == all.len());
+
+            let before = Window::of(&all, &archive);
+            n_gone += archive.segments.iter().filter(|name| floor.covers((**name).into())).count();
+            archive.segments.retain(|name| !floor.covers((*name).into()));
+            archive.floors.push(floor);
+            let after = Window::of(&all, &archive);
+            for on in [line(0), line(1)] {
+                for at in 0..82 {
+                    let target = Lsn(at * SIZE / 2 + 4096);
+                    let wanted = before.base_for(on, target).filter(|base| to_lead.contains(base));
+                    let found = after.base_for(on, target);
+                    assert!(
+                        wanted.is_none() || found == wanted,
+                        "{target} along {on}: {found:?}, not {wanted:?}, of {known:?}"
+                    );
+                }
+            }
+            let told = |window: &Window| window.gaps.iter().map(|gap| gap.last).collect::<BTreeSet<_>>();
+            assert!(told(&after).is_subset(&told(&before)), "{:?} of {:?}", after.gaps, before.gaps);
+            assert!(after.gaps.iter().all(|gap| !archive.is_floored(gap.first)), "{:?}", after.gaps);
+        }
+        assert!(n_gone > 1000, "hardly anything went: the test tests nothing");
     }
 }

@@ -10,6 +10,7 @@ use super::window::Interval;
 use crate::OpsError;
 use hikae_model::{Cx, SnapshotId, Timeline, WalName};
 use hikae_repo::Repo;
+use hikae_repo::state::State;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -28,13 +29,28 @@ pub fn leading_bases(
     let mut leading = BTreeSet::new();
     for source in sources {
         cx.check()?;
-        let newest = state.newest_first(Some(source)).into_iter().find(|snapshot| snapshot.snapshot.complete);
-        let Some(newest) = newest else { continue };
-        if manifest_of(repo, newest.snapshot.id)?.is_some() {
-            leading.extend(of_cluster(&KeptCluster::read(repo, source, cx)?));
+        if is_cluster(repo, &state, source)? {
+            match KeptCluster::read(repo, source, cx) {
+                Ok(cluster) => leading.extend(of_cluster(&cluster)),
+                Err(error) if error.is_damage() => {}
+                Err(error) => return Err(error),
+            }
         }
     }
     Ok(leading)
+}
+
+/// Whether the newest snapshot of a source that can be read is a base backup.
+fn is_cluster(repo: &Repo, state: &State, source: &str) -> Result<bool, OpsError> {
+    let complete = state.newest_first(Some(source)).into_iter().filter(|snapshot| snapshot.snapshot.complete);
+    for snapshot in complete {
+        match manifest_of(repo, snapshot.snapshot.id) {
+            Ok(manifest) => return Ok(manifest.is_some()),
+            Err(error) if error.is_damage() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(false)
 }
 
 /// The newest base backup before the end of each timeline that may be the present. If it cannot be known which leads there,
