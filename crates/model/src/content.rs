@@ -42,6 +42,12 @@ pub trait ReadContent: Send {
         Ok(())
     }
 
+    /// Pages of it, each with where it stands, if it is said to be what the snapshot before has at the same path: where
+    /// that has these pages there, it need not be read.
+    fn unchanged(&self) -> Option<&[(u64, Vec<u8>)]> {
+        None
+    }
+
     /// Makes the next `read` begin at the start once more, and end where the first reading ended, or before if
     /// there is less now. What is read then is whole only if `finish` says so. False if it can be read only once.
     fn read_again(&mut self) -> bool {

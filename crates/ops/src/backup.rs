@@ -14,13 +14,14 @@ use crate::forward::EarlierManifests;
 use crate::hooks::Hooks;
 use crate::lanes::Lanes;
 use crate::report::{BackupReport, SnapshotReport};
-use hikae_model::{Bytes, Count, Cx, Outcome, RunId, sabotage};
+use crate::stored::StoredSnapshot;
+use hikae_model::{Bytes, Count, Cx, Outcome, Problem, RunId, sabotage};
 use hikae_repo::content::ContentWriter;
 use hikae_repo::keys::BlobClass;
 use hikae_repo::snapshot::SnapshotRecord;
 use hikae_repo::writer::{LEVEL_DATABASE, LEVEL_FILES, Writer};
 use hikae_repo::{RELEASE, Repo, RepoError};
-use hikae_source::{Earlier, Finished, Source};
+use hikae_source::{Earlier, Finished, Source, Stored};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -137,10 +138,15 @@ impl OneSource<'_> {
         let (parent, note) = read_parent(self.repo, newest);
         let quiesced = self.named.hooks.begin(name, cx)?;
         let of_source = OpsError::of_source(name);
-        let source = &*self.named.source;
+        let (source, key) = (&*self.named.source, self.repo.hash_key());
         let manifests = EarlierManifests::of(self.repo, self.writer.base(), name, source);
-        let earlier = Earlier { own: manifests.own.as_deref(), base: manifests.base.as_deref() };
-        let mut reading = source.begin_after(&earlier, self.repo.hash_key(), cx).map_err(&of_source)?;
+        let snapshot = || {
+            let stored = StoredSnapshot::open(self.repo, parent.as_ref()?.id).ok()?;
+            Some(Box::new(stored) as Box<dyn Stored>)
+        };
+        let (own, base) = (manifests.own.as_deref(), manifests.base.as_deref());
+        let earlier = Earlier { own, base, snapshot: &snapshot };
+        let mut reading = source.begin_after(&earlier, key, cx).map_err(&of_source)?;
         let added = Arc::new(AtomicU64::new(0));
         let level = if self.named.source.kind() == "files" { LEVEL_FILES } else { LEVEL_DATABASE };
         let lane = || {
@@ -152,7 +158,15 @@ impl OneSource<'_> {
         };
         let mut contents = lane();
         let lanes = Lanes { repo: self.repo, writer: self.writer, parent: parent.as_ref(), source: name, cx };
-        let read = lanes.read(&mut *reading, &lane, &mut contents)?;
+        let mut read = lanes.read(&mut *reading, &lane, &mut contents)?;
+        if let Some(path) = read.not_as_said {
+            drop(reading);
+            reading = source.begin(key, cx).map_err(&of_source)?;
+            read = lanes.read(&mut *reading, &lane, &mut contents)?;
+            let what = "is not what it was, although the server's summaries say so; everything was read, and is whole";
+            let advice = "see who writes to the server's files besides the server, or put them back; if nobody does, turn summarize_wal off";
+            read.notes.push(Problem::new("not-as-said", path, what).advise(advice));
+        }
         let Finished { moment, problems: more, notes: said, manifest } =
             reading.finish().map_err(&of_source)?;
         quiesced.finish()?;

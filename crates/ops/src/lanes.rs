@@ -12,8 +12,8 @@
 use crate::OpsError;
 use crate::earlier::Earlier;
 use crate::still::{Held, store_still};
-use hikae_model::{ContentError, Cut, Cx, EntryKind, ErrorCode, FileTime, Problem, TreePath};
-use hikae_repo::content::{ContentWriter, KeepError, Kept};
+use hikae_model::{ContentError, Cut, Cx, EntryKind, ErrorCode, FileTime, Problem, TreePath, sabotage};
+use hikae_repo::content::{ContentWriter, KeepError, Kept, holds_pages};
 use hikae_repo::listing::{Listing, ListingWriter, StoredContent, StoredEntry};
 use hikae_repo::reader::BlobReader;
 use hikae_repo::snapshot::Snapshot;
@@ -53,6 +53,8 @@ pub(crate) struct Read {
     pub(crate) problems: Vec<Problem>,
     /// What is to be said of the run, and is no fault of the source.
     pub(crate) notes: Vec<Problem>,
+    /// Something that is not what the source said: what was read is worth nothing, and all is to be read anew.
+    pub(crate) not_as_said: Option<TreePath>,
 }
 
 /// Entries that follow each other, each with what the parent has under its path.
@@ -60,7 +62,17 @@ struct Stretch {
     n: u64,
     /// The parent is damaged: see [`Lane::store_metadata_anew`].
     anew: bool,
-    items: Vec<(Item, Option<StoredEntry>)>,
+    items: Vec<(Item, Option<StoredEntry>, Unchanged)>,
+}
+
+/// Whether an entry is what the parent has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unchanged {
+    No,
+    /// As size and times show.
+    Seen,
+    /// As its source says, which is compared in places.
+    Said,
 }
 
 /// What became of one entry.
@@ -77,13 +89,17 @@ enum Done {
     },
     /// It is not there any more, and is not missed.
     Gone,
+    /// Its source said that it is what the parent has, and it is not.
+    NotAsSaid {
+        path: TreePath,
+    },
 }
 
 impl Done {
     fn path(&self) -> Option<&TreePath> {
         match self {
             Self::Kept { stored, .. } => Some(&stored.entry.path),
-            Self::Lost { path, .. } => Some(path),
+            Self::Lost { path, .. } | Self::NotAsSaid { path } => Some(path),
             Self::Gone => None,
         }
     }
@@ -122,6 +138,9 @@ impl Lanes<'_> {
             if let Some(error) = results.into_iter().filter_map(Result::err).min_by_key(is_echo) {
                 return Err(error);
             }
+            if lock(&order.listed).read.not_as_said.is_some() {
+                break;
+            }
             if !lock(&queue).reading.go_on().map_err(OpsError::of_source(self.source))? {
                 break;
             }
@@ -155,9 +174,9 @@ impl Lanes<'_> {
                 contents.lane().store_metadata_anew();
             }
             let mut done = Vec::with_capacity(items.len());
-            for (item, before) in items {
+            for (item, before, unchanged) in items {
                 self.cx.check()?;
-                done.push(self.keep(item, before, &mut contents, reader.as_mut())?);
+                done.push(self.keep(item, before, unchanged, &mut contents, reader.as_mut())?);
                 self.cx.progress().add_entries(1);
             }
             if !order.put(n, anew, done, self.cx)? {
@@ -176,27 +195,32 @@ impl Lanes<'_> {
         while items.len() < queue.stretch_entries && bytes < STRETCH_BYTES {
             let Some(item) = queue.reading.next().map_err(OpsError::of_source(self.source))? else { break };
             let before = queue.earlier.find(&item.entry.path);
-            let before = match queue.earlier.reader() {
+            let (before, unchanged) = match queue.earlier.reader() {
                 Some(reader) => {
-                    let mut before = self.reliable(before, reader)?;
-                    if is_unchanged(&item, before.as_ref())
-                        && let Some(before) = &mut before
-                        && self.writer.should_read_anew(&before.content, reader)?
-                    {
-                        // It looks changed then, and what it keeps still serves as the parent of a map.
-                        before.entry.attributes.changed = FileTime::default();
-                    }
-                    before
+                    let before = self.reliable(before, reader)?;
+                    let unchanged = is_unchanged(&item, before.as_ref());
+                    let is_anew = match &before {
+                        Some(before) if unchanged != Unchanged::No => {
+                            self.writer.should_read_anew(&before.content, reader)?
+                        }
+                        Some(_) | None => false,
+                    };
+                    // What it keeps still serves as the parent of a map.
+                    (before, if is_anew { Unchanged::No } else { unchanged })
                 }
-                None => before,
+                None => {
+                    let unchanged = is_unchanged(&item, before.as_ref());
+                    (before, unchanged)
+                }
             };
             bytes += match &item.content {
+                Some(_) if unchanged != Unchanged::No => 0,
                 // How long a dump will be is not known before it is read.
                 Some(content) if content.cut != Cut::Files => STRETCH_BYTES,
-                Some(_) if !is_unchanged(&item, before.as_ref()) => item.entry.size(),
-                Some(_) | None => 0,
+                Some(_) => item.entry.size(),
+                None => 0,
             };
-            items.push((item, before));
+            items.push((item, before, unchanged));
         }
         if items.is_empty() {
             return Ok(None);
@@ -218,22 +242,48 @@ impl Lanes<'_> {
         }
     }
 
+    /// Whether the parent has these pages there; nothing if that cannot be seen.
+    fn agrees(
+        &self,
+        before: &StoredEntry,
+        pages: &[(u64, Vec<u8>)],
+        reader: &mut BlobReader<'_>,
+    ) -> Result<Option<bool>, OpsError> {
+        if sabotage::on("sample-ignored") {
+            return Ok(Some(true));
+        }
+        match holds_pages(&before.content, pages, self.repo.hash_key(), reader) {
+            Ok(agrees) => Ok(Some(agrees)),
+            Err(error) if error.is_damage() => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     fn keep(
         &self,
         item: Item,
         before: Option<StoredEntry>,
+        unchanged: Unchanged,
         contents: &mut ContentWriter,
-        reader: Option<&mut BlobReader<'_>>,
+        mut reader: Option<&mut BlobReader<'_>>,
     ) -> Result<Done, OpsError> {
-        let unchanged = is_unchanged(&item, before.as_ref());
         let Item { mut entry, content } = item;
         let unread = |stored| Ok(Done::Kept { stored, held: Held::Still, read_bytes: 0 });
         let Some(mut content) = content else {
             return unread(StoredEntry { entry, content: StoredContent::None, hash: None });
         };
-        if let Some(before) = before.as_ref().filter(|_| unchanged) {
-            // The attributes of now: owner and mode may have changed with the rest as it was.
-            return unread(StoredEntry { entry, ..before.clone() });
+        if let Some(before) = before.as_ref() {
+            let agrees = match (unchanged, reader.as_deref_mut(), content.reader.unchanged()) {
+                (Unchanged::Seen, ..) => Some(true),
+                (Unchanged::Said, Some(reader), Some(pages)) => self.agrees(before, pages, reader)?,
+                _ => None,
+            };
+            match agrees {
+                // The attributes of now: owner and mode may have changed with the rest as it was.
+                Some(true) => return unread(StoredEntry { entry, ..before.clone() }),
+                Some(false) => return Ok(Done::NotAsSaid { path: entry.path }),
+                None => {}
+            }
         }
         let mut parent = match content.cut {
             Cut::Files => None,
@@ -265,8 +315,13 @@ impl Lanes<'_> {
     }
 }
 
-fn is_unchanged(item: &Item, before: Option<&StoredEntry>) -> bool {
-    before.is_some_and(|before| item.entry.looks_unchanged_since(&before.entry))
+fn is_unchanged(item: &Item, before: Option<&StoredEntry>) -> Unchanged {
+    let said = || item.content.as_ref().is_some_and(|content| content.reader.unchanged().is_some());
+    match before {
+        Some(before) if item.entry.looks_unchanged_since(&before.entry) => Unchanged::Seen,
+        Some(before) if item.entry.kind == before.entry.kind && said() => Unchanged::Said,
+        Some(_) | None => Unchanged::No,
+    }
 }
 
 /// What is still to be read, in path order, and the parent's entries beside it.
@@ -333,6 +388,7 @@ impl<'a> Listed<'a> {
                 read_bytes: 0,
                 problems: Vec::new(),
                 notes: Vec::new(),
+                not_as_said: None,
             },
             lost: HashSet::new(),
             unsorted: None,
@@ -392,6 +448,11 @@ impl<'a> Listed<'a> {
                 Ok(())
             }
             Done::Gone => Ok(()),
+            Done::NotAsSaid { path } => {
+                self.read.not_as_said = Some(path);
+                self.stopped = true;
+                Ok(())
+            }
         }
     }
 }

@@ -5,7 +5,7 @@ use crate::chunk::{self, Chunker};
 use crate::extent::{Extent, ExtentMap};
 use crate::keys::BlobClass;
 use crate::listing::{MapPart, StoredContent};
-use crate::pieces::{MapWriter, parse_pieces};
+use crate::pieces::{MapWriter, parse_pieces, piece_hash};
 use crate::reader::BlobReader;
 use crate::writer::Lane;
 use hikae_model::{BlobId, ContentError, Cut, HashKey, ReadContent, Stretch, sabotage};
@@ -277,6 +277,55 @@ impl Sink for Pieces<'_> {
     fn progress(&self, bytes: u64) {
         self.lane.repo().cx().progress().add_read(bytes);
     }
+}
+
+/// Whether a map has each of these pieces just where it stands. It looks at their hashes, and reads no content.
+///
+/// # Errors
+/// Any failure to read the map.
+pub fn holds_pages(
+    content: &StoredContent,
+    pages: &[(u64, Vec<u8>)],
+    key: HashKey,
+    reader: &mut BlobReader<'_>,
+) -> Result<bool, RepoError> {
+    if pages.is_empty() {
+        return Ok(true);
+    }
+    let maps = reader.extents(content)?;
+    for (at, page) in pages {
+        let mut start = 0;
+        let place = maps.iter().flat_map(|map| map.extents().iter().map(move |extent| (map, extent))).find(
+            |(_, extent)| {
+                let is_there = (start..start + extent.bytes()).contains(at);
+                start += if is_there { 0 } else { extent.bytes() };
+                is_there
+            },
+        );
+        let holds = match place {
+            None => false,
+            Some((_, Extent::Hole { .. })) => page.iter().all(|&byte| byte == 0),
+            Some((map, Extent::Data { blob, offset, .. })) => {
+                let Some(list) = map.pieces_of(*blob) else { return Ok(false) };
+                let pieces = parse_pieces(&reader.read(BlobClass::Metadata, list)?);
+                let pieces = pieces.map_err(RepoError::damaged(crate::layout::header()))?;
+                let wanted = u64::from(*offset) + (at - start);
+                let mut offset = 0;
+                let piece = pieces.iter().find(|piece| {
+                    let is_there = offset == wanted;
+                    offset += u64::from(piece.bytes);
+                    is_there
+                });
+                piece.is_some_and(|piece| {
+                    piece.bytes as usize == page.len() && piece.hash == piece_hash(key, page)
+                })
+            }
+        };
+        if !holds {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Makes the pieces of the parent's map known, as far as its super-blocks can be relied on.

@@ -45,7 +45,8 @@ pub trait Source: Send + Sync {
         None
     }
 
-    /// As [`begin`](Self::begin), for a source that has a [`base`](Self::base): goes on from `earlier`.
+    /// As [`begin`](Self::begin), where there was something before. A source that has a [`base`](Self::base) goes on from it;
+    /// content that a source can tell to be as in its snapshot before says [so](hikae_model::ReadContent::unchanged).
     ///
     /// # Errors
     /// As for [`begin`](Self::begin).
@@ -59,14 +60,24 @@ pub trait Source: Send + Sync {
     }
 }
 
-/// The manifests from which a source goes on that holds only what came since.
-#[derive(Clone, Copy, Debug, Default)]
+/// What there was before.
+#[derive(Clone, Copy)]
 pub struct Earlier<'a> {
-    /// That of its own newest snapshot.
+    /// For a source that holds only what came since: the manifest of its own newest snapshot.
     pub own: Option<&'a [u8]>,
     /// That of the newest complete snapshot of its [`base`](Source::base).
     pub base: Option<&'a [u8]>,
+    /// Gives its own newest snapshot, if there is one that can be read.
+    pub snapshot: &'a Before<'a>,
 }
+
+impl Earlier<'_> {
+    /// There was nothing.
+    pub const NOTHING: Self = Self { own: None, base: None, snapshot: &|| None };
+}
+
+/// Gives a snapshot, if there is one.
+pub type Before<'a> = dyn Fn() -> Option<Box<dyn Stored + 'a>> + 'a;
 
 /// One consistent reading of a source, under way.
 pub trait Reading: Send {

@@ -72,8 +72,18 @@ impl Session {
         sql: &str,
         parameters: &[&str],
     ) -> Result<Result<(), String>, SourceError> {
-        match self.client.value(sql, parameters) {
-            Ok(_) => Ok(Ok(())),
+        self.attempt_rows(verb, sql, parameters).map(|rows| rows.map(drop))
+    }
+
+    /// The same, with what it gives.
+    pub(crate) fn attempt_rows(
+        &mut self,
+        verb: &str,
+        sql: &str,
+        parameters: &[&str],
+    ) -> Result<Result<Vec<Row>, String>, SourceError> {
+        match self.client.query(sql, parameters) {
+            Ok(rows) => Ok(Ok(rows)),
             Err(WireError::Server(error)) if error.severity == "ERROR" => Ok(Err(error.message.clone())),
             Err(error) => Err(self.failed(verb, &error)),
         }

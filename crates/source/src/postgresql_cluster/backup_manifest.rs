@@ -49,7 +49,8 @@ impl Sums {
         self.insert(name.into(), sum);
     }
 
-    fn insert(&self, name: Vec<u8>, sum: FileSum) {
+    /// Adds a file by its sum.
+    pub(super) fn insert(&self, name: Vec<u8>, sum: FileSum) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(name, sum);
     }
 
@@ -148,6 +149,17 @@ pub(super) fn place_of(path: &TreePath) -> Option<Vec<u8>> {
         return Some(below.to_vec());
     }
     path.strip_prefix(b"spaces/").map(|below| [b"pg_tblspc/", below].concat())
+}
+
+/// The sums in a manifest that was written here.
+///
+/// # Errors
+/// In words, what is wrong with it.
+pub(super) fn sums_of(json: &[u8]) -> Result<BTreeMap<Vec<u8>, FileSum>, String> {
+    let said = parse(json)?.into_iter();
+    Ok(said
+        .filter_map(|(name, (bytes, crc))| Some((name, FileSum { bytes, crc: crc?, modified: 0 })))
+        .collect())
 }
 
 /// Length and checksum of each file of a server's manifest.
@@ -259,6 +271,10 @@ impl ReadContent for Summed {
 
     fn finish(&mut self) -> Result<(), ContentError> {
         self.content.finish()
+    }
+
+    fn unchanged(&self) -> Option<&[(u64, Vec<u8>)]> {
+        self.content.unchanged()
     }
 }
 

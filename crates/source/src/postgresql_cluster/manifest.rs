@@ -62,6 +62,13 @@ pub struct Manifest {
     pub n_pages_checked: u64,
     /// Pages that were not what was written.
     pub n_bad_pages: u64,
+    /// When every page was read last, in this backup or in one before; older releases always did.
+    #[serde(default)]
+    pub read_whole: Option<jiff::Timestamp>,
+    /// Files that the server's summaries of its log say not to have changed since the backup before, and that were not
+    /// read.
+    #[serde(default)]
+    pub n_files_not_read: u64,
     /// Settings of the server that a recovery needs or that say how it was run.
     pub settings: BTreeMap<String, String>,
 }

@@ -32,6 +32,7 @@ mod recover;
 mod segment;
 mod server;
 mod setup;
+mod summaries;
 mod upkeep;
 mod walk;
 mod whole;
@@ -47,7 +48,7 @@ pub use upkeep::{Archiver, HbaRule, RoleRights, ServerSetting, Upkeep};
 use crate::postgresql::{
     Connection, Environment, Finding, Secret, Session, Weight, failed, without_password,
 };
-use crate::{Reading, Source, SourceError};
+use crate::{Earlier, Reading, Source, SourceError};
 use control::Control;
 use hikae_model::{Cx, ErrorCode, HashKey, Problem, sabotage};
 use server::Facts;
@@ -189,9 +190,22 @@ impl Source for ClusterSource {
         Ok(Some(walk::list(&data, facts.version_num / 10_000, facts.catalog_version)?.bytes))
     }
 
-    fn begin(&self, _key: HashKey, cx: &Cx) -> Result<Box<dyn Reading>, SourceError> {
+    fn begin(&self, key: HashKey, cx: &Cx) -> Result<Box<dyn Reading>, SourceError> {
+        self.begin_after(&Earlier::NOTHING, key, cx)
+    }
+
+    fn begin_after(
+        &self,
+        earlier: &Earlier<'_>,
+        _key: HashKey,
+        cx: &Cx,
+    ) -> Result<Box<dyn Reading>, SourceError> {
         Ok(match self.settings.read {
-            ReadBy::Local => Box::new(reading::ClusterReading::begin(&self.connection, &self.settings, cx)?),
+            ReadBy::Local => {
+                let reading =
+                    reading::ClusterReading::begin(&self.connection, &self.settings, earlier.snapshot, cx)?;
+                Box::new(reading)
+            }
             ReadBy::Wire => Box::new(wire::WireReading::begin(&self.connection, cx)?),
         })
     }

@@ -98,6 +98,11 @@ fn add(sums: &mut [u32; N_SUMS], round: &[u8]) {
     }
 }
 
+/// What a look at a page shows, and the place in the log of its last change.
+pub(super) fn look_with_lsn(page: &[u8], block: u32) -> (Seen, Lsn) {
+    (look(page, block), lsn(page))
+}
+
 /// The place in the log of a page's last change. Its two halves stand in the machine's order.
 fn lsn(page: &[u8]) -> Lsn {
     let half =

@@ -127,12 +127,72 @@ impl Pages {
     }
 }
 
+/// What a look at some pages of a file shows that is said not to have changed.
+pub(super) enum Sample {
+    /// These pages, each with where it stands. One that was changed since the backup began is not among them.
+    Pages(Vec<(u64, Vec<u8>)>),
+    /// Something is wrong with it, so that all of it is read.
+    Doubtful,
+}
+
+/// A file of the server that is said not to have changed.
+pub(super) struct Known {
+    pub(super) file: ServerFile,
+    pub(super) pages: Vec<(u64, Vec<u8>)>,
+    /// One more was not read; one less if it is read after all.
+    pub(super) n_not_read: Arc<AtomicU64>,
+    pub(super) is_read: bool,
+}
+
+impl ReadContent for Known {
+    fn read(&mut self, buffer: &mut [u8]) -> Result<Stretch, ContentError> {
+        if !std::mem::replace(&mut self.is_read, true) {
+            self.n_not_read.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.file.read(buffer)
+    }
+
+    fn unchanged(&self) -> Option<&[(u64, Vec<u8>)]> {
+        Some(&self.pages)
+    }
+}
+
 /// A file of the server.
 pub(super) struct ServerFile {
     pub(super) root: Arc<Root>,
     pub(super) path: Vec<u8>,
     pub(super) pages: Option<(Arc<Pages>, RelationFile)>,
     pub(super) open: Option<Open>,
+}
+
+impl ServerFile {
+    /// Looks at the pages of these numbers.
+    pub(super) fn sample(&self, numbers: &[u64]) -> Sample {
+        let Some((pages, relation)) = &self.pages else { return Sample::Doubtful };
+        let Ok(open) = open_file(&self.root, &self.path) else { return Sample::Doubtful };
+        let mut found = Vec::new();
+        for number in numbers {
+            let at = number * u64::from(pages.page_bytes);
+            let block = block(*relation, at, pages);
+            let mut page = vec![0; pages.page_bytes as usize];
+            if !read_at(&open.fd, &mut page, at).is_ok_and(|n| n == page.len()) {
+                return Sample::Doubtful;
+            }
+            let (seen, lsn) = page::look_with_lsn(&page, block);
+            if lsn >= pages.start {
+                continue;
+            }
+            if let Seen::Bad(_) = seen
+                && !matches!(look_again(&open, &mut page, block, at, pages.start), Ok(Seen::Good))
+            {
+                return Sample::Doubtful;
+            }
+            if page::look_with_lsn(&page, block).1 < pages.start {
+                found.push((at, page));
+            }
+        }
+        Sample::Pages(found)
+    }
 }
 
 /// A file that is being read.

@@ -4,31 +4,43 @@
 //! pg_backup_start -> data/, spaces/ -> (all is read) -> pg_control -> pg_backup_stop -> stop/, wal/ -> (all is read) -> manifest
 //! ```
 
-use super::backup_manifest::{self, Summed, Sums, WalRange};
+use super::backup_manifest::{self, FileSum, Summed, Sums, WalRange};
 use super::control::{self, Control};
-use super::read::{Bytes, Pages, SegmentFile, ServerFile};
+use super::names::RelationFile;
+use super::read::{Bytes, Known, Pages, Sample, SegmentFile, ServerFile};
 use super::segment::Expected;
 use super::server::{Begun, Ended, parse_tablespace_map, segments};
+use super::summaries::Unchanged;
 use super::walk::{self, Listed, Listing, Root};
 use super::whole::{Counts, Whole, again, notes};
 use super::{ClusterSettings, same_cluster};
 use crate::postgresql::{Connection, failed};
-use crate::{Content, Finished, Item, Reading, SourceError};
+use crate::{Before, Content, Finished, Item, Reading, SourceError};
 use hikae_model::{
-    Attributes, Cut, Cx, Entry, EntryKind, ErrorCode, Problem, ReadContent, SegmentName, TreePath, sabotage,
+    Attributes, Cut, Cx, Entry, EntryKind, ErrorCode, Problem, Random, ReadContent, SegmentName, TreePath,
+    sabotage,
 };
 use std::io::Cursor;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Files read at the same time, one a core up to this: they are on one disk.
 const MAX_LANES: usize = 8;
+/// Of a file that need not be read, one page in so many is compared with what is kept: 16 MiB of pages of 8 KiB.
+const PAGES_PER_SAMPLE: u64 = 2048;
+/// And one of so many files.
+const FILES_PER_SAMPLE: u64 = 16;
 
 pub(super) struct ClusterReading {
     begun: Begun,
     data: Arc<Root>,
     pages: Arc<Pages>,
     sums: Arc<Sums>,
+    /// What need not be read.
+    unchanged: Option<Unchanged>,
+    n_files_not_read: Arc<AtomicU64>,
+    random: Arc<dyn Random>,
     items: std::vec::IntoIter<Listed>,
     late: std::vec::IntoIter<Item>,
     ended: Option<(Ended, Vec<SegmentName>)>,
@@ -42,6 +54,7 @@ impl ClusterReading {
     pub(super) fn begin(
         connection: &Connection,
         settings: &ClusterSettings,
+        before: &Before<'_>,
         cx: &Cx,
     ) -> Result<Self, SourceError> {
         let mut begun = Begun::begin(connection, cx)?;
@@ -50,6 +63,18 @@ impl ClusterReading {
         same_cluster(&mut begun.server.session, &facts, &data)?;
         let Listing { listed, bytes, problems, notes, tablespaces } =
             walk::list(&data, facts.version_num / 10_000, facts.catalog_version)?;
+        let mut notes = notes;
+        let unchanged = match Unchanged::is_told(&facts).then(before).flatten() {
+            None => None,
+            Some(before) => match Unchanged::since(&*before, &mut begun, cx)? {
+                Ok(unchanged) => Some(unchanged),
+                Err(why) => {
+                    let what = format!("every page was read, although the server sums up its log: {why}");
+                    notes.push(Problem::new("all-read", data.path().display(), what));
+                    None
+                }
+            },
+        };
         let n_files = listed.iter().filter(|listed| listed.file.is_some()).count() as u64;
         cx.progress().begin("backing up", connection.shown(), bytes);
         let pages =
@@ -59,6 +84,9 @@ impl ClusterReading {
             data,
             pages: Arc::new(pages),
             sums: Arc::default(),
+            unchanged,
+            n_files_not_read: Arc::default(),
+            random: cx.random_source(),
             items: listed.into_iter(),
             late: Vec::new().into_iter(),
             ended: None,
@@ -69,7 +97,7 @@ impl ClusterReading {
         })
     }
 
-    fn item(&self, listed: Listed) -> Item {
+    fn item(&mut self, listed: Listed) -> Item {
         let Listed { entry, file } = listed;
         let content = file.map(|file| {
             let cut = match file.relation {
@@ -77,12 +105,42 @@ impl ClusterReading {
                 None => Cut::Files,
             };
             let pages = file.relation.map(|relation| (Arc::clone(&self.pages), relation));
-            let reader = Box::new(ServerFile { root: file.root, path: file.path, pages, open: None });
+            let reader = ServerFile { root: file.root, path: file.path, pages, open: None };
             let name = backup_manifest::place_of(&entry.path).unwrap_or_default();
+            let reader: Box<dyn ReadContent> = match self.sample(&entry, file.relation, &reader, &name) {
+                Some(pages) => {
+                    let n_not_read = Arc::clone(&self.n_files_not_read);
+                    Box::new(Known { file: reader, pages, n_not_read, is_read: false })
+                }
+                None => Box::new(reader),
+            };
             let modified = entry.attributes.modified.seconds;
             Content { cut, reader: Box::new(Summed::new(reader, &self.sums, name, modified)) }
         });
         Item { entry, content }
+    }
+
+    /// Some pages of a file that need not be read. Its sum is that of before.
+    fn sample(
+        &self,
+        entry: &Entry,
+        relation: Option<RelationFile>,
+        file: &ServerFile,
+        name: &[u8],
+    ) -> Option<Vec<(u64, Vec<u8>)>> {
+        let sum = self.unchanged.as_ref()?.find(&entry.path, relation?, entry.size())?;
+        let random = || {
+            let mut number = [0; 8];
+            self.random.fill(&mut number);
+            u64::from_le_bytes(number)
+        };
+        let n_pages = entry.size() / u64::from(self.pages.page_bytes);
+        let n = n_pages / PAGES_PER_SAMPLE + u64::from(random().is_multiple_of(FILES_PER_SAMPLE));
+        let numbers: Vec<u64> = (0..n).map(|_| random() % n_pages.max(1)).collect();
+        let Sample::Pages(pages) = file.sample(&numbers) else { return None };
+        self.sums.insert(name.to_vec(), FileSum { modified: entry.attributes.modified.seconds, ..sum });
+        self.n_files_not_read.fetch_add(1, Ordering::Relaxed);
+        Some(pages)
     }
 
     /// What only the end of the backup gives, in path order.
@@ -174,6 +232,9 @@ impl Reading for ClusterReading {
             )));
         }
         let ended = self.begun.end()?;
+        if self.unchanged.as_ref().is_some_and(|unchanged| unchanged.timeline != ended.timeline) {
+            return Err(again("the server went over to another timeline in the middle of the backup".into()));
+        }
         let size = self.begun.server.facts.segment_size;
         let mut segments = segments(self.begun.start, ended.stop, ended.timeline, size);
         if sabotage::on("last-segment-forgotten") {
@@ -209,6 +270,8 @@ impl Reading for ClusterReading {
             databases: &ended.databases,
             counts: self.listed,
             pages: &self.pages,
+            read_whole: self.unchanged.as_ref().map_or(*started, |unchanged| unchanged.read_whole),
+            n_files_not_read: self.n_files_not_read.load(Ordering::Relaxed),
             on,
         };
         whole.finish(self.problems, self.notes.into_iter().chain(said).collect())

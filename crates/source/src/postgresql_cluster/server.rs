@@ -46,7 +46,7 @@ pub(super) struct Facts {
 /// Settings that are kept in the manifest.
 const SETTINGS: &str = "'max_connections', 'max_worker_processes', 'max_wal_senders', 'max_prepared_transactions', \
     'max_locks_per_transaction', 'wal_level', 'full_page_writes', 'archive_mode', 'shared_preload_libraries', \
-    'config_file', 'hba_file', 'ident_file', 'data_directory', 'server_encoding', 'lc_messages'";
+    'config_file', 'hba_file', 'ident_file', 'data_directory', 'server_encoding', 'lc_messages', 'summarize_wal'";
 
 impl Facts {
     /// Asks for everything.

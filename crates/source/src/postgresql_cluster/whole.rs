@@ -30,6 +30,9 @@ pub(super) struct Whole<'a> {
     pub(super) databases: &'a [String],
     pub(super) counts: Counts,
     pub(super) pages: &'a Pages,
+    /// When everything was read last, and how many files were not read now.
+    pub(super) read_whole: jiff::Timestamp,
+    pub(super) n_files_not_read: u64,
     /// What the cluster is called in what is said of it: its directory, or how it is entered.
     pub(super) on: String,
 }
@@ -84,6 +87,8 @@ impl Whole<'_> {
             bytes: self.counts.bytes,
             n_pages_checked: self.pages.n_looked_at(),
             n_bad_pages,
+            read_whole: Some(self.read_whole),
+            n_files_not_read: self.n_files_not_read,
             settings: facts.settings.clone(),
         }
     }

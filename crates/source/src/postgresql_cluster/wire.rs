@@ -361,6 +361,8 @@ impl Reading for WireReading {
             databases,
             counts: self.counts,
             pages: &self.pages,
+            read_whole: self.started,
+            n_files_not_read: 0,
             on: self.on.clone(),
         };
         whole.finish(problems, said)

@@ -4,6 +4,7 @@ mod coming_back;
 mod failing;
 mod pages;
 mod standby;
+mod summaries;
 mod versions;
 mod wire;
 

@@ -7,7 +7,7 @@ use super::wire::by_wire;
 use super::*;
 
 /// The directory with the programs of this version's server, if it is here.
-fn installed(major: u32) -> Option<PathBuf> {
+pub(super) fn installed(major: u32) -> Option<PathBuf> {
     let named = std::env::var_os("HIKAE_TEST_POSTGRESQL").unwrap_or_default();
     let usual = PathBuf::from(format!("/usr/lib/postgresql/{major}/bin"));
     let is_of = |directory: &PathBuf| {

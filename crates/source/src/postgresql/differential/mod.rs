@@ -112,7 +112,7 @@ impl Source for RowsSource {
     }
 
     fn begin(&self, key: HashKey, cx: &Cx) -> Result<Box<dyn Reading>, SourceError> {
-        self.begin_after(&Earlier::default(), key, cx)
+        self.begin_after(&Earlier::NOTHING, key, cx)
     }
 
     fn begin_after(

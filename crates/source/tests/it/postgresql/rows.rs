@@ -49,7 +49,8 @@ impl<'d> History<'d> {
     fn try_run(&mut self) -> Result<Vec<Problem>, SourceError> {
         let own = self.differentials.last().map(|kept| kept.manifest.as_slice());
         let base = self.dumps.last().map(|kept| kept.manifest.as_slice());
-        let reading = self.source().begin_after(&Earlier { own, base }, KEY, &system_cx())?;
+        let reading =
+            self.source().begin_after(&Earlier { own, base, ..Earlier::NOTHING }, KEY, &system_cx())?;
         let (kept, problems) = read_all(reading, 10_000, &mut |_| {})?;
         self.differentials.push(kept);
         Ok(problems)
