@@ -2,6 +2,7 @@
 
 use crate::home::{Home, Ran};
 use crate::postgresql::enter;
+use hikae_model::Lsn;
 use hikae_source::postgresql::{Cluster, ClusterOptions, Environment, Host};
 use hikae_testkit::{not_run, system_cx};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -227,6 +228,44 @@ fn a_server_is_received_and_its_window_says_what_came_back_and_what_is_missing()
     receiving.stop();
     let ran = home.expect(13, &["pg", "window"]);
     assert!(ran.stdout.contains("up to the base backup of "), "{}", ran.stdout);
+}
+
+/// Keeps BC-65.
+#[test]
+fn a_point_that_was_named_before_a_change_is_kept_when_its_command_ends() {
+    let Some(machine) = Machine::start(&[]) else { return };
+    let home = &machine.home;
+    let no_base = home.expect(2, &["pg", "restore-point", "main", "before v3"]).stderr;
+    assert!(no_base.contains("there is no base backup of main"), "{no_base}");
+    home.expect(0, &["backup"]);
+    machine.write(1);
+    // Nobody keeps the log: the point is made, and is not called kept.
+    let late = home.expect(13, &["pg", "restore-point", "main", "too early", "--patience", "0"]).stdout;
+    assert!(late.contains("NOT KEPT YET") && late.contains("pg window"), "{late}");
+
+    let receiving = machine.receive(&["--create-slot"]);
+    machine.wait_until_received();
+    // What the log from before the slot held is gone, so a base backup begins anew.
+    home.expect(0, &["backup"]);
+    let told = home.expect(0, &["pg", "restore-point", "main", "before v3's"]).stdout;
+    assert!(
+        told.contains("kept  main: `before v3's` at ") && told.contains("no drill has restored it yet"),
+        "{told}"
+    );
+    let back = "hikae restore main --to-name 'before v3'\\''s' --target DIR";
+    assert!(told.contains(back), "{told}");
+    receiving.stop();
+    let at: Lsn = told.split(" at ").nth(1).and_then(|rest| rest.split(',').next()).unwrap().parse().unwrap();
+    let window = home.json(&["pg", "window"])["result"][0]["window"].clone();
+    let to = window["intervals"].as_array().unwrap().last().unwrap()["to"].as_str().unwrap();
+    assert!(to.parse::<Lsn>().unwrap() >= at, "the point that was called kept cannot be reached: {window}");
+
+    let taken = home.expect(2, &["pg", "restore-point", "main", "before v3's", "--patience", "0"]);
+    assert!(taken.stderr.contains("already"), "{}", taken.stderr);
+    machine.sql("CREATE ROLE plain LOGIN");
+    let plain = machine.conninfo("plain");
+    let refused = home.expect(7, &["pg", "restore-point", "main", "another", "--admin", &plain]).stderr;
+    assert!(refused.contains("GRANT EXECUTE ON FUNCTION pg_create_restore_point(text)"), "{refused}");
 }
 
 /// Keeps BC-24.

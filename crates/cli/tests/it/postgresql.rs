@@ -38,7 +38,7 @@ pub fn address(cluster: &Cluster, socket: &Path, role: &str, database: &str) -> 
     format!("postgresql://{role}@{host}:{}/{database}", cluster.connection().port)
 }
 
-/// Keeps MK-1, X-1, MK-29, MK-40.
+/// Keeps MK-1, X-1, MK-29, MK-40, BC-41.
 #[test]
 fn a_database_is_protected_proved_and_swapped_back() {
     let Some(cluster) = start() else { return };

@@ -3,6 +3,7 @@
 
 mod parts;
 pub mod receive;
+pub mod restore_point;
 pub mod setup;
 pub mod watch;
 pub mod window;

@@ -75,12 +75,17 @@ pub(super) struct Look {
 impl Look {
     /// The first finding that forbids a backup, as an error.
     pub(super) fn refuse(&self) -> Result<(), SourceError> {
-        let blocking = self.findings.iter().find(|finding| finding.weight == Weight::Blocks);
-        blocking.map_or(Ok(()), |finding| {
-            let Problem { on, what, advice, .. } = &finding.problem;
-            Err(failed(finding.code(), format!("{on}: {what}"), advice.clone()))
-        })
+        refuse(&self.findings)
     }
+}
+
+/// The first finding that forbids a backup, as an error.
+pub(super) fn refuse(findings: &[Finding]) -> Result<(), SourceError> {
+    let blocking = findings.iter().find(|finding| finding.weight == Weight::Blocks);
+    blocking.map_or(Ok(()), |finding| {
+        let Problem { on, what, advice, .. } = &finding.problem;
+        Err(failed(finding.code(), format!("{on}: {what}"), advice.clone()))
+    })
 }
 
 /// Looks at everything. The session has the settings of [`catalog::session_settings`] and is in a transaction.

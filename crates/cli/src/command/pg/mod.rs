@@ -1,6 +1,7 @@
 //! `hikae pg`: what belongs to a running PostgreSQL server beside its base backups.
 
 mod receive;
+mod restore_point;
 mod setup;
 mod window;
 
@@ -12,6 +13,7 @@ use clap::Subcommand;
 pub enum PgCommand {
     Window(window::WindowArgs),
     Receive(receive::ReceiveArgs),
+    RestorePoint(restore_point::RestorePointArgs),
     Setup(setup::SetupArgs),
 }
 
@@ -19,6 +21,7 @@ pub fn run(command: &PgCommand, app: &App) -> Result<Ended, Failure> {
     match command {
         PgCommand::Window(args) => window::run(args, app),
         PgCommand::Receive(args) => receive::run(args, app),
+        PgCommand::RestorePoint(args) => restore_point::run(args, app),
         PgCommand::Setup(args) => setup::run(args, app),
     }
 }

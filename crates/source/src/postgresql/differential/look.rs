@@ -81,17 +81,6 @@ pub(super) fn look(
     Ok(Look { tables, trees: trees.into_iter().collect(), sequences, findings })
 }
 
-impl Look {
-    /// The first finding that forbids a backup, as an error.
-    pub(super) fn refuse(&self) -> Result<(), SourceError> {
-        let blocking = self.findings.iter().find(|finding| finding.weight == Weight::Blocks);
-        blocking.map_or(Ok(()), |finding| {
-            let Problem { on, what, advice, .. } = &finding.problem;
-            Err(failed(finding.code(), format!("{on}: {what}"), advice.clone()))
-        })
-    }
-}
-
 fn bad(why: String) -> SourceError {
     SourceError::Setting { setting: "tables".into(), why }
 }

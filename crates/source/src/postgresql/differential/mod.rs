@@ -35,10 +35,11 @@ use super::connection::Connection;
 use super::password::Secret;
 use super::preflight::{Finding, Weight};
 use super::programs::Environment;
-use super::wire::WireError;
+use super::wire::{Client, WireError};
 use super::{catalog, connect, wire_failed, without_password};
 use crate::{Earlier, Reading, Source, SourceError};
 use hikae_model::{Cx, HashKey, Problem};
+use look::Look;
 
 /// The kind of such a source.
 pub const KIND: &str = "postgresql-rows";
@@ -69,15 +70,21 @@ impl RowsSource {
     /// # Errors
     /// [`SourceError`] if the server does not answer, or a table is not there.
     pub fn preflight(&self, cx: &Cx) -> Result<Vec<Finding>, SourceError> {
-        let wire =
-            |error: WireError| wire_failed(&format!("cannot look at {}", self.connection.shown()), &error);
+        Ok(self.look(cx)?.1.findings)
+    }
+
+    fn look(&self, cx: &Cx) -> Result<(Client, Look), SourceError> {
         let mut client = connect(&self.connection, cx)?;
         let settings =
             catalog::session_settings(client.server_version_num(), self.settings.lock_timeout_ms());
-        client.execute(&settings).map_err(wire)?;
-        let horizon = Horizon::ask(&mut client).map_err(wire)?;
-        client.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").map_err(wire)?;
-        Ok(look::look(&mut client, &self.connection, &self.settings, horizon)?.findings)
+        let horizon = client.execute(&settings).and_then(|()| Horizon::ask(&mut client));
+        let horizon = horizon.map_err(|error| self.not_looked(&error))?;
+        let looked = look::look(&mut client, &self.connection, &self.settings, horizon)?;
+        Ok((client, looked))
+    }
+
+    fn not_looked(&self, error: &WireError) -> SourceError {
+        wire_failed(&format!("cannot look at {}", self.connection.shown()), error)
     }
 }
 
@@ -97,18 +104,13 @@ impl Source for RowsSource {
 
     /// Of the whole tables: which part is new is known only when it is read.
     fn size(&self, cx: &Cx) -> Result<Option<u64>, SourceError> {
-        let wire =
-            |error: WireError| wire_failed(&format!("cannot look at {}", self.connection.shown()), &error);
-        let mut client = connect(&self.connection, cx)?;
-        let settings =
-            catalog::session_settings(client.server_version_num(), self.settings.lock_timeout_ms());
-        client.execute(&settings).map_err(wire)?;
-        let horizon = Horizon::ask(&mut client).map_err(wire)?;
-        let looked = look::look(&mut client, &self.connection, &self.settings, horizon)?;
+        let (mut client, looked) = self.look(cx)?;
         let oids = catalog::oid_array(looked.tables.iter().map(|table| &table.relation.oid));
         let size = client
             .value("SELECT coalesce(sum(pg_table_size(oid)), 0)::int8 FROM unnest($1::oid[]) oid", &[&oids]);
-        Ok(Some(size.map_err(wire)?.and_then(|bytes| bytes.parse().ok()).unwrap_or(0)))
+        Ok(Some(
+            size.map_err(|error| self.not_looked(&error))?.and_then(|bytes| bytes.parse().ok()).unwrap_or(0),
+        ))
     }
 
     fn begin(&self, key: HashKey, cx: &Cx) -> Result<Box<dyn Reading>, SourceError> {

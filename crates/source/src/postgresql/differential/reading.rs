@@ -5,7 +5,8 @@ use super::super::connection::Connection;
 use super::super::copy::CopyTable;
 use super::super::manifest::Manifest;
 use super::super::manifest::file_stem;
-use super::super::reading::{Files, Holding, Shared, lock};
+use super::super::preflight::refuse;
+use super::super::reading::{Files, Holding, Shared, end, lock};
 use super::super::rows::{RowSum, Tally};
 use super::super::wire::{Client, WireError};
 use super::super::{failed, wire_failed};
@@ -31,7 +32,7 @@ pub(super) fn begin(
     let before = Before::of(earlier, settings)?;
     let mut holding = Holding::take(connection, settings.lock_timeout_ms(), cx)?;
     let looked = look(&mut holding.session, connection, settings, holding.horizon)?;
-    looked.refuse()?;
+    refuse(&looked.findings)?;
     let relations: Vec<&Relation> = looked.tables.iter().map(|table| &table.relation).collect();
     if !lock(&mut holding.session, &relations).map_err(wire)? {
         let what = format!("tables of {} are being rewritten or truncated", connection.shown());
@@ -418,12 +419,7 @@ impl Reading for RowsReading {
             problems.extend(problem);
             self.manifest.tables.push(table);
         }
-        // If the session died, locks were let go and tables may have been rewritten while they were read.
-        let ended = self.session.execute("COMMIT");
-        ended.map_err(|error| wire_failed("the session that held the snapshot failed", &error))?;
-        let manifest = serde_json::to_vec_pretty(&self.manifest).map_err(|error| {
-            failed(ErrorCode::Failure, format!("cannot write the manifest: {error}"), None)
-        })?;
+        let manifest = end(&mut self.session, &self.manifest)?;
         Ok(Finished { moment: self.manifest.moment, problems, notes: self.notes, manifest: Some(manifest) })
     }
 }

@@ -86,6 +86,20 @@ pub(in crate::postgresql) fn lock(session: &mut Client, tables: &[&Relation]) ->
     Ok(rewritten.as_deref() == Some("0") || sabotage::on("truncated-is-empty"))
 }
 
+/// Ends the session that held the snapshot, and writes the manifest of what was read in it.
+pub(in crate::postgresql) fn end(
+    session: &mut Client,
+    manifest: &impl serde::Serialize,
+) -> Result<Vec<u8>, SourceError> {
+    // If the session died, locks were let go and tables may have been rewritten while they were read.
+    if !sabotage::on("dead-snapshot-unnoticed") {
+        let ended = session.execute("COMMIT");
+        ended.map_err(|error| wire_failed("the session that held the snapshot failed", &error))?;
+    }
+    serde_json::to_vec_pretty(manifest)
+        .map_err(|error| failed(ErrorCode::Failure, format!("cannot write the manifest: {error}"), None))
+}
+
 /// How many tables one LOCK names.
 const LOCK_BATCH: usize = 500;
 

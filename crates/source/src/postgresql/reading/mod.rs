@@ -16,7 +16,7 @@ mod program;
 mod table;
 
 pub(super) use files::{Files, attributes};
-pub(super) use held::{Holding, Shared, lock};
+pub(super) use held::{Holding, Shared, end, lock};
 pub(super) use program::TRAILER;
 
 use super::catalog::{self, Relation};
@@ -31,7 +31,7 @@ use super::{failed, wire_failed};
 use crate::{Finished, Item, Reading, SourceError};
 use draft::draft_manifest;
 use held::Tools;
-use hikae_model::{Cx, ErrorCode, HashKey, sabotage};
+use hikae_model::{Cx, ErrorCode, HashKey};
 use program::{Whole, globals_arguments, large_objects_arguments, schema_arguments};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -179,13 +179,7 @@ impl Reading for PostgresqlReading {
         if self.large_objects {
             self.manifest.large_objects = Some(self.hash_large_objects().map_err(wire)?);
         }
-        // If the session died, locks were let go and tables may have been rewritten while they were read.
-        if !sabotage::on("dead-snapshot-unnoticed") {
-            self.session.execute("COMMIT").map_err(wire)?;
-        }
-        let manifest = serde_json::to_vec_pretty(&self.manifest).map_err(|error| {
-            failed(ErrorCode::Failure, format!("cannot write the manifest: {error}"), None)
-        })?;
+        let manifest = end(&mut self.session, &self.manifest)?;
         Ok(Finished {
             moment: self.manifest.moment,
             problems: Vec::new(),

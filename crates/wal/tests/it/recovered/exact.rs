@@ -132,6 +132,7 @@ impl Archived {
 }
 
 /// The second half is across a promotion: the cluster was recovered once, and went on, beside the one that it was of.
+/// Keeps MK-79.
 #[test]
 fn a_recovery_holds_exactly_what_was_committed_up_to_its_target() {
     let Some(mut archived) = Archived::start() else { return };

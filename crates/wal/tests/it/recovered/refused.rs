@@ -3,6 +3,7 @@
 use super::*;
 use hikae_model::WalName;
 
+/// Keeps BC-35.
 #[test]
 fn what_cannot_be_recovered_is_refused_and_nothing_is_written() {
     let Some(mut archived) = Archived::start() else { return };
