@@ -10,7 +10,7 @@
 //! is found by its free lock and cleared away when the next one starts beside it ([`left`](super::left)).
 
 use super::connection::Connection;
-use super::left::sweep;
+use super::left::{is_in_use, sweep};
 use super::programs::{Environment, PrivateDir, Programs, Running, SystemUser, find, system_users};
 use super::wire::Client;
 use super::{Secret, failed, wire_failed};
@@ -442,6 +442,11 @@ impl Drop for Cluster {
                 let _ = self.server.kill();
                 let _ = self.server.wait();
             }
+            std::thread::sleep(Duration::from_millis(5));
+            waited += Duration::from_millis(5);
+        }
+        // Of one that was killed, the others end a moment later, and until then write what we would remove.
+        while is_in_use(self.directory.path()) && waited < STOP_LIMIT {
             std::thread::sleep(Duration::from_millis(5));
             waited += Duration::from_millis(5);
         }

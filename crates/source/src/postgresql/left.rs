@@ -78,7 +78,7 @@ pub(crate) fn stop_server_of(directory: &Path, cx: &Cx) -> Result<(), SourceErro
 }
 
 /// Whether a process works in the data directory, as every one of a server does.
-fn is_in_use(directory: &Path) -> bool {
+pub(super) fn is_in_use(directory: &Path) -> bool {
     let data = directory.join("data");
     let mut processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     processes.any(|process| std::fs::read_link(process.path().join("cwd")).is_ok_and(|cwd| cwd == data))

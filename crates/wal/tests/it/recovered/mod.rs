@@ -3,14 +3,17 @@
 //! What must come back is told by a ledger, into which every transaction writes its number, and by `pg_waldump`, which says
 //! in what order and when they were committed.
 
+mod disturbed;
 mod drilled;
 mod exact;
 mod gaps;
 mod kept;
 mod pausing;
+mod placed;
 mod received;
 mod refused;
 mod taking_out;
+mod versions;
 
 use crate::server::{Server, wait_until_archived};
 use crate::world::World;
@@ -57,6 +60,9 @@ struct Archived {
     bases: Vec<SnapshotId>,
 }
 
+/// A moment, and who was in the ledger then.
+type Moment = (Timestamp, BTreeSet<u32>);
+
 /// Surroundings of whoever restores.
 fn around(world: &World) -> Surroundings {
     Surroundings {
@@ -84,12 +90,15 @@ impl Archived {
 
     /// The same of a server that does not archive yet.
     fn begin() -> Option<Self> {
-        let mut server = Server::start(1)?;
+        Some(Self::of(Server::start(1)?))
+    }
+
+    fn of(mut server: Server) -> Self {
         let world = World::new();
         world.give_to_owner_of(server.cluster.directory());
         let ledger = "CREATE TABLE ledger (n bigserial, xid bigint DEFAULT txid_current(), filler text)";
         server.client.batch_execute(ledger).unwrap();
-        Some(Self { world, server, bases: Vec::new() })
+        Self { world, server, bases: Vec::new() }
     }
 
     fn repo(&self) -> Arc<Repo> {
@@ -206,6 +215,22 @@ fn ledger(client: &mut postgres::Client) -> BTreeSet<u32> {
 /// One transaction that writes itself into the ledger.
 fn commit(client: &mut postgres::Client) {
     client.batch_execute("INSERT INTO ledger (filler) VALUES (repeat(md5(random()::text), 8))").unwrap();
+}
+
+/// Writes into the ledger for a while. Gives moments on the way, each with commits before and after it.
+fn moments(archived: &mut Archived, n: usize) -> Vec<Moment> {
+    let client = &mut archived.server.client;
+    let mut found = Vec::new();
+    for _ in 0..n {
+        (0..5).for_each(|_| commit(client));
+        let now = "SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')";
+        let now: String = client.query_one(now, &[]).unwrap().get(0);
+        found.push((now.parse().unwrap(), ledger(client)));
+        client.batch_execute("SELECT pg_switch_wal()").unwrap();
+    }
+    commit(client);
+    archived.server.wait_until_archived();
+    found
 }
 
 /// Everything that `pg_waldump` finds in the segments of a timeline in a directory.

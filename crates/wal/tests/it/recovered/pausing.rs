@@ -4,25 +4,6 @@ use super::*;
 use hikae_ops::pitr::paused::{FoundPaused, PausedReport, pause};
 use std::os::unix::net::UnixStream;
 
-/// A moment, and who was in the ledger then.
-type Moment = (Timestamp, BTreeSet<u32>);
-
-/// Writes into the ledger for a while. Gives moments on the way, each with commits before and after it.
-fn moments(archived: &mut Archived, n: usize) -> Vec<Moment> {
-    let client = &mut archived.server.client;
-    let mut found = Vec::new();
-    for _ in 0..n {
-        (0..5).for_each(|_| commit(client));
-        let now = "SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')";
-        let now: String = client.query_one(now, &[]).unwrap().get(0);
-        found.push((now.parse().unwrap(), ledger(client)));
-        client.batch_execute("SELECT pg_switch_wal()").unwrap();
-    }
-    commit(client);
-    archived.server.wait_until_archived();
-    found
-}
-
 /// What is paused; given up if the test fails.
 struct Standing<'a> {
     archived: &'a Archived,
@@ -63,14 +44,18 @@ impl Standing<'_> {
         paused.socket.join(format!(".s.PGSQL.{}", paused.port))
     }
 
-    /// Reads what stands still: it shows exactly `expected`, and takes nothing.
     #[track_caller]
-    fn shows(&self, expected: &BTreeSet<u32>) {
+    fn enter(&self) -> postgres::Client {
         let paused = &self.report.paused;
         let mut config = postgres::Config::new();
         config.host_path(&paused.socket).port(paused.port).user(&paused.user).dbname("postgres");
-        let client = config.connect(postgres::NoTls);
-        let mut client = client.expect("nobody answers where it is paused");
+        config.connect(postgres::NoTls).expect("nobody answers where it is paused")
+    }
+
+    /// Reads what stands still: it shows exactly `expected`, and takes nothing.
+    #[track_caller]
+    fn shows(&self, expected: &BTreeSet<u32>) {
+        let mut client = self.enter();
         assert_eq!(&ledger(&mut client), expected);
         let written = client.batch_execute("INSERT INTO ledger DEFAULT VALUES").unwrap_err();
         assert!(written.as_db_error().unwrap().message().contains("read-only"), "{written:?}");
