@@ -10,6 +10,7 @@
 
 use crate::OpsError;
 use crate::choice::Choice;
+use crate::delta::Standing;
 use crate::report::RestoreReport;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use hikae_model::{Cx, Entry, EntryKind, Outcome, Problem, SnapshotId, TreePath};
@@ -56,11 +57,27 @@ pub fn restore_chosen(
     target: Target,
     cx: &Cx,
 ) -> Result<RestoreReport, OpsError> {
+    restore_over(repo, snapshot, choice, target, &Standing::default(), cx)
+}
+
+/// Restores what was chosen of a snapshot, and takes what already stands in the target as it should.
+///
+/// # Errors
+/// As for [`restore_chosen`].
+pub(crate) fn restore_over(
+    repo: &Repo,
+    snapshot: SnapshotId,
+    choice: &Choice,
+    target: Target,
+    standing: &Standing,
+    cx: &Cx,
+) -> Result<RestoreReport, OpsError> {
     let began = cx.elapsed();
     let record = repo.snapshot(snapshot)?.record;
     cx.progress().begin("restoring", &record.source, record.bytes);
     let named = Named { id: snapshot, record: &record };
-    let work = Work { repo, target: &target, choice, cx, written: Tally::default(), fatal: Mutex::new(None) };
+    let (written, fatal) = (Tally::default(), Mutex::new(None));
+    let work = Work { repo, target: &target, choice, standing, cx, written, fatal };
     let mut missing: BTreeSet<TreePath> = choice.paths().cloned().collect();
     let walked = std::thread::scope(|scope| {
         let workers = std::thread::available_parallelism().map_or(2, usize::from);
@@ -105,6 +122,7 @@ struct Work<'a> {
     repo: &'a Repo,
     target: &'a Target,
     choice: &'a Choice,
+    standing: &'a Standing,
     cx: &'a Cx,
     written: Tally,
     fatal: Mutex<Option<OpsError>>,
@@ -122,6 +140,8 @@ struct Tally {
 /// A file that waits for its frames.
 struct PendingFile<'a> {
     entry: Entry,
+    /// What stands there is changed, instead of replaced.
+    patches: bool,
     writer: Mutex<FileState<'a>>,
     /// Ranges that are still to be written.
     left: AtomicUsize,
@@ -279,6 +299,20 @@ impl<'a> Work<'a> {
             }
             Err(error) => return self.failed(error),
         }
+        let differs = self.standing.differs(&stored.entry.path);
+        if differs.is_some_and(<[_]>::is_empty) {
+            // Content is the same; attributes may not be.
+            match self
+                .target
+                .begin_patch(&stored.entry)
+                .and_then(|file| file.map(FileWriter::finish).transpose())
+            {
+                Ok(_) => drop(self.written.kept.fetch_add(1, Ordering::Relaxed)),
+                Err(error) => return self.failed(error),
+            }
+            self.cx.progress().add_read(stored.entry.size());
+            return Ok(());
+        }
         let maps = match reader.extents(&stored.content) {
             Ok(maps) => maps,
             Err(error) => {
@@ -288,10 +322,11 @@ impl<'a> Work<'a> {
         };
         let file = Arc::new(PendingFile {
             entry: stored.entry,
+            patches: differs.is_some(),
             writer: Mutex::new(FileState::Waiting),
             left: AtomicUsize::new(0),
         });
-        let mut ranges = Vec::new();
+        let (mut ranges, mut n_ranges) = (Vec::new(), 0);
         let mut at = 0;
         for extent in maps.iter().flat_map(|map| map.extents()) {
             if let Extent::Data { blob, offset, bytes } = *extent {
@@ -300,16 +335,22 @@ impl<'a> Work<'a> {
                     self.not_read(&file.entry, &RepoError::BlobMissing { id: blob });
                     return Ok(());
                 };
-                let range = Range {
-                    file: file.clone(),
-                    at,
-                    blob,
-                    blob_start: place.offset,
-                    blob_bytes: place.bytes,
-                    offset,
-                    bytes,
-                };
-                ranges.push((place.pack, place.frame, range));
+                let parts = parts_of(at..at + bytes, differs);
+                let parts: Vec<Range<'a>> = parts
+                    .map(|part| Range {
+                        file: file.clone(),
+                        at: part.start,
+                        blob,
+                        blob_start: place.offset,
+                        blob_bytes: place.bytes,
+                        offset: offset + (part.start - at) as u32,
+                        bytes: part.end - part.start,
+                    })
+                    .collect();
+                if !parts.is_empty() {
+                    n_ranges += parts.len();
+                    ranges.push((place.pack, place.frame, parts));
+                }
             }
             at += extent.bytes();
         }
@@ -322,15 +363,15 @@ impl<'a> Work<'a> {
             // Empty, or one hole.
             return self.close(&file);
         }
-        file.left.store(ranges.len(), Ordering::Relaxed);
-        window.n_ranges += ranges.len();
+        file.left.store(n_ranges, Ordering::Relaxed);
+        window.n_ranges += n_ranges;
         window.n_open_files += usize::from(ranges.len() > 1);
-        for (pack, frame, range) in ranges {
+        for (pack, frame, parts) in ranges {
             let number = *window.by_frame.entry((pack, frame.offset)).or_insert_with(|| {
                 window.jobs.push(Job { pack, frame, ranges: Vec::new() });
                 window.jobs.len() - 1
             });
-            window.jobs[number].ranges.push(range);
+            window.jobs[number].ranges.extend(parts);
         }
         Ok(())
     }
@@ -402,7 +443,7 @@ impl<'a> Work<'a> {
         let file = &range.file;
         let mut state = lock(&file.writer);
         if matches!(*state, FileState::Waiting) {
-            *state = match self.target.begin_file(&file.entry) {
+            *state = match self.begin(file) {
                 Ok(Some(writer)) => FileState::Open(writer),
                 Ok(None) => {
                     self.written.kept.fetch_add(1, Ordering::Relaxed);
@@ -426,13 +467,20 @@ impl<'a> Work<'a> {
         if file.left.fetch_sub(1, Ordering::AcqRel) == 1 { self.close(file) } else { Ok(()) }
     }
 
+    fn begin(&self, file: &PendingFile<'a>) -> Result<Option<FileWriter<'a>>, PlaceError> {
+        match file.patches {
+            true => self.target.begin_patch(&file.entry),
+            false => self.target.begin_file(&file.entry),
+        }
+    }
+
     /// Gives a file its name: all that belongs in it is there.
     fn close(&self, file: &PendingFile<'a>) -> Result<(), OpsError> {
         let state = std::mem::replace(&mut *lock(&file.writer), FileState::Closed);
         let writer = match state {
             FileState::Closed => return Ok(()),
             FileState::Open(writer) => Ok(Some(writer)),
-            FileState::Waiting => self.target.begin_file(&file.entry),
+            FileState::Waiting => self.begin(file),
         };
         match writer.and_then(|writer| writer.map(FileWriter::finish).transpose()) {
             Ok(Some(())) => self.count(),
@@ -494,6 +542,21 @@ impl<'a> Work<'a> {
     fn end(&self, error: OpsError) {
         lock(&self.fatal).get_or_insert(error);
     }
+}
+
+/// The parts of a stretch of a file that are to be written: all of it, or what of it is in `differs`.
+fn parts_of(
+    stretch: std::ops::Range<u64>,
+    differs: Option<&[std::ops::Range<u64>]>,
+) -> impl Iterator<Item = std::ops::Range<u64>> {
+    let whole = differs.is_none().then(|| stretch.clone());
+    let parts = differs.unwrap_or_default();
+    let first = parts.partition_point(|part| part.end <= stretch.start);
+    let within = parts[first..].iter().map_while(move |part| {
+        let part = part.start.max(stretch.start)..part.end.min(stretch.end);
+        (part.start < part.end).then_some(part)
+    });
+    whole.into_iter().chain(within)
 }
 
 /// Sends the frames of a window to the workers, in the order in which files first need them.

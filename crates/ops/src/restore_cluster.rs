@@ -7,19 +7,25 @@
 //!
 //! Each step is on the disk before the next begins, and `pg_control` comes last: no server starts on a directory in which
 //! anything is missing. Links of tablespaces are made here, from what was asked for; none comes out of the snapshot.
+//!
+//! A data directory of the same cluster can be changed instead ([`Onto::Same`]): what stands there as it should stays, pages
+//! that differ are written, what is too much goes. Its `pg_control` is put aside first, so no server starts on it if that is
+//! killed in the middle, and a second run completes it.
 
 use crate::OpsError;
 use crate::choice::{Choice, Landing};
-use crate::restore::restore_chosen;
+use crate::delta::Standing;
+use crate::report::RestoreReport;
+use crate::restore::{restore_chosen, restore_over};
 use hikae_model::{Cx, Entry, ErrorCode, Outcome, Problem, SnapshotId, TreePath, sabotage};
 use hikae_repo::Repo;
 use hikae_repo::keys::BlobClass;
 use hikae_repo::reach::Named;
 use hikae_repo::reader::BlobReader;
 use hikae_source::SourceError;
-use hikae_source::files::{Mounts, Overwrite, Target};
+use hikae_source::files::{Mounts, Overwrite, Target, Wanted};
 pub use hikae_source::postgresql_cluster::KIND;
-use hikae_source::postgresql_cluster::Manifest;
+use hikae_source::postgresql_cluster::{ASIDE, Manifest, StandingCluster, put_aside, remove_aside};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -29,10 +35,23 @@ use std::path::{Path, PathBuf};
 /// Where a base backup is restored to.
 #[derive(Clone, Debug, Default)]
 pub struct ClusterTarget {
-    /// The new data directory: not there yet, or empty.
+    /// The data directory.
     pub directory: PathBuf,
-    /// Where tablespaces go, by number; those that are not named go beside the data directory.
+    /// Where tablespaces go, by number; those that are not named go beside the data directory, or where they are.
     pub tablespaces: BTreeMap<u32, PathBuf>,
+    /// What may be there.
+    pub onto: Onto,
+}
+
+/// What may be where a base backup is restored to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Onto {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// Another state of the same cluster, on which no server runs.
+    Same,
 }
 
 /// What a restore of a base backup would do: made without writing.
@@ -44,6 +63,8 @@ pub struct ClusterPlan {
     pub directory: PathBuf,
     /// Where each tablespace goes.
     pub tablespaces: BTreeMap<u32, PathBuf>,
+    /// What is there now.
+    pub onto: Onto,
     /// What to know before.
     pub notes: Vec<String>,
 }
@@ -65,6 +86,10 @@ pub struct ClusterRestored {
     pub entries: u64,
     /// Bytes of content written.
     pub bytes: u64,
+    /// Files that stood there as they should.
+    pub n_kept: u64,
+    /// What stood there and is not in the backup.
+    pub n_removed: u64,
     /// Files that could not be restored because what is kept of them is damaged or missing.
     pub n_damaged: u64,
     /// Entries that belong to whoever restored them, because only root may give files away.
@@ -100,10 +125,27 @@ pub fn plan_cluster(
             format!("it has {}", if known.is_empty() { "none".to_owned() } else { known.join(", ") });
         return refuse(format!("the backup has no tablespace {oid}"), &advice);
     }
+    let of_source = OpsError::of_source(&source);
+    let standing = match target.onto {
+        Onto::Nothing => None,
+        Onto::Same => StandingCluster::at(directory).map_err(&of_source)?,
+    };
+    if let Some(standing) = standing.as_ref().filter(|standing| {
+        standing.system.to_string() != manifest.system_id && !sabotage::on("delta-onto-another")
+    }) {
+        let what = format!(
+            "{} is of cluster {}, and the backup is of {}",
+            directory.display(),
+            standing.system,
+            manifest.system_id
+        );
+        return refuse(what, "name the directory of that cluster, or a new one");
+    }
     let mut beside = OsString::from(directory);
     beside.push("-tablespaces");
     let place = |oid: &u32| {
-        let chosen = target.tablespaces.get(oid).cloned();
+        let there = || standing.as_ref()?.tablespaces.get(oid).cloned();
+        let chosen = target.tablespaces.get(oid).cloned().or_else(there);
         (*oid, chosen.unwrap_or_else(|| Path::new(&beside).join(oid.to_string())))
     };
     let tablespaces: BTreeMap<u32, PathBuf> = known.iter().map(place).collect();
@@ -117,10 +159,16 @@ pub fn plan_cluster(
             let what = format!("{} and {} are not apart", place.display(), other.display());
             return refuse(what, "give each tablespace, and the cluster, a directory of its own");
         }
-        Target::check(place, None, Mounts::Refuse, cx).map_err(OpsError::of_source(&source))?;
+        let stands = |standing: &StandingCluster| {
+            *place == directory || standing.tablespaces.values().any(|there| there == *place)
+        };
+        let overwrite = standing.as_ref().is_some_and(stands).then_some(Overwrite::Always);
+        Target::check(place, overwrite, Mounts::Refuse, cx).map_err(&of_source)?;
     }
     let notes = notes(&manifest);
-    Ok(ClusterPlan { manifest, directory: directory.clone(), tablespaces, notes })
+    let onto = if standing.is_some() { Onto::Same } else { Onto::Nothing };
+    drop(of_source);
+    Ok(ClusterPlan { manifest, directory: directory.clone(), tablespaces, onto, notes })
 }
 
 /// What to know before a server is started.
@@ -158,7 +206,7 @@ pub fn restore_cluster(
     cx: &Cx,
 ) -> Result<ClusterRestored, OpsError> {
     let began = cx.elapsed();
-    let ClusterPlan { manifest, directory, tablespaces, mut notes } =
+    let ClusterPlan { manifest, directory, tablespaces, onto, mut notes } =
         plan_cluster(repo, snapshot, target, cx)?;
     let mut work = Work {
         repo,
@@ -173,6 +221,8 @@ pub fn restore_cluster(
             server_version: manifest.server_version.clone(),
             entries: 0,
             bytes: 0,
+            n_kept: 0,
+            n_removed: 0,
             n_damaged: 0,
             n_owners_not_set: 0,
             problems: Vec::new(),
@@ -180,10 +230,15 @@ pub fn restore_cluster(
             seconds: 0.0,
         },
     };
-    for (oid, place) in &tablespaces {
-        work.fill(&format!("spaces/{oid}"), place)?;
+    if onto == Onto::Same && !sabotage::on("delta-unmarked") {
+        put_aside(&directory).map_err(OpsError::of_source(&work.source))?;
     }
-    work.fill("data", &directory)?;
+    for (oid, place) in &tablespaces {
+        // One that was made since the backup began stands nowhere.
+        let onto = if place.exists() { onto } else { Onto::Nothing };
+        work.fill(&format!("spaces/{oid}"), place, onto)?;
+    }
+    work.fill("data", &directory, onto)?;
     work.link(&directory, &tablespaces)?;
     work.put("wal", &directory.join("pg_wal"))?;
     work.put("stop/backup_label", &directory)?;
@@ -193,6 +248,9 @@ pub fn restore_cluster(
     }
     if work.restored.problems.is_empty() || sabotage::on("control-in-any-case") {
         work.put("stop/pg_control", &directory.join("global"))?;
+        if onto == Onto::Same {
+            remove_aside(&directory).map_err(OpsError::of_source(&work.source))?;
+        }
     }
     let Work { mut restored, .. } = work;
     if !restored.problems.is_empty() {
@@ -231,15 +289,46 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// Restores what is below a directory of the snapshot into a new one.
-    fn fill(&mut self, path: &str, place: &Path) -> Result<(), OpsError> {
-        let target = Target::into_new(place, self.cx).map_err(OpsError::of_source(&self.source))?;
-        self.restore(path, target)?;
+    /// Restores what is below a directory of the snapshot into a new one, or onto what is there.
+    fn fill(&mut self, path: &str, place: &Path, onto: Onto) -> Result<(), OpsError> {
+        match onto {
+            Onto::Nothing => {
+                let target = Target::into_new(place, self.cx).map_err(OpsError::of_source(&self.source))?;
+                self.restore(path, target)?;
+            }
+            Onto::Same => self.restore_over(path, place)?,
+        }
         let Some(entry) = self.entry(path)? else { return Ok(()) };
         // PostgreSQL takes no directory that others may enter.
         let mode = std::fs::Permissions::from_mode((entry.attributes.mode | 0o700) & 0o750);
         std::fs::set_permissions(place, mode).map_err(|source| self.io("change", place, source))?;
         self.give(place, &entry)
+    }
+
+    /// Restores what is below a directory of the snapshot onto what is there.
+    fn restore_over(&mut self, path: &str, place: &Path) -> Result<(), OpsError> {
+        let source = self.source.clone();
+        let of_source = OpsError::of_source(&source);
+        let target = Target::into_existing(place, Overwrite::Always, Mounts::Refuse, self.cx);
+        let target = target.map_err(&of_source)?;
+        let choice = self.choose(path)?;
+        let standing = Standing::look(self.repo, self.snapshot, &choice, &target, self.cx)?;
+        let is_data = path == "data";
+        let wanted = |path: &TreePath| match is_data {
+            true if path.as_bytes() == ASIDE.as_bytes() => Wanted::Anything,
+            true => standing.wanted(path),
+            // Clusters of several versions may have a directory each in that of one tablespace.
+            false => match (standing.wanted(path), path.as_bytes().contains(&b'/')) {
+                (Wanted::Nothing, false) => Wanted::Anything,
+                (wanted, _) => wanted,
+            },
+        };
+        if !sabotage::on("delta-leaves-others") {
+            self.restored.n_removed += target.remove_others(&wanted).map_err(&of_source)?;
+        }
+        let report = restore_over(self.repo, self.snapshot, &choice, target, &standing, self.cx)?;
+        self.count(report);
+        Ok(())
     }
 
     /// Restores a directory's content, or a file, into a directory that is there.
@@ -248,16 +337,25 @@ impl Work<'_> {
         self.restore(path, target.map_err(OpsError::of_source(&self.source))?)
     }
 
+    fn choose(&self, path: &str) -> Result<Choice, OpsError> {
+        Choice::look_up(self.repo, self.snapshot, &[path.as_bytes()], Landing::Into)
+    }
+
     fn restore(&mut self, path: &str, target: Target) -> Result<(), OpsError> {
-        let choice = Choice::look_up(self.repo, self.snapshot, &[path.as_bytes()], Landing::Into)?;
+        let choice = self.choose(path)?;
         let report = restore_chosen(self.repo, self.snapshot, &choice, target, self.cx)?;
+        self.count(report);
+        Ok(())
+    }
+
+    fn count(&mut self, report: RestoreReport) {
         let restored = &mut self.restored;
         restored.entries += report.entries;
         restored.bytes += report.bytes;
+        restored.n_kept += report.kept;
         restored.n_damaged += report.n_damaged;
         restored.n_owners_not_set += report.n_owners_not_set;
         restored.problems.extend(report.problems);
-        Ok(())
     }
 
     /// Makes the links of tablespaces.

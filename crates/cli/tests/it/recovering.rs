@@ -127,6 +127,32 @@ fn a_cluster_is_recovered_to_a_time_that_is_shown_in_utc_and_here_with_its_neigh
     run(12, &["--to-end"], None);
 }
 
+/// The state of a base backup, onto a data directory that is there: asked for, and said what came of it.
+#[test]
+fn a_data_directory_is_put_back_only_when_that_is_confirmed() {
+    let Some(cluster) = start() else { return };
+    let home = backed_up(&cluster);
+    let target = home.path("srv/data");
+    let call = ["restore", "main", "--target", target.to_str().unwrap()];
+    home.expect(0, &call);
+    std::fs::write(target.join("PG_VERSION"), "x").unwrap();
+    std::fs::write(target.join("more"), "x").unwrap();
+    let delta = [&call[..], &["--delta"]].concat();
+    home.expect(12, &call);
+    let planned = home.expect(0, &[&delta[..], &["--dry-run"]].concat()).stdout;
+    assert!(planned.contains(" onto "), "{planned}");
+    let ran = home.expect(2, &delta);
+    assert!(
+        ran.stderr.contains("what else it holds is lost") && target.join("more").exists(),
+        "{}",
+        ran.stderr
+    );
+    let ran = home.expect(0, &[&delta[..], &["--yes"]].concat()).stdout;
+    assert!(ran.contains("there already; ") && ran.contains("not in the backup went"), "{ran}");
+    assert!(!target.join("more").exists());
+    home.expect(2, &[&delta[..], &["--to-end"]].concat());
+}
+
 /// Keeps BC-36.
 #[test]
 fn a_recovery_that_pauses_says_how_to_look_and_how_to_go_on_and_ends_without_a_terminal() {

@@ -14,7 +14,7 @@ use super::recover::{About, Ready, RecoverOptions, Recovered, laps, see_target};
 use super::spaces::Spaces;
 use super::target::{Setting, Target, Then};
 use crate::OpsError;
-use crate::restore_cluster::{ClusterPlan, ClusterTarget, manifest};
+use crate::restore_cluster::{ClusterPlan, ClusterTarget, Onto, manifest};
 use crate::surroundings::Surroundings;
 use hikae_model::{Cx, ErrorCode, Lsn, SnapshotId, SystemId, WalName, sabotage};
 use hikae_repo::Repo;
@@ -274,7 +274,8 @@ impl FoundPaused {
     /// Where it goes, as a plan of a restore.
     pub(super) fn as_plan(&self, repo: &Repo) -> Result<ClusterPlan, OpsError> {
         let PausedRecovery { snapshot, directory, tablespaces, notes, .. } = self.paused.clone();
-        Ok(ClusterPlan { manifest: manifest(repo, snapshot)?, directory, tablespaces, notes })
+        let manifest = manifest(repo, snapshot)?;
+        Ok(ClusterPlan { manifest, directory, tablespaces, onto: Onto::Nothing, notes })
     }
 
     /// For who would recover into its directory without knowing of it.
@@ -308,6 +309,7 @@ impl FoundPaused {
             target: ClusterTarget {
                 directory: paused.directory.clone(),
                 tablespaces: paused.tablespaces.clone(),
+                onto: Onto::Nothing,
             },
             wal_program: paused.wal_program,
             program_directory: paused.program_directory,

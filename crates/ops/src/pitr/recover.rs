@@ -167,7 +167,7 @@ impl Ready {
         around: &Surroundings,
         cx: &Cx,
     ) -> Result<Self, OpsError> {
-        let ClusterPlan { directory, tablespaces, notes, manifest } = check(repo, plan, options, cx)?;
+        let ClusterPlan { directory, tablespaces, notes, manifest, .. } = check(repo, plan, options, cx)?;
         if let Some(found) = FoundPaused::at(&directory)? {
             return found.take_up(plan.target.clone(), plan.log.clone(), manifest, around, cx);
         }
@@ -180,7 +180,11 @@ impl Ready {
         let vacant = postgresql_cluster::prepare(&manifest, parent, &options.server(), &environment, cx)
             .map_err(&of_source)?;
         let spaces = Spaces::new(&tablespaces);
-        let target = ClusterTarget { directory: vacant.data(), tablespaces: tablespaces.clone() };
+        let target = ClusterTarget {
+            directory: vacant.data(),
+            tablespaces: tablespaces.clone(),
+            ..ClusterTarget::default()
+        };
         let restored = restore_cluster(repo, plan.snapshot, &target, cx)?;
         if let Some(problem) = restored.problems.first() {
             let what = format!("the base backup did not come back whole: {problem}");

@@ -13,11 +13,13 @@ mod include;
 mod names;
 mod place;
 mod read;
+mod standing;
 mod target;
 mod walk;
 mod xattr;
 
 pub use self::place::{FileWriter, PlaceError};
+pub use self::standing::Wanted;
 pub use self::target::{Mounts, Overwrite, Placed, Target, TargetReport};
 
 use std::path::{Path, PathBuf};

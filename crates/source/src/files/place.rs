@@ -115,6 +115,31 @@ impl Target {
         }))
     }
 
+    /// Opens the file that stands there, to change what differs in it: it has its length, and its attributes once it is
+    /// finished, also if nothing is written. `None` if there is none whose content is its own.
+    ///
+    /// # Errors
+    /// [`PlaceError`] if it cannot be opened.
+    pub fn begin_patch(&self, entry: &Entry) -> Result<Option<FileWriter<'_>>, PlaceError> {
+        let EntryKind::File { size } = entry.kind else {
+            return Err(PlaceError::Entry(Problem::new("not-written", &entry.path, "is not a file")));
+        };
+        let Some(fd) = self.open_standing(entry, OFlags::WRONLY)? else { return Ok(None) };
+        ftruncate(&fd, size).map_err(|error| PlaceError::of(&entry.path, error))?;
+        let (parent, _) = self.parent(&entry.path)?;
+        Ok(Some(FileWriter {
+            // It has its name.
+            temporary: Temporary { parent, name: None },
+            target: self,
+            fd,
+            path: entry.path.clone(),
+            attributes: entry.attributes.clone(),
+            size,
+            written_to: AtomicU64::new(size),
+            way: Way::Free,
+        }))
+    }
+
     /// Places what is neither file nor directory: links, FIFOs, sockets and devices. The first name of a hard
     /// link must be placed before it.
     ///

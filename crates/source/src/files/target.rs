@@ -444,6 +444,10 @@ impl Target {
         Ok(TargetReport { problems, n_owners_not_set, n_replaced: self.n_replaced.into_inner() })
     }
 
+    pub(super) fn root(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
+    }
+
     /// What a resolution refuses besides links.
     pub(super) fn refused(&self) -> ResolveFlags {
         match self.mounts {

@@ -33,6 +33,7 @@ mod recover;
 mod segment;
 mod server;
 mod setup;
+mod standing;
 mod summaries;
 mod upkeep;
 mod walk;
@@ -45,6 +46,7 @@ pub use pause::{Paused, discard, pause, paused_below, replays_from, take_over};
 pub use point::{PointMade, PointMaker};
 pub use recover::{Feed, Place, Reached, Recovering, recover, recover_to_read};
 pub use setup::{SetupPlan, SetupStep, SetupWish, apply, calls_hikae_wal, plan_setup, shell_word};
+pub use standing::{ASIDE, StandingCluster, put_aside, remove_aside};
 pub use upkeep::{Archiver, HbaRule, RoleRights, ServerSetting, Upkeep};
 
 use crate::postgresql::{

@@ -6,7 +6,7 @@ use crate::command::shown;
 use crate::failure::{Ended, Failure};
 use crate::page::{Mark, count, duration, marked};
 use hikae_model::{Bytes, Count, ErrorCode, Outcome};
-use hikae_ops::restore_cluster::{ClusterTarget, KIND, plan_cluster, restore_cluster};
+use hikae_ops::restore_cluster::{ClusterTarget, KIND, Onto, plan_cluster, restore_cluster};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -19,20 +19,31 @@ pub fn restore(args: &RestoreArgs, origin: &Origin<'_>, app: &App) -> Result<End
         Some(target) => absolute(target)?,
         None => new_folder(snapshot, app)?,
     };
-    let target = ClusterTarget { directory, tablespaces: tablespaces(args)? };
+    let onto = if args.delta { Onto::Same } else { Onto::Nothing };
+    let target = ClusterTarget { directory, tablespaces: tablespaces(args)?, onto };
     let plan = plan_cluster(repo, snapshot.id, &target, &app.cx)?;
     let version = &plan.manifest.server_version;
     let spaces = shown_spaces(&plan.tablespaces);
     if args.dry_run {
         let text = format!(
-            "would restore {}, {} of PostgreSQL {version}, into {}\n{spaces}{}Nothing was written.\n",
+            "would restore {}, {} of PostgreSQL {version}, {} {}\n{spaces}{}Nothing was written.\n",
             origin.said(app),
             Bytes(snapshot.bytes),
+            if plan.onto == Onto::Same { "onto" } else { "into" },
             plan.directory.display(),
             lines(&plan.notes),
         );
         app.output.result(Ended::Well, &origin.shown(json!({ "plan": plan })), &text);
         return Ok(Ended::Well);
+    }
+    if plan.onto == Onto::Same && !args.yes {
+        let name = plan.directory.file_name().unwrap_or_default().to_string_lossy();
+        let what = format!(
+            "{} becomes the {}, and what else it holds is lost",
+            plan.directory.display(),
+            origin.said(app)
+        );
+        app.confirm(&what, &name)?;
     }
     let restored = {
         let _progress = app.progress();
@@ -52,6 +63,11 @@ pub fn restore(args: &RestoreArgs, origin: &Origin<'_>, app: &App) -> Result<End
         duration(restored.seconds),
         restored.directory.display(),
     );
+    if plan.onto == Onto::Same {
+        let kept = count(restored.n_kept, "file was", "files were");
+        let removed = count(restored.n_removed, "entry that is", "entries that are");
+        text.push_str(&format!("  {kept} there already; {removed} not in the backup went\n"));
+    }
     if restored.outcome == Outcome::Complete {
         let directory = restored.directory.display();
         text.push_str(&format!("  start PostgreSQL {version} on it: postgres -D {directory}\n"));

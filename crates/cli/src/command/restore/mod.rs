@@ -84,6 +84,9 @@ pub struct RestoreArgs {
     /// PostgreSQL cluster: where a tablespace goes, by its number [default: DIR-tablespaces/OID]
     #[arg(long, value_name = "OID=DIR", value_parser = cluster::parse_tablespace)]
     tablespace: Vec<(u32, PathBuf)>,
+    /// PostgreSQL cluster: onto a data directory of the same cluster, writing only what differs; no server may run on it
+    #[arg(long, requires = "target", conflicts_with = "point")]
+    delta: bool,
     #[command(flatten)]
     point: point::PointArgs,
     /// Stop just before the point
@@ -202,7 +205,8 @@ pub fn run(args: &RestoreArgs, app: &App) -> Result<Ended, Failure> {
         app.output.warning(&format!("this snapshot is partial: {problems}"), Some(&hint));
     }
     if snapshot.kind != "postgresql-cluster" {
-        refuse(&[("--tablespace", !args.tablespace.is_empty())], &snapshot.kind)?;
+        let only = [("--tablespace", !args.tablespace.is_empty()), ("--delta", args.delta)];
+        refuse(&only, &snapshot.kind)?;
     }
     let origin = Origin { repo: &repo, snapshot, newer_partial };
     match origin.snapshot.kind.as_str() {

@@ -98,7 +98,11 @@ pub fn restore(target: Target, args: &RestoreArgs, repo: &Arc<Repo>, app: &App) 
         plan
     };
     let options = RecoverOptions {
-        target: ClusterTarget { directory, tablespaces: cluster::tablespaces(args)? },
+        target: ClusterTarget {
+            directory,
+            tablespaces: cluster::tablespaces(args)?,
+            ..ClusterTarget::default()
+        },
         wal_program: wal_program(args.wal_program.as_deref())?,
         program_directory: args.program_directory.clone(),
         run_as: args.run_as.clone(),

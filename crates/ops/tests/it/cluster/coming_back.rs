@@ -133,7 +133,8 @@ fn tablespaces_come_back_where_they_are_sent() {
     let cx = hikae_testkit::system_cx();
     let vacant = Vacant::make(&options(&[]), &scratch(), &environment(), &cx).unwrap();
     let sent = vacant.data().parent().unwrap().join("sent");
-    let target = ClusterTarget { directory: vacant.data(), tablespaces: [(oid, sent.clone())].into() };
+    let tablespaces = [(oid, sent.clone())].into();
+    let target = ClusterTarget { directory: vacant.data(), tablespaces, ..ClusterTarget::default() };
     let report = restore_cluster(&world.repo, snapshot, &target, &cx).unwrap();
     assert_eq!(report.outcome, Outcome::Complete, "{:?}", report.problems);
     assert_eq!(report.tablespaces.len(), 3);
@@ -168,7 +169,8 @@ fn a_restore_goes_into_nothing_that_is_there() {
 
     let new = world.path("new");
     for (oid, place) in [(77_777, world.path("elsewhere")), (1, new.join("inside"))] {
-        let target = ClusterTarget { directory: new.clone(), tablespaces: [(oid, place)].into() };
+        let tablespaces = [(oid, place)].into();
+        let target = ClusterTarget { directory: new.clone(), tablespaces, ..ClusterTarget::default() };
         restore_cluster(&world.repo, snapshot, &target, &world.cx).unwrap_err();
         assert!(!new.exists());
     }

@@ -1,6 +1,7 @@
 //! Base backups of real servers: read while they are written to, restored, started and looked at.
 
 mod coming_back;
+mod delta;
 mod failing;
 mod pages;
 mod standby;
