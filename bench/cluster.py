@@ -19,6 +19,7 @@ class Cluster:
 
     def __init__(self, **settings):
         self.bin = server_programs()
+        self.version = int(subprocess.run([f"{self.bin}/postgres", "--version"], capture_output=True, text=True).stdout.split()[2].split(".")[0])
         self.settings = settings
         self.directory = tempfile.mkdtemp(prefix="hikae-bench-")
         self.server = None
@@ -81,7 +82,11 @@ class Cluster:
 
 
 def server_programs():
-    """The directory of the newest server programs."""
+    """The directory of the newest server programs, or the one that `BENCH_POSTGRESQL` names."""
+    named = os.environ.get("BENCH_POSTGRESQL")
+    if named:
+        return named
+
     def major(path):
         name = path.split("/")[-2]
         return int(name) if name.isdigit() else 0

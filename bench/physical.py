@@ -94,15 +94,14 @@ class PgBackRest:
 
 
 class HikaeCluster:
-    """Base backups of hikae, with the log from start to stop."""
+    """Base backups of hikae, with the log from start to stop; `read` says by whom the files are read."""
 
-    name = "hikae"
-
-    def __init__(self, hikae, cluster):
-        self.hikae, self.cluster = hikae, cluster
+    def __init__(self, hikae, cluster, read):
+        self.hikae, self.cluster, self.read = hikae, cluster, read
+        self.name = "hikae" if read == "local" else f"hikae, {read}"
 
     def init(self, room):
-        self.hikae.config(room, f'kind = "postgresql-cluster"\nconnection = "{self.cluster.connection}"')
+        self.hikae.config(room, f'kind = "postgresql-cluster"\nconnection = "{self.cluster.connection}"\nread = "{self.read}"')
         command = self.hikae.hikae(room, "init")
         subprocess.run(command.pipe[0], check=True, capture_output=True, env={**os.environ, **command.env})
 
@@ -120,6 +119,8 @@ def cluster(bench):
     """A cluster of 1.3 GB: base backups of all of it, with nothing changed, and after 0.1 % of its rows changed at random."""
     n_rows = bench.scaled(8_500_000)
     with Cluster(archive_mode="on", archive_command="/bin/true", full_page_writes="on") as server:
+        if server.version >= 17:
+            server.sql("ALTER SYSTEM SET summarize_wal = on", "SELECT pg_reload_conf()")
         server.sql("CREATE TABLE accounts (id int PRIMARY KEY, branch int, balance int, filler char(84))",
                    f"INSERT INTO accounts SELECT i, i / 100000, 0, '' FROM generate_series(1, {n_rows}) i", "VACUUM ANALYZE", *GRANTS)
         server.sql("CHECKPOINT")
@@ -150,7 +151,7 @@ def cluster(bench):
 
 
 def physical_tools(bench, server):
-    tools = [HikaeCluster(tool, server) for tool in bench.tools if tool.name == "hikae"]
+    tools = [HikaeCluster(tool, server, read) for tool in bench.tools if tool.name == "hikae" for read in ("local", "wire")]
     backrest = shutil.which("pgbackrest")
     if backrest:
         tools.append(PgBackRest(backrest, server))

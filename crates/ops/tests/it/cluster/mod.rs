@@ -335,6 +335,14 @@ fn assert_load_is_whole(restored: &Cluster, before: i64, after: i64) {
     assert!(before <= n && n <= after && before < after, "{before} {n} {after}");
 }
 
+/// Makes a tablespace of the name `space`, whose directory has a blank in its name.
+fn make_space(cluster: &Cluster) {
+    let space = cluster.directory().join("a space");
+    std::fs::create_dir(&space).unwrap();
+    give(&space, cluster);
+    sql(cluster, &format!("CREATE TABLESPACE space LOCATION '{}'", space.display()));
+}
+
 /// Gives `path` to the user as whom the server runs.
 fn give(path: &Path, cluster: &Cluster) {
     let owner = std::fs::metadata(cluster.directory()).unwrap();

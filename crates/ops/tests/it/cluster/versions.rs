@@ -26,10 +26,7 @@ fn comes_back(major: u32) {
     let Some(cluster) = start_with(&server) else { return };
     assert_eq!(cluster.major(), major);
     let_replicate(&cluster);
-    let space = cluster.directory().join("a space");
-    std::fs::create_dir(&space).unwrap();
-    give(&space, &cluster);
-    sql(&cluster, &format!("CREATE TABLESPACE space LOCATION '{}'", space.display()));
+    make_space(&cluster);
     sql(
         &cluster,
         "CREATE TABLE kept TABLESPACE space AS SELECT n AS id, md5(n::text) AS m FROM generate_series(1, 20000) n",

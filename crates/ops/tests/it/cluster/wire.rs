@@ -41,10 +41,7 @@ fn a_cluster_that_is_sent_under_load_comes_back_to_one_moment() {
 #[test]
 fn both_ways_of_reading_make_the_same_snapshot() {
     let Some(cluster) = sending(&options(&[])) else { return };
-    let space = cluster.directory().join("a space");
-    std::fs::create_dir(&space).unwrap();
-    give(&space, &cluster);
-    sql(&cluster, &format!("CREATE TABLESPACE space LOCATION '{}'", space.display()));
+    make_space(&cluster);
     sql(
         &cluster,
         "CREATE TABLE here AS SELECT n AS id, md5(n::text) AS note FROM generate_series(1, 60000) n;
