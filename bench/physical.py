@@ -226,7 +226,11 @@ def archive_backlog(bench, server, archiver, n_segments):
     wall = time.monotonic() - started
     bench.results.add("wal", "100 segments", archiver.name,
                       Cost(wall * 100 / n_before, (cpu_of_all() - cpu) * 100 / n_before, 0))
-    print(f"  wal, {archiver.name}: {n_before / wall:.1f} segments a second", flush=True)
+    # hikae has its log below the one, pgBackRest below the other.
+    stored = sum(tree_size(f"{room}/store/{place}")[1] for place in ("wal", "archive") if os.path.isdir(f"{room}/store/{place}"))
+    if stored:
+        bench.results.stored("wal", "100 segments", archiver.name, stored * 100 / n_before)
+    print(f"  wal, {archiver.name}: {n_before / wall:.1f} segments a second, {stored / n_before / (1 << 20):.2f} MiB stored of each", flush=True)
 
 
 def count_ready(server):

@@ -93,6 +93,7 @@ def goals(results):
     bound("cluster", "0.1 % changed", "stored_bytes", size / 100, "cluster, 0.1 % changed: MB stored for each GB, at most 10", size / 1000)
     ratio("wal", "100 segments", "pgBackRest", "wall_seconds", at_least=2.5)
     bound("wal", "100 segments", "wall_seconds", 100 / 40, "wal: 100 segments durable in 2.5 s, which is 40 a second")
+    bound("rpo", "age, 99 %", "wall_seconds", 2, "rpo: seconds that would be lost with the server, 99 % of moments, at most 2")
     changed = results.changes.get("sqlite")
     if changed:
         bound("sqlite", "1 % changed", "stored_bytes", 1.3 * changed, "sqlite: stored bytes at most 1.3 times the changed ones", changed)

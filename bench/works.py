@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 
 import physical
+import rpo
 from cluster import Cluster
 from measure import Command, Failed, run
 from tools import tree_size
@@ -302,4 +303,5 @@ WORKS = {
     "sqlite": sqlite,
     "cluster": physical.cluster,
     "wal": physical.wal,
+    "rpo": rpo.rpo,
 }
