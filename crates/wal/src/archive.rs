@@ -60,8 +60,13 @@ pub fn with_archive<T>(
     }
 }
 
+/// The store, of which no key opens anything yet.
+pub fn open_store(options: &Options, cx: &Cx) -> Result<DirectoryStore, Failure> {
+    Ok(DirectoryStore::open(&options.store, Reserve::Usual, cx.random_source())?)
+}
+
 fn open(options: &Options, cx: &Cx) -> Result<WalArchive, Failure> {
-    let store = DirectoryStore::open(&options.store, Reserve::Usual, cx.random_source())?;
+    let store = open_store(options, cx)?;
     let text = private_file::read(&options.key_file)?;
     let key = secret_text::read(SecretKind::KeyFile, &text)
         .map_err(|source| BadKeyFile { path: options.key_file.clone(), source })?;

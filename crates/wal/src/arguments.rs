@@ -20,14 +20,21 @@ Archive write-ahead log of PostgreSQL into a hikae repository, and fetch it.
   --cache DIR        where this host remembers what it has seen of the repository
   --identity FILE    age or SSH identities that open contents, if the key does not (get)
   --system ID        the cluster whose log to fetch; without it, the one of this data directory (get)
-  --ahead N          how many further segments to archive or fetch in the same call [default: 8]
+  --ahead N          how many segments that are ready are stored ahead of the server by a process that a call
+                     leaves behind, and how many further ones a call fetches; 0 for none [default: 32, 8 to fetch]
   --patience SECONDS how long to try again what may pass by itself [default: 30]
 ";
+
+/// How many segments are stored, or fetched, before the server asks for them.
+const AHEAD_STORED: usize = 32;
+const AHEAD_FETCHED: usize = 8;
 
 /// What a command line asks for.
 pub enum Call {
     /// Archive the file `%p`, from the data directory.
     Push(Options, PathBuf),
+    /// Store what is ready in this directory, beside the calls of the server: started by one of them.
+    Ahead(Options, PathBuf),
     /// Fetch a file.
     Get(Options, Wanted),
     /// Hand over a file that hikae has fetched into this directory.
@@ -65,7 +72,7 @@ impl Call {
     /// [`Failure`] that says which word is wrong or missing.
     pub fn parse(mut words: impl Iterator<Item = OsString>) -> Result<Self, Failure> {
         let (mut store, mut key_file, mut cache, mut identity, mut system) = (None, None, None, None, None);
-        let (mut ahead, mut patience) = (8, Duration::from_secs(30));
+        let (mut ahead, mut patience) = (None, Duration::from_secs(30));
         let mut others = Vec::new();
         while let Some(word) = words.next() {
             let Some(option) = word.to_str().filter(|word| word.starts_with("--")) else {
@@ -84,7 +91,7 @@ impl Call {
                 "--cache" => cache = Some(PathBuf::from(value()?)),
                 "--identity" => identity = Some(PathBuf::from(value()?)),
                 "--system" => system = Some(parse(option, &value()?)?),
-                "--ahead" => ahead = parse::<u8>(option, &value()?)?.into(),
+                "--ahead" => ahead = Some(parse::<u8>(option, &value()?)?.into()),
                 "--patience" => patience = Duration::from_secs(parse::<u32>(option, &value()?)?.into()),
                 "--help" => return Ok(Self::Help),
                 "--version" => return Ok(Self::Version),
@@ -101,12 +108,13 @@ impl Call {
                 key_file: key_file.ok_or_else(|| missing("the command line", "--key-file"))?,
                 cache: cache.ok_or_else(|| missing("the command line", "--cache"))?,
                 identity,
-                ahead,
+                ahead: ahead.unwrap_or(if verb == "get" { AHEAD_FETCHED } else { AHEAD_STORED }),
                 patience,
             })
         };
         match (&*verb, rest) {
             ("push", [path]) => Ok(Self::Push(options()?, path.into())),
+            ("ahead", [pg_wal]) => Ok(Self::Ahead(options()?, pg_wal.into())),
             ("get", [name, target]) => {
                 let wanted = Wanted { name: parse("%f", name)?, target: target.into(), system };
                 Ok(Self::Get(options()?, wanted))
@@ -148,7 +156,7 @@ mod tests {
         ] {
             let Ok(Call::Push(options, path)) = parsed(line) else { panic!("{line}") };
             assert_eq!((path, options.store), ("pg_wal/x".into(), "s".into()));
-            assert_eq!((options.key_file, options.cache, options.ahead), ("k".into(), "c".into(), 8));
+            assert_eq!((options.key_file, options.cache, options.ahead), ("k".into(), "c".into(), 32));
         }
         let line = "get --store s --key-file k --cache c --system 7 --ahead 0 00000002.history pg_wal/RECOVERYHISTORY";
         let Ok(Call::Get(options, wanted)) = parsed(line) else { panic!("{line}") };

@@ -11,14 +11,16 @@
 //! - `get` and `take`: 0 when the file is in its place, 1 when there surely is none of its name, else 126. Anything from 2 to 125
 //!   would be taken for the end of the log, and the server would open without what comes after it.
 //!
-//! This file knows endings. What is done is in `push`, `get` and `take`.
+//! This file knows endings. What is done is in `push` and `ahead`, `get` and `take`.
 
+mod ahead;
 mod archive;
 mod arguments;
 mod cluster;
 mod failure;
 mod fetch;
 mod get;
+mod notes;
 mod push;
 mod take;
 
@@ -58,6 +60,7 @@ fn main() -> ExitCode {
             Ok(0)
         }
         Call::Push(options, path) => push::push(options, path, &cx).map(|()| 0),
+        Call::Ahead(options, pg_wal) => ahead::ahead(options, pg_wal, &cx).map(|()| 0),
         Call::Get(options, wanted) => {
             get::get(options, wanted, &cx).map(|found| if found { 0 } else { NOT_ARCHIVED })
         }

@@ -1,18 +1,25 @@
-//! `push`: archive one file, and while we are at it, those that the server is about to ask for.
+//! `push`: archive one file.
 //!
-//! The server asks for one file after the other and waits for each. So a call that has to store something stores the
-//! next ones as well, on all cores, and the calls for these find them there. Only the file that was asked for is
-//! acknowledged; of the others the server hears when it asks.
+//! The server asks for one file after the other and waits for each. Where more are ready, a process that outlives the call
+//! stores them ahead (`ahead`), and the call waits for its note about this one. Without such a process, and if its note is not
+//! about this very file, the call does all by itself; so does it for files that are no segments.
 
-use crate::archive::{threads, with_archive};
+use crate::ahead::{ready, start};
+use crate::archive::{open_store, with_archive};
 use crate::arguments::Options;
 use crate::cluster::{LogFile, current};
-use crate::failure::bug;
-use hikae_model::{Cx, Failure, SystemId, WalName};
-use hikae_repo::wal::WalArchive;
-use std::path::{Path, PathBuf};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use crate::notes::Notes;
+use hikae_model::{Cx, Failure, SegmentName, WalName};
+use std::path::Path;
+use std::thread::sleep;
+use std::time::Duration;
+
+/// How often to look for a note.
+const PAUSE: Duration = Duration::from_millis(1);
+/// How long to wait until this segment is begun with.
+const GRACE: Duration = Duration::from_millis(200);
+/// How long to wait for one that was begun with. Whoever stores it may stand still, and the call must not.
+const LONGEST: Duration = Duration::from_secs(30);
 
 /// Archives the file at `path`, from the data directory.
 ///
@@ -20,66 +27,47 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// [`Failure`]: then nothing is acknowledged.
 pub fn push(options: &Options, path: &Path, cx: &Cx) -> Result<(), Failure> {
     let system = current()?;
+    if system.is_some() && is_stored_ahead(options, &LogFile::open(path, system)?, path, cx)? {
+        return Ok(());
+    }
     with_archive(options, cx, |archive| {
-        let LogFile { name, system: of, mut file } = LogFile::open(path, system)?;
-        match archive.confirm(of, name, &mut file)? {
-            true => Ok(()),
-            false => push_all(archive, path, &ready_after(path, name, options.ahead), system),
-        }
+        let mut log = LogFile::open(path, system)?;
+        archive.push(log.system, log.name, &mut log.file)?;
+        Ok(())
     })
 }
 
-/// Archives the first file, and as many of the others as come along. What is wrong with these the server hears when it
-/// asks for them.
-fn push_all(
-    archive: &WalArchive,
-    asked: &Path,
-    others: &[PathBuf],
-    system: Option<SystemId>,
-) -> Result<(), Failure> {
-    let next = AtomicUsize::new(0);
-    let outcome = Mutex::new(None);
-    let work = || {
-        loop {
-            let n = next.fetch_add(1, Ordering::Relaxed);
-            let Some(path) = std::iter::once(asked).chain(others.iter().map(PathBuf::as_path)).nth(n) else {
-                return;
-            };
-            let pushed = LogFile::open(path, system)
-                .and_then(|mut log| archive.push(log.system, log.name, &mut log.file).map_err(Failure::from));
-            if pushed.is_err() {
-                // The others would most likely fail as well, and the server waits.
-                next.store(usize::MAX / 2, Ordering::Relaxed);
-            }
-            if n == 0 {
-                *outcome.lock().unwrap_or_else(|broken| broken.into_inner()) = Some(pushed.map(drop));
-            }
+/// Whether a process that stores ahead has made this file durable, or does so while we wait. Starts one if more are ready.
+fn is_stored_ahead(options: &Options, log: &LogFile, path: &Path, cx: &Cx) -> Result<bool, Failure> {
+    let WalName::Segment(segment) = log.name else { return Ok(false) };
+    let pg_wal = path.parent().unwrap_or(Path::new(""));
+    let notes = Notes::of(&options.cache, log.system);
+    if options.ahead == 0 || (!notes.are_attended() && !has_more(pg_wal, segment)) {
+        return Ok(false);
+    }
+    let Ok(store) = open_store(options, cx) else { return Ok(false) };
+    if let Some(is_stored) = notes.say_stored(log, &store) {
+        return Ok(is_stored);
+    }
+    if !notes.are_attended() {
+        start(options, pg_wal);
+    }
+    let began = cx.elapsed();
+    loop {
+        // Before the note: one that was written before its writer ended counts.
+        let waited = cx.elapsed().saturating_sub(began);
+        let is_coming = match notes.is_begun(log.name) {
+            true => waited < LONGEST && notes.are_attended(),
+            false => waited < GRACE,
+        };
+        match notes.say_stored(log, &store) {
+            Some(is_stored) => return Ok(is_stored),
+            None if !is_coming => return Ok(false),
+            None => sleep(PAUSE),
         }
-    };
-    std::thread::scope(|scope| {
-        let helpers = threads().min(1 + others.len()) - 1;
-        (0..helpers).for_each(|_| drop(scope.spawn(work)));
-        work();
-    });
-    // Whoever took it has left its outcome, unless it panicked.
-    outcome.into_inner().unwrap_or_else(|broken| broken.into_inner()).unwrap_or_else(|| Err(bug()))
+    }
 }
 
-/// Up to `most` segments after `name` on its timeline that the server says are ready to be archived. If it cannot be
-/// seen which, none: looking ahead only saves time.
-fn ready_after(path: &Path, name: WalName, most: usize) -> Vec<PathBuf> {
-    let WalName::Segment(asked) = name else { return Vec::new() };
-    let directory = path.parent().unwrap_or(Path::new(""));
-    let Ok(entries) = std::fs::read_dir(directory.join("archive_status")) else { return Vec::new() };
-    let mut ready: Vec<_> = entries
-        .flatten()
-        .filter_map(|entry| match entry.file_name().to_str()?.strip_suffix(".ready")?.parse().ok()? {
-            WalName::Segment(segment) => Some(segment),
-            _ => None,
-        })
-        .filter(|segment| segment.timeline == asked.timeline && *segment > asked)
-        .collect();
-    ready.sort_unstable();
-    ready.truncate(most);
-    ready.into_iter().map(|segment| directory.join(segment.to_string())).collect()
+fn has_more(pg_wal: &Path, than: SegmentName) -> bool {
+    ready(pg_wal).iter().any(|segment| *segment != than)
 }

@@ -53,13 +53,22 @@ fn check_stored(world: &World, what: &str) {
 
 #[test]
 fn a_push_that_dies_loses_nothing_and_the_next_one_works() {
-    if !can_step() {
-        return;
+    if can_step() {
+        kill_at_each_call("push", &["--ahead", "0", &format!("pg_wal/{}", segment(2, 2).0)]);
     }
-    let path = format!("pg_wal/{}", segment(2, 2).0);
+}
+
+#[test]
+fn a_process_that_stores_ahead_and_dies_has_promised_nothing_that_is_not_stored() {
+    if can_step() {
+        kill_at_each_call("ahead", &["pg_wal"]);
+    }
+}
+
+fn kill_at_each_call(verb: &str, on: &[&str]) {
     let n_points = {
         let world = backlog();
-        let mut stepper = start(&world, "push", &[&path]);
+        let mut stepper = start(&world, verb, on);
         let mut n = 0_u64;
         loop {
             match stepper.step().unwrap() {
@@ -81,7 +90,7 @@ fn a_push_that_dies_loses_nothing_and_the_next_one_works() {
     let mut n_killed = 0;
     for n in (1..=n_points).step_by(step as usize) {
         let world = backlog();
-        let mut stepper = start(&world, "push", &[&path]);
+        let mut stepper = start(&world, verb, on);
         let mut at = stepper.step().unwrap();
         for _ in 1..n {
             at = stepper.step().unwrap();
@@ -98,7 +107,7 @@ fn a_push_that_dies_loses_nothing_and_the_next_one_works() {
             assert!(world.archived(SYSTEM, &name) == Some(bytes), "{what}: {name}");
         }
     }
-    println!("push: {n_killed} kills of {n_points} points");
+    println!("{verb}: {n_killed} kills of {n_points} points");
 }
 
 /// What another process is about to store can be seen before it is on the disk.

@@ -1,7 +1,7 @@
 //! Real servers that archive.
 
 use crate::server::Server;
-use crate::world::World;
+use crate::world::{SYSTEM, World, segment};
 
 /// Sees that everything that the server had archived is in the repository, under its name and to the byte, and nothing else.
 #[track_caller]
@@ -70,4 +70,39 @@ fn two_clusters_in_one_repository_keep_their_own() {
     assert!(check_all(&world, &one, "copies-of-one") >= 4);
     assert!(check_all(&world, &two, "copies-of-two") >= 6);
     assert_eq!((one.n_failed(), two.n_failed()), (0, 0));
+}
+
+/// A note is of one file, and of one object: neither a file under its name that is another, nor one whose object is gone, is
+/// acknowledged by it. Keeps E-7.
+#[test]
+fn what_was_noted_of_another_file_is_not_believed() {
+    let world = World::new();
+    let ready = |name: &str| {
+        std::fs::write(world.path(&format!("data/pg_wal/archive_status/{name}.ready")), "").unwrap()
+    };
+    let stored_ahead = |n: u32| {
+        let (name, bytes) = segment(n, n as u8);
+        let path = world.write_log(&name, &bytes);
+        ready(&name);
+        (name, path)
+    };
+    let files: Vec<_> = (1..=4).map(stored_ahead).collect();
+    world.run("ahead", &["pg_wal"]).expect(0, "");
+    assert_eq!(world.names(SYSTEM).len(), 4, "not all that was ready was stored");
+    // The very file.
+    world.run("push", &[&files[0].1]).expect(0, "");
+    // Another under its name.
+    world.write_log(&files[1].0, &segment(2, 99).1);
+    world.run("push", &[&files[1].1]).expect(14, "archived already with other content");
+    // One whose object has gone.
+    std::fs::remove_file(world.object(&files[2].0)).unwrap();
+    world.run("push", &[&files[2].1]).expect(0, "");
+    assert!(
+        world.archived(SYSTEM, &files[2].0) == Some(segment(3, 3).1),
+        "it was acknowledged and is not there"
+    );
+    // Nobody has noted this one.
+    let (name, bytes) = segment(9, 9);
+    world.run("push", &[&world.write_log(&name, &bytes)]).expect(0, "");
+    assert!(world.archived(SYSTEM, &name) == Some(bytes));
 }

@@ -90,6 +90,7 @@ fn log_that_was_thrown_away_is_a_gap_with_the_next_segment() {
     };
     archived.back_up();
     some(&mut archived, 2);
+    archived.world.wait_until_nobody_stores_ahead(archived.server.system);
     archived.server.archive_with("/bin/true");
     some(&mut archived, 4);
     assert_eq!(archived.gaps(), [], "nobody can know yet");
