@@ -81,9 +81,12 @@ impl<'s> Tries<'s> {
 
     /// Waits until the next request may be made. False if there is to be none: the time is up, or the work was cancelled.
     pub fn wait(&mut self, why: Again) -> bool {
-        let most = match why == Again::Raced || self.budget.spend() {
-            true => self.retry.first.saturating_mul(1 << (self.n - 1).min(20)).min(self.retry.longest),
-            false => self.retry.longest,
+        let most = match why {
+            Again::Raced => self.retry.first,
+            Again::Failed if self.budget.spend() => {
+                self.retry.first.saturating_mul(1 << (self.n - 1).min(20)).min(self.retry.longest)
+            }
+            Again::Failed => self.retry.longest,
         };
         // Full jitter: those that failed together do not come back together.
         let share = u32::from_le_bytes(self.cx.random()) as f64 / u32::MAX as f64;

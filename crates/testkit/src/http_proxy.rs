@@ -101,7 +101,11 @@ struct Message {
 impl Shared {
     /// One connection of a client, request after request.
     fn serve(&self, client: &TcpStream) -> io::Result<()> {
-        let mut upstream = BufReader::new(TcpStream::connect(self.upstream)?);
+        let upstream = TcpStream::connect(self.upstream)?;
+        // A head and its body are two writes, and neither is to wait until the other was heard of.
+        upstream.set_nodelay(true)?;
+        client.set_nodelay(true)?;
+        let mut upstream = BufReader::new(upstream);
         let mut requests = BufReader::new(client);
         let mut answers = client;
         while let Some(request) = read(&mut requests, true)? {

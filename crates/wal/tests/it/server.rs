@@ -74,10 +74,20 @@ impl Server {
 
     /// Lets it archive into the repository of `world`, and keep a copy of each file in `copies`.
     pub fn archive_into(&mut self, world: &World, copies: &str) {
+        self.archive_by(world, copies, "");
+    }
+
+    /// The same, each file when the server calls for it and not before.
+    pub fn archive_one_by_one(&mut self, world: &World, copies: &str) {
+        self.archive_by(world, copies, "--ahead 0");
+    }
+
+    fn archive_by(&mut self, world: &World, copies: &str, more: &str) {
         let copies = world.path(copies);
         std::fs::create_dir_all(&copies).unwrap();
         world.give_to_owner_of(self.cluster.directory());
-        let command = format!("cp %p {}/%f && {} %p", copies.display(), world.call("push").join(" "));
+        let push = world.call("push").join(" ");
+        let command = format!("cp %p {}/%f && {push} {more} %p", copies.display());
         self.archive_with(&command);
     }
 

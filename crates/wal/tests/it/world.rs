@@ -124,14 +124,6 @@ impl World {
         panic!("{name} is not there")
     }
 
-    /// Waits until the process that stores ahead has ended, if there is one.
-    pub fn wait_until_nobody_stores_ahead(&self, system: SystemId) {
-        let attended = self.path(&format!("cache/wal-stored/{system}/attended"));
-        if let Ok(lock) = std::fs::File::open(attended) {
-            lock.lock_shared().unwrap();
-        }
-    }
-
     /// What is archived under a name.
     pub fn archived(&self, system: SystemId, name: &str) -> Option<Vec<u8>> {
         let mut bytes = Vec::new();
