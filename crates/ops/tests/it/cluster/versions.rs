@@ -14,7 +14,9 @@ pub(super) fn installed(major: u32) -> Option<PathBuf> {
         let output = std::process::Command::new(directory.join("postgres")).arg("--version").output();
         output.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains(&format!(") {major}.")))
     };
-    std::env::split_paths(&named).chain([usual]).find(is_of)
+    // An empty name is that of no directory, and would be looked for on the path.
+    let named = std::env::split_paths(&named).filter(|directory| !directory.as_os_str().is_empty());
+    named.chain([usual]).find(is_of)
 }
 
 #[track_caller]
