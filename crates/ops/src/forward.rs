@@ -1,7 +1,7 @@
 //! What a snapshot of a database shows: of one that holds only new rows, the dump that they follow with them.
 //!
-//! The newest dump is taken from which differentials without a gap lead to the snapshot. If one of them cannot be read it is
-//! passed by: those that follow may have its rows, and if not, that is a gap.
+//! The newest dump is taken from which differentials without a gap lead to the snapshot. If one of them is damaged it is
+//! passed by: those that follow may have its rows, and if not, that is a gap. A store that does not answer is no damage.
 
 use crate::OpsError;
 use crate::stored::StoredSnapshot;
@@ -46,12 +46,18 @@ pub(crate) fn with_database<T>(
     let state = repo.follow()?;
     let mut broken = None;
     for dump in complete_before(&state, &manifest.base, record.moment) {
-        let Ok(dump) = StoredSnapshot::open(repo, dump.snapshot.id) else { continue };
+        let dump = match StoredSnapshot::open(repo, dump.snapshot.id) {
+            Err(error) if error.is_damage() => continue,
+            dump => dump?,
+        };
         let (mut before, mut notes) = (Vec::new(), Vec::new());
         for one in between(&state, &record.source, dump.record().moment, snapshot) {
             match StoredSnapshot::open(repo, one) {
                 Ok(one) => before.push(one),
-                Err(error) => notes.push(format!("{} was passed by: {error}", one.short())),
+                Err(error) if error.is_damage() => {
+                    notes.push(format!("{} was passed by: {error}", one.short()));
+                }
+                Err(error) => return Err(error),
             }
         }
         let mut differentials: Vec<&dyn Stored> = before.iter().map(|one| one as &dyn Stored).collect();

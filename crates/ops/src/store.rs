@@ -62,7 +62,6 @@ impl StorePlace {
             return Ok(Self::Directory(std::path::absolute(text).map_err(|_| bad())?));
         };
         let (endpoint, rest) = match address.split_once("://") {
-            Some(("", rest)) => (None, rest),
             Some((scheme @ ("https" | "http"), rest)) => {
                 let (host, rest) = rest.split_once('/').ok_or_else(bad)?;
                 (Some(format!("{scheme}://{host}")), rest)
@@ -138,16 +137,14 @@ impl StorePlace {
             }
             Self::S3(..) => {
                 let store = self.open(reserve, cx)?;
-                let found = probe(&*store.shared(), cx.random())?;
-                for (ability, found) in found.into_iter().filter(|(ability, _)| ability.is_needed()) {
-                    let why = match found {
-                        Found::Kept => continue,
-                        Found::Broken(why) => why,
-                        Found::Failed(error) => return Err(error.into()),
-                    };
-                    return Err(OpenError::Weak { address: self.address(), ability: ability.name(), why });
+                let mut found = probe(&*store.shared(), cx.random())?.into_iter();
+                match found.find(|(ability, found)| ability.is_lacking(found)) {
+                    None | Some((_, Found::Kept)) => Ok(store),
+                    Some((_, Found::Failed(error))) => Err(error.into()),
+                    Some((ability, Found::Broken(why))) => {
+                        Err(OpenError::Weak { address: self.address(), ability: ability.name(), why })
+                    }
                 }
-                Ok(store)
             }
         }
     }
@@ -215,4 +212,40 @@ fn key_of_surroundings(settings: &S3Settings, around: &Surroundings) -> Result<S
 
 fn variable(around: &Surroundings, name: &str) -> Option<String> {
     (around.variables)(name)?.into_string().ok().filter(|value| !value.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::surroundings::tests::surroundings;
+
+    #[test]
+    fn an_address_is_read_as_it_is_written_and_nothing_else_is_one() {
+        let mut around = surroundings(Path::new("/r"));
+        around.variables = Arc::new(|name| name.starts_with("AWS_").then(|| "x".into()));
+        for address in [
+            "/srv/main",
+            "s3://bucket",
+            "s3://bucket/of/app",
+            "s3:http://[::1]:9000/bucket/of",
+            "s3:https://host/bucket",
+        ] {
+            assert_eq!(StorePlace::parse(Path::new(address), &around).unwrap().address(), address);
+        }
+        for bad in [
+            "s3:",
+            "s3://",
+            "s3:bucket",
+            "s3:://bucket",
+            "s3:https://host",
+            "s3:ftp://host/bucket",
+            "s3://b/Of",
+        ] {
+            let parsed = StorePlace::parse(Path::new(bad), &around);
+            assert!(matches!(parsed, Err(OpenError::Address { .. })), "{bad}: {parsed:?}");
+        }
+        around.variables = Arc::new(|_| None);
+        let parsed = StorePlace::parse(Path::new("s3://bucket"), &around);
+        assert!(matches!(parsed, Err(OpenError::NoAccessKey { .. })), "{parsed:?}");
+    }
 }

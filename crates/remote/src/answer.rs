@@ -2,6 +2,7 @@
 //!
 //! The client library turns answers into a few kinds of errors and keeps the status to itself; so each request notes it here.
 
+use futures_util::TryStreamExt;
 use object_store::client::{
     HttpClient, HttpConnector, HttpError, HttpRequest, HttpResponse, HttpResponseBody, HttpService,
 };
@@ -50,17 +51,10 @@ pub(crate) async fn noting<T>(call: impl Future<Output = Result<T, Error>>) -> R
     result.map_err(|error| judge(&error, no))
 }
 
-/// Errors by which servers say that a credential is over, or that they could not read the request in time, beside 400:
-/// it is right to ask once more.
-const PASSING_CODES: [&str; 7] = [
-    "ExpiredToken",
-    "InternalError",
-    "OperationAborted",
-    "RequestTimeout",
-    "ServiceUnavailable",
-    "SlowDown",
-    "Throttling",
-];
+/// Errors that servers answer with a status that says less, as 400 for a request that they could not read in time: it is
+/// right to ask once more.
+const PASSING_CODES: [&str; 6] =
+    ["InternalError", "OperationAborted", "RequestTimeout", "ServiceUnavailable", "SlowDown", "Throttling"];
 
 fn judge(error: &Error, no: Option<No>) -> Outcome {
     let Some(No { status, code, message }) = no else {
@@ -81,6 +75,7 @@ fn judge(error: &Error, no: Option<No>) -> Outcome {
         200..300 => Outcome::Passing(said),
         404 => Outcome::NotThere,
         412 => Outcome::Taken,
+        409 if code == "BucketAlreadyOwnedByYou" => Outcome::Taken,
         409 => Outcome::Raced(said),
         416 => Outcome::BeyondEnd,
         408 | 429 | 500..=599 => Outcome::Passing(said),
@@ -130,8 +125,13 @@ impl HttpService for NotingService {
             return Ok(response);
         }
         let (parts, body) = response.into_parts();
-        let body = body.bytes().await?;
-        let text = String::from_utf8_lossy(&body[..body.len().min(MOST_READ_OF_AN_ANSWER)]);
+        let (mut body, mut stream) = (Vec::new(), body.bytes_stream());
+        while body.len() < MOST_READ_OF_AN_ANSWER
+            && let Some(part) = stream.try_next().await?
+        {
+            body.extend_from_slice(&part);
+        }
+        let text = String::from_utf8_lossy(&body);
         note(Some(No {
             status: parts.status.as_u16(),
             code: element(&text, "Code").to_owned(),

@@ -34,6 +34,11 @@ impl Ability {
         self != Self::Remove
     }
 
+    /// Whether this keeps a repository from being there.
+    pub fn is_lacking(self, found: &Found) -> bool {
+        self.is_needed() && !matches!(found, Found::Kept)
+    }
+
     /// For people.
     pub fn name(self) -> &'static str {
         match self {

@@ -30,7 +30,7 @@ pub fn run(command: &StoreCommand, app: &App) -> Result<Ended, Failure> {
         place.store.make(&app.cx)?;
     }
     let found = place.store.probe(&app.cx)?;
-    let is_fit = found.iter().all(|(ability, found)| !ability.is_needed() || matches!(found, Found::Kept));
+    let is_fit = !found.iter().any(|(ability, found)| ability.is_lacking(found));
     let ended = if is_fit { Ended::Well } else { Ended::With(ErrorCode::Forbidden) };
     let mut table = Table::new(&[("", Align::Left), ("", Align::Left), ("", Align::Left)]);
     for (ability, found) in &found {

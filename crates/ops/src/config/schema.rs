@@ -71,7 +71,7 @@ struct S3 {
     prefix: Option<String>,
     /// The region; AWS_REGION, or else us-east-1.
     region: Option<String>,
-    /// The server, as "https://s3.example.com"; Amazon's, if left out.
+    /// The server, as `https://s3.example.com`; Amazon's, if left out.
     endpoint: Option<String>,
     /// Whether the bucket is named in the path and not in the host's name; so wherever there is an endpoint, if left out.
     path_style: Option<bool>,

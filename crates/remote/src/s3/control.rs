@@ -59,7 +59,8 @@ impl Control<'_> {
         };
         let what = What { verb: "write", key: "the bucket" };
         self.asker.persist(&what, || match self.asker.ask(self.request("PUT", "", &body)) {
-            Err(Outcome::Raced(error)) if error.to_string().contains("BucketAlreadyOwnedByYou") => Ok(()),
+            Err(Outcome::Taken) => Ok(()),
+            // Somebody else's, or in the making: neither is over in a moment.
             Err(Outcome::Raced(error)) => Err(Outcome::Failed(error)),
             answer => answer.map(drop),
         })
