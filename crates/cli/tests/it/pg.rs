@@ -4,7 +4,7 @@ use crate::home::{Home, Ran};
 use crate::postgresql::enter;
 use hikae_model::Lsn;
 use hikae_source::postgresql::{Cluster, ClusterOptions, Environment, Host};
-use hikae_testkit::{not_run, system_cx};
+use hikae_testkit::{named_postgresql, not_run, system_cx};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
@@ -16,11 +16,6 @@ const RECIPIENT: &str = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9a
 
 /// How long anything may take on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// Directory of PostgreSQL's programs besides the usual ones: the first in `HIKAE_TEST_POSTGRESQL`.
-fn program_directory() -> Option<PathBuf> {
-    std::env::split_paths(&std::env::var_os("HIKAE_TEST_POSTGRESQL")?).next()
-}
 
 /// A server with segments of 1 MiB, and a home whose configuration has it as the source `main`.
 struct Machine {
@@ -36,7 +31,7 @@ impl Machine {
         let settings = needed.iter().chain(settings);
         let options = ClusterOptions {
             major: 13,
-            program_directory: program_directory(),
+            program_directory: named_postgresql(),
             settings: settings.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
             initdb: vec!["--wal-segsize=1".to_owned()],
             ..ClusterOptions::default()

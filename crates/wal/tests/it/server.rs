@@ -3,7 +3,7 @@
 use crate::world::World;
 use hikae_model::SystemId;
 use hikae_source::postgresql::{Cluster, ClusterOptions, Environment, Host};
-use hikae_testkit::{not_run, system_cx};
+use hikae_testkit::{named_postgresql, not_run, system_cx};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -17,17 +17,11 @@ pub struct Server {
     pub system: SystemId,
 }
 
-/// Directories of PostgreSQL's programs besides the usual ones: `HIKAE_TEST_POSTGRESQL`, separated by `:`.
-pub fn named_directories() -> Vec<PathBuf> {
-    let named = std::env::var_os("HIKAE_TEST_POSTGRESQL").unwrap_or_default();
-    std::env::split_paths(&named).filter(|directory| directory.is_absolute()).collect()
-}
-
 impl Server {
     /// Starts a server with segments of so many MiB that has no archive yet. `None` if there is no PostgreSQL here.
     #[track_caller]
     pub fn start(segment_mib: u32) -> Option<Self> {
-        Self::start_of(named_directories().into_iter().next(), segment_mib)
+        Self::start_of(named_postgresql(), segment_mib)
     }
 
     /// The same of the programs in a directory.

@@ -20,6 +20,7 @@ use hikae_source::postgresql::replication;
 use hikae_source::postgresql::{Begins, Cluster, ClusterOptions, Environment, Host, Vacant};
 use hikae_source::postgresql_cluster::{ClusterSettings, ClusterSource};
 use hikae_source::{Finished, Item, Reading, Source, SourceError};
+use hikae_testkit::named_postgresql;
 use rustix::process::{Pid, Signal, kill_process};
 use std::os::unix::fs::{MetadataExt as _, chown};
 use std::path::{Path, PathBuf};
@@ -35,18 +36,12 @@ fn environment() -> Environment {
     Environment::bare(scratch())
 }
 
-/// Directories of PostgreSQL's programs besides the usual ones: `HIKAE_TEST_POSTGRESQL`, separated by `:`.
-fn program_directory() -> Option<PathBuf> {
-    let named = std::env::var_os("HIKAE_TEST_POSTGRESQL")?;
-    std::env::split_paths(&named).next()
-}
-
 fn options(settings: &[(&str, &str)]) -> ClusterOptions {
     let needed = [("wal_level", "replica"), ("max_wal_senders", "5"), ("full_page_writes", "on")];
     let settings = needed.iter().chain(settings);
     ClusterOptions {
         major: 13,
-        program_directory: program_directory(),
+        program_directory: named_postgresql(),
         settings: settings.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
         initdb: vec!["--data-checksums".to_owned()],
         ..ClusterOptions::default()
@@ -135,7 +130,7 @@ fn restore(world: &World, snapshot: SnapshotId) -> Restored {
 
 fn drill_of(world: &World, snapshot: SnapshotId) -> DrillReport {
     let around = Surroundings { scratch: scratch(), ..world.around() };
-    let options = DrillOptions { program_directory: program_directory(), ..DrillOptions::default() };
+    let options = DrillOptions { program_directory: named_postgresql(), ..DrillOptions::default() };
     drill(&world.repo, snapshot, &options, &around, &world.cx).unwrap()
 }
 

@@ -1,13 +1,13 @@
 //! What the server's summaries of its log say not to have changed is not read again, and they are not believed blindly.
 //! Keeps E-3.
 
-use super::versions::installed;
 use super::*;
 use hikae_ops::restore_cluster::manifest;
 
 /// A server that sums up its log, and its programs.
 fn summing() -> Option<(Cluster, PathBuf)> {
-    let Some((major, directory)) = [17, 18].into_iter().find_map(|major| Some((major, installed(major)?)))
+    let Some((major, directory)) =
+        [17, 18].into_iter().find_map(|major| Some((major, hikae_testkit::postgresql(major)?)))
     else {
         hikae_testkit::not_run("no server of PostgreSQL 17 or 18 is installed");
         return None;

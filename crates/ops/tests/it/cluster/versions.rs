@@ -6,22 +6,9 @@
 use super::wire::by_wire;
 use super::*;
 
-/// The directory with the programs of this version's server, if it is here.
-pub(super) fn installed(major: u32) -> Option<PathBuf> {
-    let named = std::env::var_os("HIKAE_TEST_POSTGRESQL").unwrap_or_default();
-    let usual = PathBuf::from(format!("/usr/lib/postgresql/{major}/bin"));
-    let is_of = |directory: &PathBuf| {
-        let output = std::process::Command::new(directory.join("postgres")).arg("--version").output();
-        output.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains(&format!(") {major}.")))
-    };
-    // An empty name is that of no directory, and would be looked for on the path.
-    let named = std::env::split_paths(&named).filter(|directory| !directory.as_os_str().is_empty());
-    named.chain([usual]).find(is_of)
-}
-
 #[track_caller]
 fn comes_back(major: u32) {
-    let Some(directory) = installed(major) else {
+    let Some(directory) = hikae_testkit::postgresql(major) else {
         return hikae_testkit::not_run(&format!("no server of PostgreSQL {major} is installed"));
     };
     let server = ClusterOptions { major, program_directory: Some(directory.clone()), ..options(&[]) };

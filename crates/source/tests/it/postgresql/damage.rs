@@ -178,7 +178,7 @@ fn another_key_makes_every_table_red() {
     let options = DrillOptions {
         key: HashKey([1; 32]),
         jobs: two(),
-        program_directory: program_directory(),
+        program_directory: named_postgresql(),
         run_as: None,
     };
     let result = drill(&good, &scratch(), &options, &environment(), &system_cx()).unwrap();

@@ -9,8 +9,7 @@ fn a_drill_leaves_nothing_behind_and_says_how_long_it_took() {
     let kept = db.back_up();
     let parent = tempfile::Builder::new().prefix("hikae-drill").tempdir_in("/tmp").unwrap();
     std::fs::set_permissions(parent.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    let options =
-        DrillOptions { key: KEY, jobs: two(), program_directory: program_directory(), run_as: None };
+    let options = DrillOptions { key: KEY, jobs: two(), program_directory: named_postgresql(), run_as: None };
     let result = drill(&kept, parent.path(), &options, &environment(), &system_cx()).unwrap();
     assert_passed(&result);
     assert_eq!(std::fs::read_dir(parent.path()).unwrap().count(), 0);
@@ -55,7 +54,7 @@ fn a_scratch_directory_with_a_long_name_still_has_a_socket() {
     let parent = tempfile::Builder::new().prefix(&"long".repeat(30)).tempdir_in("/tmp").unwrap();
     std::fs::set_permissions(parent.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let options =
-        ClusterOptions { major: 13, program_directory: program_directory(), ..ClusterOptions::default() };
+        ClusterOptions { major: 13, program_directory: named_postgresql(), ..ClusterOptions::default() };
     let cluster = Cluster::start(&options, parent.path(), &environment(), &system_cx()).unwrap();
     enter(cluster.connection(), "postgres", "postgres").batch_execute("SELECT 1").unwrap();
 }

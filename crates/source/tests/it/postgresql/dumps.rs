@@ -40,7 +40,7 @@ fn script_of(db: &Db, arguments: &[&str]) -> String {
 }
 
 fn options(change: impl FnOnce(&mut DumpOptions)) -> DumpOptions {
-    let mut options = DumpOptions { program_directory: program_directory(), ..DumpOptions::default() };
+    let mut options = DumpOptions { program_directory: named_postgresql(), ..DumpOptions::default() };
     change(&mut options);
     options
 }

@@ -22,7 +22,7 @@ use hikae_source::postgresql::{
     PostgresqlSettings, PostgresqlSource, RestoreOptions, drill,
 };
 use hikae_source::{Reading, Source, SourceError, Stored};
-use hikae_testkit::system_cx;
+use hikae_testkit::{named_postgresql, system_cx};
 use std::collections::BTreeMap;
 use std::io;
 use std::num::NonZeroUsize;
@@ -54,23 +54,11 @@ fn server() -> Arc<Cluster> {
     cluster
 }
 
-/// Directories of PostgreSQL's programs besides the usual ones: `HIKAE_TEST_POSTGRESQL`, separated by `:`.
-fn named_directories() -> Vec<PathBuf> {
-    std::env::var_os("HIKAE_TEST_POSTGRESQL")
-        .map(|directories| std::env::split_paths(&directories).collect())
-        .unwrap_or_default()
-}
-
-/// The version to test with: the first that is named, else the nearest to 13.
-fn program_directory() -> Option<PathBuf> {
-    named_directories().into_iter().next()
-}
-
 fn options(settings: &[(&str, &str)]) -> ClusterOptions {
     let settings = [("max_prepared_transactions", "5")].iter().chain(settings);
     ClusterOptions {
         major: 13,
-        program_directory: program_directory(),
+        program_directory: named_postgresql(),
         settings: settings.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
         ..ClusterOptions::default()
     }
@@ -307,7 +295,7 @@ fn two() -> NonZeroUsize {
 }
 
 fn drill_it(kept: &Kept) -> Result<DrillResult, SourceError> {
-    drill_by(kept, program_directory())
+    drill_by(kept, named_postgresql())
 }
 
 fn drill_by(kept: &Kept, program_directory: Option<PathBuf>) -> Result<DrillResult, SourceError> {
@@ -328,6 +316,6 @@ fn restore_options() -> RestoreOptions {
         database: None,
         owners: Owners::Keep,
         jobs: two(),
-        program_directory: program_directory(),
+        program_directory: named_postgresql(),
     }
 }

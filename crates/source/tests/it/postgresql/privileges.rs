@@ -5,7 +5,7 @@ use hikae_model::{Advise as _, ErrorCode};
 use hikae_source::postgresql::{Secret, Weight, least_privilege_role};
 
 fn settings_as(db: &Db, user: &str) -> PostgresqlSettings {
-    PostgresqlSettings { program_directory: program_directory(), ..PostgresqlSettings::of(db.conninfo(user)) }
+    PostgresqlSettings { program_directory: named_postgresql(), ..PostgresqlSettings::of(db.conninfo(user)) }
 }
 
 #[track_caller]
@@ -210,7 +210,7 @@ fn passwords_work_and_reach_no_argument_and_no_environment() {
     for user in ["with_scram", "with_md5"] {
         let settings = PostgresqlSettings {
             allow_superuser: true,
-            program_directory: program_directory(),
+            program_directory: named_postgresql(),
             ..PostgresqlSettings::of(format!("host={} user={user} dbname=postgres", directory.display()))
         };
         let with = |password: Option<&str>| {

@@ -64,7 +64,7 @@ fn a_role_with_rights_to_its_tables_alone_can_keep_those() {
     );
     let settings = PostgresqlSettings {
         tables: vec!["orders".into()],
-        program_directory: program_directory(),
+        program_directory: named_postgresql(),
         ..PostgresqlSettings::of(db.conninfo("narrow"))
     };
     let kept = back_up(&source(settings)).unwrap();

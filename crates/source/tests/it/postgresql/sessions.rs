@@ -93,7 +93,7 @@ fn a_server_whose_postgres_is_no_superuser_can_be_drilled() {
     let conninfo = format!("host={} user='clouds admin' dbname=postgres", directory.display());
     let settings = PostgresqlSettings {
         allow_superuser: true,
-        program_directory: program_directory(),
+        program_directory: named_postgresql(),
         ..PostgresqlSettings::of(conninfo)
     };
     let kept = back_up(&source(settings)).unwrap();

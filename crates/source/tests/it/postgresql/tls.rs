@@ -54,7 +54,7 @@ fn tls_is_used_and_certificates_are_looked_at() {
     }
     let back_up_with = |words: &str| {
         let settings = PostgresqlSettings {
-            program_directory: program_directory(),
+            program_directory: named_postgresql(),
             ..PostgresqlSettings::of(format!("user=tls_user dbname=postgres {words}"))
         };
         let secret = Some(Secret::new("secret".into()));

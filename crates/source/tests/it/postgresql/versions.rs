@@ -4,23 +4,10 @@
 
 use super::round_trip::nasty_on;
 use super::*;
-use std::path::Path;
-
-/// The directory with the programs of this version's server, if it is here.
-pub(super) fn installed(major: u32) -> Option<PathBuf> {
-    let usual = PathBuf::from(format!("/usr/lib/postgresql/{major}/bin"));
-    named_directories().into_iter().chain([usual]).find(|directory| version_of(directory) == Some(major))
-}
-
-fn version_of(directory: &Path) -> Option<u32> {
-    let output = std::process::Command::new(directory.join("postgres")).arg("--version").output().ok()?;
-    let text = String::from_utf8(output.stdout).ok()?;
-    text.rsplit(' ').find_map(|word| word.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok())
-}
 
 #[track_caller]
 fn comes_back(major: u32) {
-    let Some(directory) = installed(major) else {
+    let Some(directory) = hikae_testkit::postgresql(major) else {
         return hikae_testkit::not_run(&format!("no server of PostgreSQL {major} is installed"));
     };
     let options = ClusterOptions { major, program_directory: Some(directory), ..options(&[]) };

@@ -1,24 +1,12 @@
 //! Every version of PostgreSQL that is here is recovered with its own programs.
 
 use super::*;
-use crate::server::named_directories;
-
-/// The directory with the programs of this version's server, if it is here.
-fn installed(major: u32) -> Option<PathBuf> {
-    let usual = PathBuf::from(format!("/usr/lib/postgresql/{major}/bin"));
-    named_directories().into_iter().chain([usual]).find(|directory| version_of(directory) == Some(major))
-}
-
-fn version_of(directory: &Path) -> Option<u32> {
-    let output = Command::new(directory.join("postgres")).arg("--version").output().ok()?;
-    let text = String::from_utf8(output.stdout).ok()?;
-    text.rsplit(' ').find_map(|word| word.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok())
-}
+use hikae_testkit::postgresql;
 
 /// Recovers a cluster of this version to a moment and to a place in its log.
 #[track_caller]
 fn is_recovered(major: u32) {
-    let Some(directory) = installed(major) else {
+    let Some(directory) = postgresql(major) else {
         return hikae_testkit::not_run(&format!("no server of PostgreSQL {major} is installed"));
     };
     let Some(server) = Server::start_of(Some(directory.clone()), 1) else { return };
@@ -39,7 +27,7 @@ fn is_recovered(major: u32) {
     }
 
     // Files of one major version are of no use to another.
-    let Some(other) = (13..=18).filter(|other| *other != major).find_map(installed) else {
+    let Some(other) = (13..=18).filter(|other| *other != major).find_map(postgresql) else {
         return println!("no other version is here, so none was refused");
     };
     let plan = archived.plan(Target::Immediate, true, Course::Latest).unwrap();

@@ -7,7 +7,7 @@ use hikae_source::postgresql::replication::{FollowOptions, Start};
 
 #[track_caller]
 fn replicates(major: u32) {
-    let Some(directory) = super::super::versions::installed(major) else {
+    let Some(directory) = hikae_testkit::postgresql(major) else {
         return hikae_testkit::not_run(&format!("no server of PostgreSQL {major} is installed"));
     };
     let options = ClusterOptions { major, program_directory: Some(directory), ..replicating() };
