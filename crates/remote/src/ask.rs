@@ -35,9 +35,14 @@ impl Asker {
         Ok(Self { runtime, address, retry, budget: Budget::new(), cx: cx.clone() })
     }
 
-    /// One request: its result, or what it was answered.
+    /// One request of the library for HTTP: its result, or what it was answered.
     pub fn ask<T>(&self, call: impl Future<Output = Result<T, Error>>) -> Result<T, Outcome> {
-        let result = self.runtime.block_on(noting(call));
+        self.run(noting(call))
+    }
+
+    /// What is asked for in one go.
+    pub fn run<T>(&self, call: impl Future<Output = Result<T, Outcome>>) -> Result<T, Outcome> {
+        let result = self.runtime.block_on(call);
         if result.is_ok() {
             self.budget.earn();
         }

@@ -7,9 +7,11 @@
 
 mod answer;
 mod ask;
+mod objects;
 mod retry;
 mod s3;
 mod store;
+mod wire;
 
 pub use retry::Retry;
 pub use s3::{Bucket, Control, S3Error, S3Key, S3Settings};
