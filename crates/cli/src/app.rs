@@ -141,8 +141,38 @@ impl App {
         self.place_without_question(None)
     }
 
+    /// The same for one that is to be like another: a recovery sheet is that other's, and what opens the new one its
+    /// configuration says.
+    ///
+    /// # Errors
+    /// As for [`place`](Self::place).
+    pub fn place_of_new_like(&self) -> Result<Place, Failure> {
+        self.place_with(self.key()?.filter(|key| !matches!(key, KeyChoice::Recovery(_))), None)
+    }
+
+    /// Another repository than the one that the command line names, by its name in the configuration, its directory or
+    /// its bucket. What the configuration says opens it, else what the command line gives.
+    ///
+    /// # Errors
+    /// As for [`place`](Self::place).
+    pub fn place_of_other(&self, named: &Path) -> Result<Place, Failure> {
+        let name = named.to_str().filter(|name| !name.contains(['/', ':']));
+        let Some(name) = name else {
+            let store = StorePlace::parse(named, &self.around)?;
+            let key = self.key()?;
+            return Ok(Place { store, id: None, reserve: Default::default(), key, identities: Vec::new() });
+        };
+        let config = self.config()?;
+        let (_, repository) = config.repository(Some(name))?;
+        let key = if repository.unlock.is_some() { None } else { self.key()? };
+        Ok(Place::of(repository, key, &self.around, &self.cx)?)
+    }
+
     fn place_without_question(&self, of_job: Option<&str>) -> Result<Place, Failure> {
-        let key = self.key()?;
+        self.place_with(self.key()?, of_job)
+    }
+
+    fn place_with(&self, key: Option<KeyChoice>, of_job: Option<&str>) -> Result<Place, Failure> {
         match &self.global.store {
             Some(store) => Ok(Place {
                 store: StorePlace::parse(store, &self.around)?,
@@ -185,7 +215,15 @@ impl App {
     /// # Errors
     /// As for [`open`](Self::open).
     pub fn open_of(&self, of_job: Option<&str>) -> Result<Arc<Repo>, Failure> {
-        let opened = self.place_of(of_job)?.open(&self.around, &self.cx)?;
+        self.open_place(&self.place_of(of_job)?)
+    }
+
+    /// Opens the repository that is at a place, and tells what is to be known of it.
+    ///
+    /// # Errors
+    /// As for [`open`](Self::open).
+    pub fn open_place(&self, place: &Place) -> Result<Arc<Repo>, Failure> {
+        let opened = place.open(&self.around, &self.cx)?;
         for problem in &opened.repaired {
             self.output.warning(&problem.to_string(), problem.advice.as_deref());
         }

@@ -186,6 +186,17 @@ pub struct Opened {
     pub repaired: Vec<Problem>,
 }
 
+/// What a repository that is to be made should be.
+#[derive(Clone, Copy, Default)]
+pub struct NewRepositoryOptions<'a> {
+    /// Who can open contents, besides its own identity.
+    pub recipients: &'a [String],
+    /// This host keeps no key that opens contents.
+    pub write_only: bool,
+    /// The repository of whose family it is to be; then that one's recipients are its own.
+    pub like: Option<&'a Repo>,
+}
+
 /// Where a repository is, and what opens it.
 #[derive(Clone)]
 pub struct Place {
@@ -316,8 +327,7 @@ impl Place {
     /// [`OpenError`], with [`RepoError::RepositoryExists`] if there is one.
     pub fn init(
         &self,
-        recipients: &[String],
-        write_only: bool,
+        wanted: NewRepositoryOptions<'_>,
         around: &Surroundings,
         cx: &Cx,
     ) -> Result<NewRepository, OpenError> {
@@ -342,11 +352,17 @@ impl Place {
                 Wrap::Recipient(&recipient)
             }
         };
+        let NewRepositoryOptions { recipients, write_only, like } = wanted;
+        if let Some(like) = like {
+            // Before anything is written.
+            like.family_secret()?;
+        }
         let options = InitOptions {
             recipients: recipients.to_vec(),
             without_first_identity: write_only && !recipients.is_empty(),
             wrap,
             write_only,
+            like,
         };
         private_file::create_directory(&around.cache)?;
         // Before there is a repository: from then on, a death leaves one without its sheet.

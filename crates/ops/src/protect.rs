@@ -13,7 +13,7 @@ use crate::config::{
     Config, ConfigError, NewSource, SourceConfig, SourceSettings, UnlockConfig, append_sources, new_text,
     parse,
 };
-use crate::open::{KeyChoice, OpenError, Opened, Place, make_key_file};
+use crate::open::{KeyChoice, NewRepositoryOptions, OpenError, Opened, Place, make_key_file};
 use crate::private_file::{self, PrivateFileError};
 use crate::recovery::{RecoverySheet, SheetsDue};
 use crate::store::StorePlace;
@@ -389,7 +389,7 @@ fn first_repository(place: &Place, around: &Surroundings, cx: &Cx) -> Result<Rea
             if place.store.directory().is_some_and(|directory| directory.starts_with(&around.data)) {
                 private_file::create_directory_durably(&around.data)?;
             }
-            let new = place.init(&[], false, around, cx)?;
+            let new = place.init(NewRepositoryOptions::default(), around, cx)?;
             made.push(Made::Repository(place.address()));
             let sheet = Some(RecoverySheet::of(&new.repo, &new.secret));
             let repo = Arc::new(new.repo);
@@ -589,7 +589,7 @@ mod tests {
         std::fs::remove_dir_all(&store).unwrap();
         let config = Config::load(&calls.configuration()).unwrap();
         let place = Place::of(config.repository(None).unwrap().1, None, &calls.around, &calls.cx).unwrap();
-        let error = place.init(&[], false, &calls.around, &calls.cx).err().unwrap();
+        let error = place.init(NewRepositoryOptions::default(), &calls.around, &calls.cx).err().unwrap();
         assert!(matches!(error, OpenError::Named { .. }) && !store.exists());
     }
 

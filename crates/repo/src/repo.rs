@@ -13,7 +13,7 @@ use crate::recipient::{Identity, identity};
 use crate::salvage::salvage;
 use crate::slot::{self, OpenedSlot, Payload, Unlock, Wrap};
 use crate::snapshot::Snapshot;
-use crate::state::State;
+use crate::state::{State, WriterState};
 use crate::unlocked::Unlocked;
 use crate::{cbor, log};
 use hikae_model::{Cx, HashKey, IndexId, PackId, RepositoryId, SlotId, SnapshotId, WriterId, sabotage};
@@ -86,12 +86,15 @@ pub struct InitOptions<'a> {
     /// The slot gets metadata keys and a writer's key only; the secret is on the recovery sheet and nowhere
     /// else.
     pub write_only: bool,
+    /// Make it of the family of this one, which an owner has opened: secret, recipients and writers are shared, so what is
+    /// sealed can be copied from one to the other as it is. `recipients` then say nothing.
+    pub like: Option<&'a Repo>,
 }
 
 impl<'a> InitOptions<'a> {
     /// A repository that `wrap` opens whole, contents and all.
     pub fn opened_by(wrap: Wrap<'a>) -> Self {
-        Self { recipients: Vec::new(), without_first_identity: false, wrap, write_only: false }
+        Self { recipients: Vec::new(), without_first_identity: false, wrap, write_only: false, like: None }
     }
 }
 
@@ -109,7 +112,8 @@ impl Repo {
     /// Slots come first and `hikae.json` last; a death before that leaves nothing but unused slots.
     ///
     /// # Errors
-    /// [`RepoError::RepositoryExists`] if there is one.
+    /// [`RepoError::RepositoryExists`] if there is one, [`RepoError::NoRight`] if it is to be like one of which we are no
+    /// owner.
     pub fn init(
         store: Arc<dyn Store>,
         options: &InitOptions<'_>,
@@ -121,12 +125,18 @@ impl Repo {
             Err(error) if error.is_not_found() => {}
             Err(error) => return Err(error.into()),
         }
-        let secret = RepositorySecret::new(cx.random());
+        let secret = match options.like {
+            None => RepositorySecret::new(cx.random()),
+            Some(like) => like.family_secret()?.clone(),
+        };
         let keys = secret.metadata_keys();
         let root = secret.root();
         let mut recipients = options.recipients.clone();
         if !options.without_first_identity {
             recipients.insert(0, identity(&secret.first_identity()).to_public().to_string());
+        }
+        if let Some(like) = options.like {
+            recipients.clone_from(&like.follow()?.recipients);
         }
         // Fails here, before anything is written, if a recipient is none.
         EpochRecord::begin(&recipients, keys.family(), &root, cx)?;
@@ -156,6 +166,9 @@ impl Repo {
         let opened = OpenedSlot { payload: Payload::Owner(secret.clone()), header: header.core.hash() };
         let unlocked = Unlocked::with(store, header, opened, Vec::new())?;
         let mut repo = Self::follow_from(Arc::new(unlocked), cache, cx)?;
+        if let Some(like) = options.like {
+            repo.enrol_writers_of(like)?;
+        }
         if options.write_only {
             let enrol = log::Enrol {
                 writer: signer.id(),
@@ -168,6 +181,32 @@ impl Repo {
             repo.unlocked = Arc::new(repo.unlocked.only_write(signer));
         }
         Ok(NewRepository { repo, secret })
+    }
+
+    /// The secret, for a repository that is to share it.
+    ///
+    /// # Errors
+    /// [`RepoError::NoRight`] for who is no owner.
+    pub fn family_secret(&self) -> Result<&RepositorySecret, RepoError> {
+        self.secret().ok_or(RepoError::NoRight { what: "make a repository like this one" })
+    }
+
+    /// Enrols here whoever was ever enrolled in `other`, a repository of the family, and is unknown here: with the same
+    /// rights, and distrusted where that was done there. What such a writer has signed counts here once it is copied.
+    ///
+    /// # Errors
+    /// [`RepoError::NoRight`] if there is somebody to enrol and we are no owner.
+    pub(crate) fn enrol_writers_of(&self, other: &Self) -> Result<(), RepoError> {
+        let (state, theirs) = (self.follow()?, other.state());
+        for (writer, known) in theirs.writers.iter().filter(|(writer, _)| !state.is_known(**writer)) {
+            let WriterState { rights, group, label, trusted, sources } = known.clone();
+            let enrol = log::Enrol { writer: *writer, rights, group, label, sources };
+            self.append(&mut |_| Ok(log::Change::Enrol(enrol.clone())))?;
+            if !trusted {
+                self.append(&mut |_| Ok(log::Change::Distrust(*writer)))?;
+            }
+        }
+        Ok(())
     }
 
     /// Opens the repository in `store` and reads its log. If that is damaged or older than this machine has seen it,

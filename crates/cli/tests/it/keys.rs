@@ -80,3 +80,34 @@ fn the_last_key_stays() {
     home.expect(11, &["list"]);
     home.expect(0, &["list", "--key-file", "second.key"]);
 }
+
+#[test]
+fn a_repository_is_made_like_another_by_who_has_its_secret() {
+    let home = Home::new();
+    home.configure(&format!(
+        "[repository.main]\nstore = '{0}/main'\nunlock = {{ key_file = '{0}/main.key' }}\n\
+         [repository.second]\nstore = '{0}/second'\nunlock = {{ key_file = '{0}/second.key' }}\nwrite_only = true\n\
+         [repository.host]\nstore = '{0}/host'\nunlock = {{ key_file = '{0}/second.key' }}\n",
+        home.path("").display()
+    ));
+    home.expect(0, &["init", "--repository", "main"]);
+    let like = ["init", "--repository", "second", "--like"];
+    let said = home.expect(0, &[&like[..], &["main", "--dry-run"]].concat()).stdout;
+    assert!(said.contains("would make a repository") && !home.path("second").exists(), "{said}");
+    home.expect(0, &[&like[..], &["main"]].concat());
+    let family = |name: &str| -> serde_json::Value {
+        serde_json::from_slice(&std::fs::read(home.path(name).join("hikae.json")).unwrap()).unwrap()
+    };
+    let (main, second) = (family("main"), family("second"));
+    assert_eq!(main["core"]["family"], second["core"]["family"]);
+    assert_eq!(main["core"]["recipients"], second["core"]["recipients"]);
+    assert_ne!(main["core"]["repository"], second["core"]["repository"]);
+    // The second keeps no secret on this host, so it is no model, until somebody brings the sheet.
+    let like_second = ["init", "--repository", "host", "--like", "second"];
+    let refused = home.expect(12, &like_second);
+    assert!(refused.stderr.contains("may not make a repository like this one"), "{}", refused.stderr);
+    let sheet = std::fs::read_dir(home.path("data/hikae")).unwrap().map(|file| file.unwrap().path());
+    let sheet = sheet.filter(|path| path.extension().is_some_and(|kind| kind == "txt")).max().unwrap();
+    home.expect(0, &[&like_second[..], &["--recovery", sheet.to_str().unwrap()]].concat());
+    assert_eq!(family("host")["core"]["family"], main["core"]["family"]);
+}

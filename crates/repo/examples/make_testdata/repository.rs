@@ -61,6 +61,7 @@ pub fn make(directory: &Path) {
         without_first_identity: false,
         wrap: Wrap::Passphrase(PASSPHRASE, KdfCost::FLOOR),
         write_only: false,
+        like: None,
     };
     let new = Repo::init(store, &options, cache.path(), &cx).expect("a new repository");
     let mut world = World { repo: Arc::new(new.repo), snapshots: Vec::new(), wal: Vec::new(), cx };

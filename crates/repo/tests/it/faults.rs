@@ -273,6 +273,7 @@ fn who_may_only_write_prunes_forgets_and_removes_nothing() {
         without_first_identity: false,
         wrap: Wrap::KeyFile(&key),
         write_only: true,
+        like: None,
     };
     let new = Repo::init(Arc::new(memory.clone()), &options, cache.path(), &cx).unwrap();
     let repo = Arc::new(new.repo);

@@ -35,6 +35,7 @@ fn write_only(store: &MemoryStore, recipients: Vec<String>, cache: &Path) -> (Ar
         without_first_identity: false,
         wrap: Wrap::KeyFile(&key),
         write_only: true,
+        like: None,
     };
     let NewRepository { repo, secret } =
         Repo::init(Arc::new(store.clone()), &options, cache, &system_cx()).unwrap();

@@ -2,6 +2,7 @@
 
 mod canary;
 mod concurrency;
+mod copying;
 mod damage;
 mod damage_on_disk;
 mod damaged_log;
