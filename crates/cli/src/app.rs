@@ -158,7 +158,7 @@ impl App {
     pub fn place_of_other(&self, named: &Path) -> Result<Place, Failure> {
         let name = named.to_str().filter(|name| !name.contains(['/', ':']));
         let Some(name) = name else {
-            let store = StorePlace::parse(named, &self.around)?;
+            let store = StorePlace::parse(named, &self.around, &self.cx)?;
             let key = self.key()?;
             return Ok(Place { store, id: None, reserve: Default::default(), key, identities: Vec::new() });
         };
@@ -175,7 +175,7 @@ impl App {
     fn place_with(&self, key: Option<KeyChoice>, of_job: Option<&str>) -> Result<Place, Failure> {
         match &self.global.store {
             Some(store) => Ok(Place {
-                store: StorePlace::parse(store, &self.around)?,
+                store: StorePlace::parse(store, &self.around, &self.cx)?,
                 id: None,
                 reserve: Default::default(),
                 key,

@@ -47,6 +47,8 @@ pub enum ErrorCode {
     SourceMissing,
     /// The operating system or a server refused us.
     Permission,
+    /// Nothing shows a server who we are, or it does not take it.
+    Credentials,
     /// Somebody else is using it.
     Busy,
     /// The store does not answer.
@@ -69,7 +71,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Failure,
         Self::Usage,
         Self::WithProblems,
@@ -78,6 +80,7 @@ impl ErrorCode {
         Self::PgDumpTooOld,
         Self::SourceMissing,
         Self::Permission,
+        Self::Credentials,
         Self::Busy,
         Self::StoreUnreachable,
         Self::RepositoryMissing,
@@ -100,6 +103,7 @@ impl ErrorCode {
             Self::PgDumpTooOld => "pg-dump-too-old",
             Self::SourceMissing => "source-missing",
             Self::Permission => "permission",
+            Self::Credentials => "credentials",
             Self::Busy => "busy",
             Self::StoreUnreachable => "store-unreachable",
             Self::RepositoryMissing => "repository-missing",
@@ -130,6 +134,7 @@ impl ErrorCode {
             Self::Forbidden => 12,
             Self::ObjectiveBreached => 13,
             Self::WalDiffers => 14,
+            Self::Credentials => 15,
             Self::Cancelled => 20,
             Self::Interrupted => 130,
         }

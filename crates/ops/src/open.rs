@@ -82,12 +82,6 @@ pub enum OpenError {
     /// A bucket cannot be spoken to as it was asked for.
     #[error(transparent)]
     S3(#[from] S3Error),
-    /// Nothing says who we are to the server of a bucket.
-    #[error("nothing says with which access key {address} is opened")]
-    NoAccessKey {
-        /// Where it is.
-        address: String,
-    },
     /// A store that cannot do what a repository rests on.
     #[error("{address} cannot keep a repository: {ability}: {why}")]
     Weak {
@@ -135,7 +129,6 @@ impl Advise for OpenError {
             Self::Another { .. } => ErrorCode::RepositoryMissing,
             Self::S3(error) => error.code(),
             Self::NoKey { .. } => ErrorCode::WrongKey,
-            Self::NoAccessKey { .. } => ErrorCode::Permission,
             Self::Weak { .. } => ErrorCode::Forbidden,
             Self::ShortPassphrase { .. } | Self::Named { .. } | Self::Address { .. } => ErrorCode::Usage,
         }
@@ -159,9 +152,6 @@ impl Advise for OpenError {
                     .into(),
             ),
             Self::S3(error) => error.advice(),
-            Self::NoAccessKey { .. } => Some(
-                "set `access_key` and `secret_key` beside the bucket, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY".into(),
-            ),
             Self::Weak { .. } => Some(
                 "two machines that write at once could lose each other's backups there; take a store that makes objects \
                  only where there are none (`If-None-Match: *`)"

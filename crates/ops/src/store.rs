@@ -1,10 +1,12 @@
 //! Where a repository is kept, ready to be opened: a directory, or a bucket with what lets us in.
 
-use crate::config::{S3Config, StoreConfig};
+use crate::config::{S3Config, StoreConfig, printed_by};
 use crate::open::OpenError;
 use crate::surroundings::Surroundings;
 use hikae_model::Cx;
-use hikae_remote::{Bucket, RemoteStore, Retry, S3Key, S3Settings};
+use hikae_remote::{
+    Bucket, RemoteStore, Retry, S3Identity, S3Key, S3Login, S3Role, S3Settings, S3Surroundings,
+};
 use hikae_store::probe::probe;
 pub use hikae_store::probe::{Ability, Found};
 use hikae_store::{DirectoryStore, Reserve, Store};
@@ -17,7 +19,7 @@ pub enum StorePlace {
     /// A directory.
     Directory(PathBuf),
     /// A bucket, or a part of one.
-    S3(S3Settings, S3Key),
+    S3(Box<(S3Settings, S3Login)>),
 }
 
 /// A store that is open. What only a directory has is asked of that.
@@ -33,20 +35,14 @@ impl StorePlace {
     /// The place that a configuration names.
     ///
     /// # Errors
-    /// [`OpenError::Secret`] and [`OpenError::NoAccessKey`].
+    /// [`OpenError::Secret`].
     pub fn of(config: &StoreConfig, around: &Surroundings, cx: &Cx) -> Result<Self, OpenError> {
         match config {
             StoreConfig::Directory(path) => Ok(Self::Directory(path.clone())),
             StoreConfig::S3(config) => {
                 let settings = settings_of(config, around);
-                let key = match (&config.access_key, &config.secret_key) {
-                    (Some(access_key), Some(secret_key)) => S3Key {
-                        access_key: access_key.clone(),
-                        secret_key: secret_key.resolve(around, cx)?.to_string(),
-                    },
-                    _ => key_of_surroundings(&settings, around)?,
-                };
-                Ok(Self::S3(settings, key))
+                let login = login_of(config, around, cx)?;
+                Ok(Self::S3(Box::new((settings, login))))
             }
         }
     }
@@ -55,8 +51,8 @@ impl StorePlace {
     /// [`address`](Self::address) writes it. What lets us in is in the surroundings then.
     ///
     /// # Errors
-    /// [`OpenError::NoAccessKey`], and [`OpenError::Address`] for what is no address.
-    pub fn parse(text: &Path, around: &Surroundings) -> Result<Self, OpenError> {
+    /// [`OpenError::Address`] for what is no address.
+    pub fn parse(text: &Path, around: &Surroundings, cx: &Cx) -> Result<Self, OpenError> {
         let bad = || OpenError::Address { text: text.display().to_string() };
         let Some(address) = text.to_str().and_then(|text| text.strip_prefix("s3:")) else {
             return Ok(Self::Directory(std::path::absolute(text).map_err(|_| bad())?));
@@ -80,22 +76,16 @@ impl StorePlace {
             bucket: bucket.to_owned(),
             prefix: Some(prefix.to_owned()),
             endpoint,
-            region: None,
-            path_style: None,
-            ca: None,
-            access_key: None,
-            secret_key: None,
+            ..S3Config::default()
         };
-        let settings = settings_of(&config, around);
-        let key = key_of_surroundings(&settings, around)?;
-        Ok(Self::S3(settings, key))
+        Self::of(&StoreConfig::S3(Box::new(config)), around, cx)
     }
 
     /// Where it is, for people; without any secret.
     pub fn address(&self) -> String {
         match self {
             Self::Directory(path) => path.display().to_string(),
-            Self::S3(settings, _) => settings.address(),
+            Self::S3(place) => place.0.address(),
         }
     }
 
@@ -117,8 +107,9 @@ impl StorePlace {
                 let store = DirectoryStore::open(path, reserve, cx.random_source())?;
                 Ok(OpenStore::Directory(Arc::new(store)))
             }
-            Self::S3(settings, key) => {
-                let store = Bucket::new(settings, key)?.store(Retry::default(), cx)?;
+            Self::S3(place) => {
+                let (settings, login) = &**place;
+                let store = Bucket::new(settings, login, cx)?.store(Retry::default(), cx)?;
                 Ok(OpenStore::Remote(Arc::new(store)))
             }
         }
@@ -156,8 +147,9 @@ impl StorePlace {
     pub fn make(&self, cx: &Cx) -> Result<(), OpenError> {
         match self {
             Self::Directory(_) => Ok(()),
-            Self::S3(settings, key) => {
-                Ok(Bucket::new(settings, key)?.control(Retry::default(), cx)?.create()?)
+            Self::S3(place) => {
+                let (settings, login) = &**place;
+                Ok(Bucket::new(settings, login, cx)?.control(Retry::default(), cx)?.create()?)
             }
         }
     }
@@ -190,7 +182,7 @@ impl OpenStore {
 }
 
 fn settings_of(config: &S3Config, around: &Surroundings) -> S3Settings {
-    let S3Config { bucket, prefix, region, endpoint, path_style, ca, access_key: _, secret_key: _ } = config;
+    let S3Config { bucket, prefix, region, endpoint, path_style, ca, .. } = config;
     let variable = |name| variable(around, name);
     let region = region.clone().or_else(|| variable("AWS_REGION")).or_else(|| variable("AWS_DEFAULT_REGION"));
     S3Settings {
@@ -203,11 +195,34 @@ fn settings_of(config: &S3Config, around: &Surroundings) -> S3Settings {
     }
 }
 
-fn key_of_surroundings(settings: &S3Settings, around: &Surroundings) -> Result<S3Key, OpenError> {
-    let key = variable(around, "AWS_ACCESS_KEY_ID").zip(variable(around, "AWS_SECRET_ACCESS_KEY"));
-    let (access_key, secret_key) =
-        key.ok_or_else(|| OpenError::NoAccessKey { address: settings.address() })?;
-    Ok(S3Key { access_key, secret_key })
+fn login_of(config: &S3Config, around: &Surroundings, cx: &Cx) -> Result<S3Login, OpenError> {
+    let identity = match (&config.access_key, &config.secret_key, &config.profile) {
+        (Some(access_key), Some(secret_key), _) => S3Identity::Key(S3Key {
+            access_key: access_key.clone(),
+            secret_key: secret_key.resolve(around, cx)?,
+        }),
+        (_, _, Some(profile)) => S3Identity::Profile(profile.clone()),
+        _ => S3Identity::Surroundings,
+    };
+    let role = config.role.as_ref().map(|arn| S3Role {
+        arn: arn.clone(),
+        external_id: config.external_id.clone(),
+        session: session_name(&around.host),
+        seconds: None,
+    });
+    let (here, cx) = (around.clone(), cx.clone());
+    let around = S3Surroundings {
+        variables: around.variables.clone(),
+        home: around.home.clone(),
+        run: Arc::new(move |words| printed_by(words, &here, &cx).map_err(|error| crate::with_causes(&error))),
+    };
+    Ok(S3Login { identity, role, sts_endpoint: config.sts_endpoint.clone(), around })
+}
+
+/// How our sessions are called in the logs of who lets us in: letters, digits and `=,.@-`, at most 64.
+fn session_name(host: &str) -> String {
+    let is_allowed = |c: &char| c.is_ascii_alphanumeric() || "=,.@-".contains(*c);
+    format!("hikae-{}", host.chars().filter(is_allowed).take(48).collect::<String>())
 }
 
 fn variable(around: &Surroundings, name: &str) -> Option<String> {
@@ -221,8 +236,7 @@ mod tests {
 
     #[test]
     fn an_address_is_read_as_it_is_written_and_nothing_else_is_one() {
-        let mut around = surroundings(Path::new("/r"));
-        around.variables = Arc::new(|name| name.starts_with("AWS_").then(|| "x".into()));
+        let (around, cx) = (surroundings(Path::new("/r")), hikae_testkit::system_cx());
         for address in [
             "/srv/main",
             "s3://bucket",
@@ -230,7 +244,7 @@ mod tests {
             "s3:http://[::1]:9000/bucket/of",
             "s3:https://host/bucket",
         ] {
-            assert_eq!(StorePlace::parse(Path::new(address), &around).unwrap().address(), address);
+            assert_eq!(StorePlace::parse(Path::new(address), &around, &cx).unwrap().address(), address);
         }
         for bad in [
             "s3:",
@@ -241,11 +255,8 @@ mod tests {
             "s3:ftp://host/bucket",
             "s3://b/Of",
         ] {
-            let parsed = StorePlace::parse(Path::new(bad), &around);
+            let parsed = StorePlace::parse(Path::new(bad), &around, &cx);
             assert!(matches!(parsed, Err(OpenError::Address { .. })), "{bad}: {parsed:?}");
         }
-        around.variables = Arc::new(|_| None);
-        let parsed = StorePlace::parse(Path::new("s3://bucket"), &around);
-        assert!(matches!(parsed, Err(OpenError::NoAccessKey { .. })), "{parsed:?}");
     }
 }

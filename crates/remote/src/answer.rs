@@ -2,11 +2,10 @@
 //!
 //! The client library turns answers into a few kinds of errors and keeps the status to itself; so each request notes it here.
 
+use crate::s3::NoKeys;
 use futures_util::TryStreamExt;
-use object_store::client::{
-    HttpClient, HttpConnector, HttpError, HttpRequest, HttpResponse, HttpResponseBody, HttpService,
-};
-use object_store::{ClientOptions, Error};
+use object_store::Error;
+use object_store::client::{HttpClient, HttpError, HttpRequest, HttpResponse, HttpResponseBody, HttpService};
 use std::io;
 use std::sync::{Arc, Mutex};
 
@@ -33,6 +32,8 @@ pub(crate) enum Outcome {
     NotThere,
     /// The server will not, and it will not in a moment either.
     Refused(io::Error),
+    /// We have nothing to show who we are, or the server does not take it.
+    Unknown(io::Error),
     /// Two put the same name at the same moment, and neither has won yet; nothing of ours was stored.
     Raced(io::Error),
     /// Perhaps it works in a moment. Whether it was carried out, nobody knows.
@@ -56,7 +57,22 @@ pub(crate) async fn noting<T>(call: impl Future<Output = Result<T, Error>>) -> R
 const PASSING_CODES: [&str; 6] =
     ["InternalError", "OperationAborted", "RequestTimeout", "ServiceUnavailable", "SlowDown", "Throttling"];
 
+/// Errors that are about who we are, and not about what we may.
+const OF_WHO_WE_ARE: [&str; 7] = [
+    "ExpiredToken",
+    "ExpiredTokenException",
+    "InvalidAccessKeyId",
+    "InvalidClientTokenId",
+    "InvalidToken",
+    "SignatureDoesNotMatch",
+    "TokenRefreshRequired",
+];
+
 fn judge(error: &Error, no: Option<No>) -> Outcome {
+    if let Some(no) = cause::<NoKeys>(error) {
+        let said = io::Error::other(no.clone());
+        return if no.is_passing { Outcome::Passing(said) } else { Outcome::Unknown(said) };
+    }
     let Some(No { status, code, message }) = no else {
         // The network, or an answer that could not be read.
         let text = innermost(error);
@@ -80,11 +96,25 @@ fn judge(error: &Error, no: Option<No>) -> Outcome {
         416 => Outcome::BeyondEnd,
         408 | 429 | 500..=599 => Outcome::Passing(said),
         _ if PASSING_CODES.contains(&code.as_str()) => Outcome::Passing(said),
+        _ if OF_WHO_WE_ARE.contains(&code.as_str()) => Outcome::Unknown(said),
         // To a HEAD no server says why; it may be any of these.
         400 if code.is_empty() => Outcome::Passing(said),
-        401 | 403 => Outcome::Refused(said),
+        401 => Outcome::Unknown(said),
+        403 => Outcome::Refused(said),
         _ => Outcome::Failed(said),
     }
+}
+
+/// The cause of that kind, however deep.
+fn cause<C: std::error::Error + 'static>(error: &Error) -> Option<&C> {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(deeper) = cause {
+        if let Some(found) = deeper.downcast_ref() {
+            return Some(found);
+        }
+        cause = deeper.source();
+    }
+    None
 }
 
 /// The last cause: what the library says before it names the whole address once more.
@@ -96,24 +126,12 @@ fn innermost(error: &Error) -> String {
     cause.to_string()
 }
 
-/// Connects as the library does, and notes each answer that is no success.
+/// Notes each answer that is no success.
 #[derive(Debug)]
-pub(crate) struct Noting<C>(pub C);
-
-impl<C: HttpConnector> HttpConnector for Noting<C> {
-    fn connect(&self, options: &ClientOptions) -> Result<HttpClient, Error> {
-        Ok(HttpClient::new(NotingService(self.0.connect(options)?)))
-    }
-}
-
-#[derive(Debug)]
-struct NotingService(HttpClient);
-
-/// More than this is no answer of a store.
-const MOST_READ_OF_AN_ANSWER: usize = 64 << 10;
+pub(crate) struct Noting(pub HttpClient);
 
 #[async_trait::async_trait]
-impl HttpService for NotingService {
+impl HttpService for Noting {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let note = |no| {
             // Only what is asked for a call has somebody who wants to know.
@@ -124,25 +142,41 @@ impl HttpService for NotingService {
         if response.status().is_success() {
             return Ok(response);
         }
-        let (parts, body) = response.into_parts();
-        let (mut body, mut stream) = (Vec::new(), body.bytes_stream());
-        while body.len() < MOST_READ_OF_AN_ANSWER
-            && let Some(part) = stream.try_next().await?
-        {
-            body.extend_from_slice(&part);
-        }
-        let text = String::from_utf8_lossy(&body);
-        note(Some(No {
-            status: parts.status.as_u16(),
-            code: element(&text, "Code").to_owned(),
-            message: element(&text, "Message").to_owned(),
-        }));
-        Ok(HttpResponse::from_parts(parts, HttpResponseBody::from(body)))
+        let (no, response) = read_no(response).await?;
+        note(Some(no));
+        Ok(response)
     }
 }
 
+/// More than this is no answer of a store.
+const MOST_READ_OF_AN_ANSWER: usize = 64 << 10;
+
+/// What an answer that is no success says; it can be read again.
+pub(crate) async fn read_no(response: HttpResponse) -> Result<(No, HttpResponse), HttpError> {
+    let (parts, body) = response.into_parts();
+    let body = read_at_most(body, MOST_READ_OF_AN_ANSWER).await?;
+    let text = String::from_utf8_lossy(&body);
+    let no = No {
+        status: parts.status.as_u16(),
+        code: element(&text, "Code").to_owned(),
+        message: element(&text, "Message").to_owned(),
+    };
+    Ok((no, HttpResponse::from_parts(parts, HttpResponseBody::from(body))))
+}
+
+/// A body, or as much of it as is wanted, to the end of the part that reaches so far.
+pub(crate) async fn read_at_most(body: HttpResponseBody, most: usize) -> Result<Vec<u8>, HttpError> {
+    let (mut read, mut stream) = (Vec::new(), body.bytes_stream());
+    while read.len() < most
+        && let Some(part) = stream.try_next().await?
+    {
+        read.extend_from_slice(&part);
+    }
+    Ok(read)
+}
+
 /// The text of the first element of that name, as it stands; empty if there is none.
-fn element<'t>(text: &'t str, name: &str) -> &'t str {
+pub(crate) fn element<'t>(text: &'t str, name: &str) -> &'t str {
     let inner = || text.split_once(&format!("<{name}>"))?.1.split_once(&format!("</{name}>"));
     inner().map_or("", |(inner, _)| inner)
 }

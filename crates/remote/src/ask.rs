@@ -2,6 +2,7 @@
 
 use crate::answer::{Outcome, noting};
 use crate::retry::{Again, Budget, Retry, Tries};
+use crate::s3::NoKeys;
 use hikae_model::Cx;
 use hikae_store::{ObjectKey, StoreError};
 use object_store::Error;
@@ -74,6 +75,9 @@ impl Asker {
 
     pub fn unreachable(&self, what: &What<'_>, n_tries: u32, source: io::Error) -> StoreError {
         let (verb, key, address) = (what.verb, what.key.to_owned(), self.address.clone());
+        if source.get_ref().is_some_and(|cause| cause.is::<NoKeys>()) {
+            return StoreError::Credentials { verb, key, address, source };
+        }
         StoreError::Unreachable { verb, key, address, n_tries, source }
     }
 
@@ -85,6 +89,7 @@ impl Asker {
             (Outcome::NotThere, _) => StoreError::Missing { address },
             (Outcome::Taken, Ok(key)) => StoreError::Exists { key },
             (Outcome::Refused(source), _) => StoreError::Refused { verb, key, address, source },
+            (Outcome::Unknown(source), _) => StoreError::Credentials { verb, key, address, source },
             (Outcome::Passing(source) | Outcome::Raced(source), _) => self.unreachable(what, 1, source),
             (Outcome::Failed(source), _) => StoreError::Io { verb, key, address, source },
             (outcome @ (Outcome::Taken | Outcome::BeyondEnd), _) => {

@@ -7,6 +7,7 @@
 
 mod answer;
 mod ask;
+mod client;
 mod objects;
 mod retry;
 mod s3;
@@ -14,5 +15,5 @@ mod store;
 mod wire;
 
 pub use retry::Retry;
-pub use s3::{Bucket, Control, S3Error, S3Key, S3Settings};
+pub use s3::{Bucket, Control, S3Error, S3Identity, S3Key, S3Login, S3Role, S3Settings, S3Surroundings};
 pub use store::RemoteStore;

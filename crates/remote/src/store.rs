@@ -75,6 +75,10 @@ impl Store for RemoteStore {
                 {
                     return Ok(());
                 }
+                // That it is refused now says nothing of the try before.
+                Err(Outcome::Refused(_)) if is_doubtful && self.is_ours(key, bytes).unwrap_or(false) => {
+                    return Ok(());
+                }
                 Err(Outcome::Raced(error)) => (error, Again::Raced),
                 Err(Outcome::Passing(error)) => {
                     is_doubtful = true;

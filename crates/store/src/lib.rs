@@ -158,6 +158,18 @@ pub enum StoreError {
         /// What the server said.
         source: io::Error,
     },
+    /// We have nothing to show the server who we are, or it does not take it.
+    #[error("{address} does not know us, so we cannot {verb} {key}")]
+    Credentials {
+        /// `read`, `write`, `list` or `remove`.
+        verb: &'static str,
+        /// What.
+        key: String,
+        /// Where.
+        address: String,
+        /// What was looked for, or what the server said; never any of a secret.
+        source: io::Error,
+    },
     /// The server did not answer, or not usefully, however often it was asked.
     #[error("cannot {verb} {key} in {address}: no useful answer to {n_tries} requests")]
     Unreachable {
@@ -195,9 +207,12 @@ impl StoreError {
             | Self::NoSpace { .. }
             | Self::Permission { .. }
             | Self::Refused { .. } => false,
-            Self::NotFound { .. } | Self::Truncated { .. } | Self::Unreachable { .. } | Self::Io { .. } => {
-                true
-            }
+            // An earlier try of the same put may have been carried out.
+            Self::NotFound { .. }
+            | Self::Truncated { .. }
+            | Self::Credentials { .. }
+            | Self::Unreachable { .. }
+            | Self::Io { .. } => true,
         }
     }
 
@@ -215,6 +230,7 @@ impl Advise for StoreError {
             Self::Missing { .. } => ErrorCode::RepositoryMissing,
             Self::NoSpace { .. } => ErrorCode::NoSpace,
             Self::Permission { .. } | Self::Refused { .. } => ErrorCode::Permission,
+            Self::Credentials { .. } => ErrorCode::Credentials,
             Self::Unreachable { .. } | Self::Io { .. } => ErrorCode::StoreUnreachable,
         }
     }
@@ -231,8 +247,12 @@ impl Advise for StoreError {
             }
             Self::Permission { .. } => Some("see that this user owns the repository's directory".into()),
             Self::Refused { .. } => {
-                Some("see that the access key is right, still valid, and allowed to do this there".into())
+                Some("see that what we are to the server is allowed to do this there".into())
             }
+            Self::Credentials { .. } => Some(
+                "set `access_key` and `secret_key`, `profile` or `role` beside the bucket, or see that what gives out the key                  still does; what was stored stays, so run it again"
+                    .into(),
+            ),
             Self::Unreachable { .. } => Some(
                 "see that the address is right and the network and the server are up; what was stored stays, so run it again"
                     .into(),

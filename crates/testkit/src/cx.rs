@@ -145,7 +145,12 @@ impl Random for TestRandom {
 
 /// A context with the real clock and the operating system's random source, for benchmarks.
 pub fn system_cx() -> Cx {
-    Cx::new(Arc::new(SystemClock::start()), Arc::new(SystemRandom), Cancel::default())
+    Cx::new(system_clock(), Arc::new(SystemRandom), Cancel::default())
+}
+
+/// The real clock.
+pub fn system_clock() -> Arc<dyn Clock> {
+    Arc::new(SystemClock::start())
 }
 
 struct SystemClock {

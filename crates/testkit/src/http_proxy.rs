@@ -4,7 +4,8 @@
 //! Plain HTTP/1.1 with `Content-Length`, which is what servers of objects and their clients speak. Hosts are passed on as the
 //! client wrote them, so signatures hold.
 
-use std::io::{self, BufRead, BufReader, Write};
+use crate::http::read;
+use std::io::{self, BufReader, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -91,13 +92,6 @@ impl Drop for HttpProxy {
     }
 }
 
-/// A head and a body, of a request or of an answer.
-struct Message {
-    first: String,
-    head: Vec<u8>,
-    body: Vec<u8>,
-}
-
 impl Shared {
     /// One connection of a client, request after request.
     fn serve(&self, client: &TcpStream) -> io::Result<()> {
@@ -145,56 +139,5 @@ impl Shared {
             }
         }
         Ok(())
-    }
-}
-
-/// Nothing if the connection ended between two messages.
-fn read(from: &mut impl BufRead, has_body: bool) -> io::Result<Option<Message>> {
-    let (mut head, mut first, mut length, mut is_chunked) = (Vec::new(), String::new(), 0, false);
-    loop {
-        let mut line = Vec::new();
-        if from.read_until(b'\n', &mut line)? == 0 {
-            return Ok(None);
-        }
-        head.extend_from_slice(&line);
-        let text = String::from_utf8_lossy(&line).trim_end().to_owned();
-        if text.is_empty() {
-            break;
-        }
-        if first.is_empty() {
-            first = text;
-        } else if let Some((name, value)) = text.split_once(':') {
-            if name.eq_ignore_ascii_case("content-length") {
-                length = value.trim().parse().unwrap_or(0);
-            }
-            is_chunked |= name.eq_ignore_ascii_case("transfer-encoding") && value.contains("chunked");
-        }
-    }
-    let mut body = Vec::new();
-    if has_body && is_chunked {
-        read_chunks(from, &mut body)?;
-    } else if has_body {
-        body.resize(length, 0);
-        from.read_exact(&mut body)?;
-    }
-    Ok(Some(Message { first, head, body }))
-}
-
-/// Keeps the chunks as they came.
-fn read_chunks(from: &mut impl BufRead, body: &mut Vec<u8>) -> io::Result<()> {
-    loop {
-        let mut line = Vec::new();
-        from.read_until(b'\n', &mut line)?;
-        let size = String::from_utf8_lossy(&line);
-        let size = usize::from_str_radix(size.split(';').next().unwrap_or_default().trim(), 16);
-        let size = size.map_err(|_| io::Error::other("no size of a chunk"))?;
-        body.extend_from_slice(&line);
-        // Its bytes, and the end of their line.
-        let from_here = body.len();
-        body.resize(from_here + size + 2, 0);
-        from.read_exact(&mut body[from_here..])?;
-        if size == 0 {
-            return Ok(());
-        }
     }
 }

@@ -1,9 +1,10 @@
 //! A repository in a bucket of a real S3 server.
 
 use crate::home::Home;
-use hikae_testkit::{Asked, Fate, HttpProxy, SeaweedFs};
+use hikae_testkit::{Asked, Fate, HttpProxy, S3Fault, SeaweedFs, system_clock};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 /// A home whose repository is in a bucket at `endpoint`, with one source.
 fn home(endpoint: &str) -> Home {
@@ -73,8 +74,11 @@ fn an_empty_machine_restores_by_the_address_alone() {
         "--key-file",
         key.to_str().unwrap(),
     ];
-    let without = elsewhere.expect(7, &arguments);
-    assert!(without.stderr.contains("AWS_ACCESS_KEY_ID"), "{}", without.stderr);
+    let mut nobody = elsewhere.command(&arguments);
+    nobody.env("AWS_EC2_METADATA_DISABLED", "true");
+    let nobody = crate::home::Ran::of(&nobody.output().unwrap());
+    assert_eq!(nobody.code, Some(15), "{}", nobody.stderr);
+    assert!(nobody.stderr.contains("no AWS_ACCESS_KEY_ID"), "{}", nobody.stderr);
     let with = |secret: &str| {
         let mut command = elsewhere.command(&arguments);
         command.env("AWS_ACCESS_KEY_ID", SeaweedFs::ACCESS_KEY).env("AWS_SECRET_ACCESS_KEY", secret);
@@ -143,4 +147,85 @@ fn a_lost_answer_neither_loses_nor_doubles_anything() {
     assert!(n > 5, "{n}");
     assert_eq!(n_snapshots(), 1);
     home.expect(0, &["verify", "--read-data"]);
+}
+
+const ROLE: &str = "arn:aws:iam::111122223333:role/backup";
+
+/// A home whose repository is on `server`, entered by a role that a profile's key may assume.
+fn home_with_a_role(server: &S3Fault) -> Home {
+    let home = home(&server.endpoint());
+    let (access_key, secret) = (S3Fault::ACCESS_KEY, S3Fault::SECRET_KEY);
+    home.write_private(
+        ".aws/credentials",
+        format!("[backup]\naws_access_key_id = {access_key}\naws_secret_access_key = {secret}\n"),
+    );
+    home.configure(&format!(
+        "[repository.offsite]\n\
+         store = {{ s3 = {{ bucket = \"backups\", prefix = \"of/here\", endpoint = \"{}\", \
+         profile = \"backup\", role = \"{ROLE}\", external_id = \"of-us\" }} }}\n\
+         unlock = {{ key_file = \"{}\" }}\n\
+         [source.docs]\nkind = \"files\"\ninclude = [\"{}\"]\n\
+         [job.all]\nsources = [\"docs\"]\n",
+        server.endpoint(),
+        home.key_file().display(),
+        home.path("docs").display(),
+    ));
+    server.allow_role(ROLE, Some("of-us"));
+    home
+}
+
+/// The incident once more, with the program itself: sessions that are shorter than the run.
+///
+/// Keeps RS-35, RS-36, C-5.
+#[test]
+fn a_backup_outlives_the_sessions_that_it_is_made_in() {
+    let server = S3Fault::start(system_clock());
+    let home = home_with_a_role(&server);
+    home.expect(0, &["store", "init"]);
+    home.expect(0, &["init"]);
+    server.sessions_live(Duration::from_millis(1500));
+    server.decide(|asked| {
+        if asked.path.contains("backups") {
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        Fate::Pass
+    });
+    let before = server.n_sessions();
+    home.expect(0, &["backup"]);
+    assert!(server.n_sessions() - before >= 2, "{} sessions", server.n_sessions() - before);
+    server.behave();
+    home.expect(0, &["verify", "--read-data"]);
+    assert_eq!(server.complaints(), [""; 0]);
+}
+
+/// Keeps C-5, RS-35.
+#[test]
+fn a_run_whose_key_ends_for_good_says_so_with_a_code_of_its_own() {
+    let server = Arc::new(S3Fault::start(system_clock()));
+    let home = home_with_a_role(&server);
+    home.expect(0, &["store", "init"]);
+    home.expect(0, &["init"]);
+    home.expect(0, &["backup"]);
+    home.write("docs/3", "a change");
+    let n_puts = AtomicUsize::new(0);
+    let ends = Arc::downgrade(&server);
+    server.decide(move |asked| match (asked.method.as_str(), asked.path.as_str()) {
+        ("POST", "/") if n_puts.load(Ordering::Relaxed) > 0 => Fate::Answer(403, "AccessDenied"),
+        ("PUT", _) => {
+            n_puts.fetch_add(1, Ordering::Relaxed);
+            ends.upgrade().unwrap().end_sessions();
+            Fate::Pass
+        }
+        _ => Fate::Pass,
+    });
+    let ran = home.expect(15, &["backup"]);
+    assert!(ran.stderr.contains(ROLE) && ran.stderr.contains("AccessDenied"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("`role`"), "{}", ran.stderr);
+    assert!(!ran.stderr.contains(S3Fault::SECRET_KEY) && !ran.stderr.contains("token+of"), "{}", ran.stderr);
+    let json = home.run(&["backup", "--json"]);
+    assert!(json.stdout.contains("\"credentials\""), "{}", json.stdout);
+    server.behave();
+    home.expect(0, &["backup"]);
+    home.expect(0, &["verify", "--read-data"]);
+    assert_eq!(home.json(&["list"])["result"].as_array().unwrap().len(), 2);
 }

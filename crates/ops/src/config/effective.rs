@@ -156,7 +156,20 @@ fn of_store(store: &StoreConfig) -> Value {
         StoreConfig::Directory(path) => return text(path.display()),
         StoreConfig::S3(s3) => s3,
     };
-    let S3Config { bucket, prefix, region, endpoint, path_style, ca, access_key, secret_key } = s3;
+    let S3Config {
+        bucket,
+        prefix,
+        region,
+        endpoint,
+        path_style,
+        ca,
+        access_key,
+        secret_key,
+        profile,
+        role,
+        external_id,
+        sts_endpoint,
+    } = &**s3;
     let settings = [
         ("bucket", Some(text(bucket))),
         ("prefix", prefix.as_ref().map(text)),
@@ -166,6 +179,10 @@ fn of_store(store: &StoreConfig) -> Value {
         ("ca", ca.as_ref().map(|path| text(path.display()))),
         ("access_key", access_key.as_ref().map(text)),
         ("secret_key", secret_key.as_ref().map(|secret| text(shown_reference(secret)))),
+        ("profile", profile.as_ref().map(text)),
+        ("role", role.as_ref().map(text)),
+        ("external_id", external_id.as_ref().map(text)),
+        ("sts_endpoint", sts_endpoint.as_ref().map(text)),
     ];
     let settings = settings.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?)));
     table("s3", Value::Table(settings.collect()))

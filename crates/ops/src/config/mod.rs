@@ -46,6 +46,7 @@ pub(crate) use leak::masked;
 pub use nearest::nearest;
 pub use parse::parse;
 pub use schema::schema;
+pub(crate) use secret::printed_by;
 pub use secret::{BadSecretRef, SecretError, SecretRef};
 pub use source::{SourceConfig, SourceSettings};
 pub use store::{S3Config, StoreConfig};

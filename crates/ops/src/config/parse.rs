@@ -427,6 +427,11 @@ repository = "main"
             "begin with https://",
         );
         check_store_fault("{ s3 = { bucket = \"b\", access_key = \"a\" } }", "needs its `secret_key`");
+        check_store_fault("{ s3 = { bucket = \"b\", external_id = \"x\" } }", "are for a `role`");
+        check_store_fault(
+            "{ s3 = { bucket = \"b\", access_key = \"a\", secret_key = \"env:B\", profile = \"c\" } }",
+            "both say who we are",
+        );
         check_store_fault("{ s3 = { bucket = \"b\" }, x = 1 }", "not also `x`");
         check_fault("\"/var/lib/hikae/main\"", "\"main\"", 3, 9, "not an absolute path", "");
         check_fault("\"command:pass show hikae\"", "\"hunter2\"", 4, 25, "not a secret reference", "");

@@ -48,7 +48,7 @@ enum Store {
     /// An absolute path to a directory.
     Directory(#[schemars(regex(pattern = "^/"))] String),
     /// A store over the network.
-    Remote(Remote),
+    Remote(Box<Remote>),
 }
 
 /// A store over the network.
@@ -77,10 +77,18 @@ struct S3 {
     path_style: Option<bool>,
     /// Certificates (PEM) that the server's is checked against, beside those of the system.
     ca: Option<String>,
-    /// Who we are; AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, if left out.
+    /// Who we are; if left out, without a profile: environment, ~/.aws, web identity, container, instance.
     access_key: Option<String>,
     /// The secret that goes with access_key.
     secret_key: Option<Secret>,
+    /// The profile of ~/.aws that says who we are, and nothing else.
+    profile: Option<String>,
+    /// The role that is assumed with what was found, as arn:aws:iam::123456789012:role/backup.
+    role: Option<String>,
+    /// What whoever trusts us with the role asks for besides.
+    external_id: Option<String>,
+    /// The server that gives out roles; the store's own where it is not Amazon's, if left out.
+    sts_endpoint: Option<String>,
 }
 
 /// What opens a repository.

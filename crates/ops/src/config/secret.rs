@@ -238,6 +238,18 @@ fn first_line(text: Zeroizing<String>) -> Zeroizing<String> {
 }
 
 fn ask_command(words: &[String], around: &Surroundings, cx: &Cx) -> Result<Zeroizing<String>, SecretError> {
+    printed_by(words, around, cx).map(first_line)
+}
+
+/// All that a program prints, if it ends well.
+///
+/// # Errors
+/// [`SecretError::CannotRun`], [`SecretError::CommandFailed`] and [`SecretError::Cancelled`].
+pub(crate) fn printed_by(
+    words: &[String],
+    around: &Surroundings,
+    cx: &Cx,
+) -> Result<Zeroizing<String>, SecretError> {
     let Some((program, arguments)) = words.split_first() else {
         return Err(SecretError::CommandFailed { program: String::new(), how: "it has no name".to_owned() });
     };
@@ -273,7 +285,7 @@ fn ask_command(words: &[String], around: &Surroundings, cx: &Cx) -> Result<Zeroi
     };
     match status.success() {
         true if text.trim().is_empty() => Err(failed("it printed nothing".to_owned())),
-        true => Ok(first_line(text)),
+        true => Ok(text),
         false => Err(failed(format!("it ended with {status}"))),
     }
 }

@@ -12,11 +12,11 @@ pub enum StoreConfig {
     /// A directory.
     Directory(PathBuf),
     /// A bucket, or a part of one.
-    S3(S3Config),
+    S3(Box<S3Config>),
 }
 
 /// `{ s3 = { … } }`.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct S3Config {
     /// The bucket.
@@ -37,12 +37,24 @@ pub struct S3Config {
     /// Certificates that the server's is checked against, beside those of the system.
     #[serde(default)]
     pub ca: Option<PathBuf>,
-    /// Who we are; without it, the variables that Amazon's programs read say so.
+    /// Who we are; without it and without a profile, whatever Amazon's programs would find.
     #[serde(default)]
     pub access_key: Option<String>,
     /// The secret that goes with `access_key`.
     #[serde(default)]
     pub secret_key: Option<SecretRef>,
+    /// The profile of `~/.aws` that says who we are.
+    #[serde(default)]
+    pub profile: Option<String>,
+    /// The role that is assumed with what was found.
+    #[serde(default)]
+    pub role: Option<String>,
+    /// What whoever trusts us with the role asks for besides.
+    #[serde(default)]
+    pub external_id: Option<String>,
+    /// The server that gives out roles, unless it is the store's own or Amazon's.
+    #[serde(default)]
+    pub sts_endpoint: Option<String>,
 }
 
 impl StoreConfig {
@@ -86,7 +98,7 @@ impl<'de> Deserialize<'de> for StoreConfig {
                     return Err(A::Error::custom(format_args!("one store, and not also `{other}`")));
                 }
                 config.check().map_err(A::Error::custom)?;
-                Ok(StoreConfig::S3(config))
+                Ok(StoreConfig::S3(Box::new(config)))
             }
         }
 
@@ -109,10 +121,16 @@ impl S3Config {
                 "the prefix `{prefix}` must be names of lower-case letters, digits, `.` and `-`, joined by `/`"
             ));
         }
-        if let Some(endpoint) = &self.endpoint
-            && !(endpoint.starts_with("https://") || endpoint.starts_with("http://"))
-        {
-            return Err(format!("the endpoint `{endpoint}` must begin with https://"));
+        for endpoint in [&self.endpoint, &self.sts_endpoint].into_iter().flatten() {
+            if !(endpoint.starts_with("https://") || endpoint.starts_with("http://")) {
+                return Err(format!("the endpoint `{endpoint}` must begin with https://"));
+            }
+        }
+        if self.access_key.is_some() && self.profile.is_some() {
+            return Err("`access_key` and `profile` both say who we are: take one away".to_owned());
+        }
+        if self.role.is_none() && (self.external_id.is_some() || self.sts_endpoint.is_some()) {
+            return Err("`external_id` and `sts_endpoint` are for a `role`".to_owned());
         }
         match (&self.access_key, &self.secret_key) {
             (Some(_), None) => Err("`access_key` needs its `secret_key`".to_owned()),

@@ -1,14 +1,13 @@
-//! What is done to a bucket, and not to the objects in it: requests of our own, signed as the library signs them.
+//! What is done to a bucket, and not to the objects in it: requests of our own.
 
 use super::{Bucket, S3Error};
-use crate::answer::{Noting, Outcome};
+use crate::answer::Outcome;
 use crate::ask::{Asker, What};
 use crate::retry::Retry;
 use hikae_model::Cx;
 use hikae_store::StoreError;
 use object_store::Error;
-use object_store::aws::AwsAuthorizer;
-use object_store::client::{HttpClient, HttpConnector, HttpRequest, ReqwestConnector};
+use object_store::client::{HttpClient, HttpRequest};
 
 /// A bucket for what is done to it as a whole.
 pub struct Control<'b> {
@@ -23,8 +22,7 @@ impl Bucket {
     /// # Errors
     /// [`S3Error`].
     pub fn control(&self, retry: Retry, cx: &Cx) -> Result<Control<'_>, S3Error> {
-        let client = Noting(ReqwestConnector::default()).connect(&self.options);
-        let client = client.map_err(|error| self.cannot(error.to_string()))?;
+        let client = self.client()?;
         let asker = Asker::new(self.settings.address(), retry, cx).map_err(S3Error::Runtime)?;
         Ok(Control { bucket: self, client, asker })
     }
@@ -70,11 +68,8 @@ impl Control<'_> {
     async fn request(&self, method: &str, query: &str, body: &str) -> Result<Vec<u8>, Error> {
         let generic = |source| Error::Generic { store: "S3", source };
         let request = http::Request::builder().method(method).uri(format!("{}{query}", self.bucket.url()));
-        let mut request: HttpRequest =
+        let request: HttpRequest =
             request.body(body.to_owned().into()).map_err(|error| generic(Box::new(error)))?;
-        let credential = self.bucket.credentials.get_credential().await?;
-        let region = &self.bucket.settings.region;
-        AwsAuthorizer::new(&credential, "s3", region).try_authorize(&mut request, None)?;
         let response = self.client.execute(request).await.map_err(|error| generic(Box::new(error)))?;
         let status = response.status();
         let body = response.into_body().bytes().await.map_err(|error| generic(Box::new(error)))?;

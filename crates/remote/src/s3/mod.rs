@@ -1,21 +1,27 @@
 //! Amazon S3, and what speaks like it.
 
 mod control;
+mod login;
+mod signing;
 
 pub use control::Control;
+pub(crate) use login::NoKeys;
+pub use login::{S3Identity, S3Key, S3Login, S3Role, S3Surroundings};
 
 use crate::answer::Noting;
 use crate::ask::Asker;
+use crate::client::{Reach, Ready};
 use crate::retry::Retry;
 use crate::store::RemoteStore;
 use hikae_model::{Advise, Cx, ErrorCode, Hint};
-use object_store::aws::{AmazonS3Builder, AwsCredential, AwsCredentialProvider, Checksum, S3ConditionalPut};
-use object_store::client::ReqwestConnector;
-use object_store::{Certificate, ClientOptions, RetryConfig, StaticCredentialProvider};
+use login::{Finder, Keys, Web};
+use object_store::aws::{AmazonS3Builder, Checksum, S3ConditionalPut};
+use object_store::client::HttpClient;
+use object_store::{ClientOptions, RetryConfig};
+use signing::Signing;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// Where a bucket is, and what opens it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -32,21 +38,6 @@ pub struct S3Settings {
     pub path_style: bool,
     /// A file of certificates that the server's is checked against, beside those of the system.
     pub ca: Option<PathBuf>,
-}
-
-/// Who we are to the server.
-#[derive(Clone)]
-pub struct S3Key {
-    /// The public half.
-    pub access_key: String,
-    /// The secret half.
-    pub secret_key: String,
-}
-
-impl std::fmt::Debug for S3Key {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("S3Key").field("access_key", &self.access_key).finish_non_exhaustive()
-    }
 }
 
 /// Why no store could be made of the settings. Nothing was asked of the server yet.
@@ -92,35 +83,34 @@ impl Advise for S3Error {
     }
 }
 
-const CONNECTS_WITHIN: Duration = Duration::from_secs(15);
-
 /// A bucket, as we may speak to it. Nothing was asked of the server yet.
 pub struct Bucket {
     settings: S3Settings,
-    credentials: AwsCredentialProvider,
-    options: ClientOptions,
+    keys: Arc<Keys>,
+    reach: Reach,
 }
 
 impl Bucket {
-    /// Makes ready to speak to a bucket.
+    /// Makes ready to speak to a bucket. The key is found with the first request.
     ///
     /// # Errors
     /// [`S3Error`].
-    pub fn new(settings: &S3Settings, key: &S3Key) -> Result<Self, S3Error> {
+    pub fn new(settings: &S3Settings, login: &S3Login, cx: &Cx) -> Result<Self, S3Error> {
+        let reach = Reach::with_certificates(settings.ca.as_deref()).map_err(|source| {
+            S3Error::Certificates { path: settings.ca.clone().unwrap_or_default(), source }
+        })?;
         let is_plain = settings.endpoint.as_ref().is_some_and(|endpoint| endpoint.starts_with("http://"));
-        let mut options = ClientOptions::new()
-            .with_timeout_disabled()
-            .with_connect_timeout(CONNECTS_WITHIN)
-            .with_allow_http(is_plain);
-        if let Some(path) = &settings.ca {
-            for certificate in certificates(path)? {
-                options = options.with_root_certificate(certificate);
-            }
-        }
-        let credential =
-            AwsCredential { key_id: key.access_key.clone(), secret_key: key.secret_key.clone(), token: None };
-        let credentials = Arc::new(StaticCredentialProvider::new(credential));
-        Ok(Self { settings: settings.clone(), credentials, options })
+        let web = Web::new(&reach).map_err(|error| settings.cannot(&error))?;
+        let finder = Finder::new(settings, login, web, cx);
+        let keys = Arc::new(Keys::new(finder, settings.address(), cx));
+        Ok(Self { settings: settings.clone(), keys, reach: Reach { is_plain, ..reach } })
+    }
+
+    /// A client whose requests are signed, and whose answers are noted.
+    fn client(&self) -> Result<HttpClient, S3Error> {
+        let client = self.reach.client().map_err(|error| self.settings.cannot(&error))?;
+        let (keys, region) = (self.keys.clone(), self.settings.region.clone());
+        Ok(HttpClient::new(Noting(HttpClient::new(Signing { client, keys, region }))))
     }
 
     /// The bucket as a store.
@@ -133,28 +123,31 @@ impl Bucket {
             .with_bucket_name(&settings.bucket)
             .with_region(&settings.region)
             .with_virtual_hosted_style_request(!settings.path_style)
-            .with_credentials(self.credentials.clone())
+            // `Signing` does, with the key that holds at the moment of each request.
+            .with_skip_signature(true)
+            // What many are removed with answers yes, and its no for each within; one is told as any other request is.
+            .with_disable_bulk_delete(true)
             // The server refuses what was changed on its way, and keeps the sum beside the object.
             .with_checksum_algorithm(Checksum::SHA256)
             .with_conditional_put(S3ConditionalPut::ETagMatch)
             // Who tries again must know whether a lost answer may have been a success.
             .with_retry(RetryConfig { max_retries: 0, ..RetryConfig::default() })
-            .with_http_connector(Noting(ReqwestConnector::default()))
-            .with_client_options(self.options.clone());
+            .with_http_connector(Ready(self.client()?))
+            .with_client_options(ClientOptions::new().with_allow_http(self.reach.is_plain));
         if let Some(endpoint) = &settings.endpoint {
             builder = builder.with_endpoint(endpoint);
         }
-        let objects = builder.build().map_err(|error| self.cannot(error.to_string()))?;
+        let objects = builder.build().map_err(|error| settings.cannot(&error))?;
         let asker = Asker::new(settings.address(), retry, cx).map_err(S3Error::Runtime)?;
         Ok(RemoteStore::new(asker, Arc::new(objects), &settings.prefix))
-    }
-
-    fn cannot(&self, why: String) -> S3Error {
-        S3Error::Settings { bucket: self.settings.bucket.clone(), why }
     }
 }
 
 impl S3Settings {
+    fn cannot(&self, error: &dyn std::error::Error) -> S3Error {
+        S3Error::Settings { bucket: self.bucket.clone(), why: error.to_string() }
+    }
+
     /// For people and for the recovery sheet.
     pub fn address(&self) -> String {
         let bucket = match &self.endpoint {
@@ -166,10 +159,4 @@ impl S3Settings {
             prefix => format!("{bucket}/{prefix}"),
         }
     }
-}
-
-fn certificates(path: &Path) -> Result<Vec<Certificate>, S3Error> {
-    let unreadable = |source| S3Error::Certificates { path: path.to_owned(), source };
-    let pem = std::fs::read(path).map_err(unreadable)?;
-    Certificate::from_pem_bundle(&pem).map_err(|error| unreadable(io::Error::other(error.to_string())))
 }

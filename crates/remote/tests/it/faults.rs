@@ -1,6 +1,6 @@
 //! What is lost, cut or refused on the way: retried within bounds, told by its name, and never taken for an answer.
 
-use crate::{bucket_at, retry};
+use crate::{bucket_at, retry, told};
 use hikae_remote::RemoteStore;
 use hikae_store::{ObjectKey, Store, StoreError};
 use hikae_testkit::store_contract::{key, listed};
@@ -125,24 +125,15 @@ fn a_list_is_whole_or_an_error() {
 fn what_will_not_pass_ends_at_once_and_says_what_the_server_said() {
     let Some(behind) = Behind::start() else { return };
     let store = &behind.store;
-    let told = |error: StoreError| {
-        let mut text = error.to_string();
-        let mut cause: &dyn std::error::Error = &error;
-        while let Some(deeper) = cause.source() {
-            text.push_str(&format!(": {deeper}"));
-            cause = deeper;
-        }
-        text
-    };
     for (status, code) in
         [(403, "AccessDenied"), (401, "Unauthorized"), (301, "PermanentRedirect"), (400, "InvalidRequest")]
     {
         behind.set(move |_| Fate::Answer(status, code));
         let before = behind.proxy.n_asked();
-        let error = told(store.put(&key("packs/1"), b"content").unwrap_err());
+        let error = told(&store.put(&key("packs/1"), b"content").unwrap_err());
         assert!(error.contains(code) && error.contains("packs/1"), "{error}");
         assert_eq!(behind.proxy.n_asked() - before, 1, "{code}");
-        let error = told(store.list("packs", &mut |_| {}).unwrap_err());
+        let error = told(&store.list("packs", &mut |_| {}).unwrap_err());
         assert!(error.contains(code), "{error}");
     }
     behind.set(|_| Fate::Answer(503, "SlowDown"));
@@ -151,5 +142,5 @@ fn what_will_not_pass_ends_at_once_and_says_what_the_server_said() {
     assert!(matches!(error, StoreError::Unreachable { n_tries, .. } if n_tries > 1), "{error:?}");
     assert!(began.elapsed() < retry().deadline + Duration::from_secs(2));
     assert!(behind.proxy.n_asked() - before < 20);
-    assert!(told(error).contains("503 SlowDown"));
+    assert!(told(&error).contains("503 SlowDown"));
 }

@@ -1,14 +1,27 @@
 //! Stores over the network, on real servers.
 
+mod elsewhere;
 mod faults;
+mod keys;
 mod s3;
 
-use hikae_remote::{Bucket, Retry, S3Key, S3Settings};
-use hikae_testkit::SeaweedFs;
+use hikae_model::Cx;
+use hikae_remote::{Bucket, Retry, S3Identity, S3Key, S3Login, S3Settings, S3Surroundings};
+use hikae_testkit::{SeaweedFs, system_cx};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A bucket of the server at `endpoint`.
 fn bucket_at(endpoint: &str, name: &str, prefix: &str) -> Bucket {
+    let key = S3Key {
+        access_key: SeaweedFs::ACCESS_KEY.to_owned(),
+        secret_key: SeaweedFs::SECRET_KEY.to_owned().into(),
+    };
+    bucket_as(&login(S3Identity::Key(key)), endpoint, name, prefix, &system_cx())
+}
+
+/// The same, as somebody.
+fn bucket_as(login: &S3Login, endpoint: &str, name: &str, prefix: &str, cx: &Cx) -> Bucket {
     let settings = S3Settings {
         bucket: name.to_owned(),
         prefix: prefix.to_owned(),
@@ -17,9 +30,22 @@ fn bucket_at(endpoint: &str, name: &str, prefix: &str) -> Bucket {
         path_style: true,
         ca: None,
     };
-    let key =
-        S3Key { access_key: SeaweedFs::ACCESS_KEY.to_owned(), secret_key: SeaweedFs::SECRET_KEY.to_owned() };
-    Bucket::new(&settings, &key).unwrap()
+    Bucket::new(&settings, login, cx).unwrap()
+}
+
+/// Who is found there, in surroundings that say nothing.
+fn login(identity: S3Identity) -> S3Login {
+    let around = S3Surroundings {
+        variables: Arc::new(|_| None),
+        home: None,
+        run: Arc::new(|_| Err("nothing is run".to_owned())),
+    };
+    S3Login { identity, role: None, sts_endpoint: None, around }
+}
+
+/// The text of an error with all its causes.
+fn told(error: &dyn std::error::Error) -> String {
+    hikae_model::with_causes(error)
 }
 
 /// Patient enough for a test.
