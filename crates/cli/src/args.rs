@@ -90,6 +90,7 @@ pub enum Command {
     Cat(command::cat::CatArgs),
     Diff(command::diff::DiffArgs),
     Restore(Box<command::restore::RestoreArgs>),
+    Export(command::export::ExportArgs),
     Verify(command::verify::VerifyArgs),
     Drill(command::drill::DrillArgs),
     Forget(command::forget::ForgetArgs),

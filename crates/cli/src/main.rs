@@ -87,6 +87,7 @@ fn run(command: Command, app: &App) -> Result<Ended, Failure> {
         Command::Cat(args) => command::cat::run(&args, app),
         Command::Diff(args) => command::diff::run(&args, app),
         Command::Restore(args) => command::restore::run(&args, app),
+        Command::Export(args) => command::export::run(&args, app),
         Command::Verify(args) => command::verify::run(&args, app),
         Command::Drill(args) => command::drill::run(&args, app),
         Command::Forget(args) => command::forget::run(&args, app),

@@ -1,7 +1,8 @@
 //! What can end an operation. A fault of the repository and a fault of a source are different things, and
 //! stay so up to the exit code.
 
-use hikae_model::{Advise, Cancelled, ErrorCode, Hint};
+use hikae_export::ExportError;
+use hikae_model::{Advise, Cancelled, ErrorCode, Hint, with_causes};
 use hikae_repo::RepoError;
 use hikae_repo::wal::WalError;
 use hikae_source::SourceError;
@@ -81,6 +82,12 @@ pub(crate) fn printable(text: &str) -> String {
 impl From<StoreError> for OpsError {
     fn from(error: StoreError) -> Self {
         Self::Repo(error.into())
+    }
+}
+
+impl From<ExportError> for OpsError {
+    fn from(error: ExportError) -> Self {
+        Self::Refused { code: error.code(), what: with_causes(&error), advice: error.advice() }
     }
 }
 

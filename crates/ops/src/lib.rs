@@ -17,6 +17,7 @@ pub mod doctor;
 pub mod drill;
 mod earlier;
 mod error;
+pub mod export;
 pub mod forget;
 mod forward;
 pub mod hooks;

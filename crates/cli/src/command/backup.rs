@@ -1,6 +1,6 @@
 //! `hikae backup`
 
-use super::{prune, shown};
+use super::{export, prune, shown};
 use crate::app::App;
 use crate::failure::{Ended, Failure};
 use crate::page::{Align, Mark, Table, count, marked};
@@ -9,7 +9,8 @@ use hikae_model::{Bytes, Count, ErrorCode, Outcome, sabotage};
 use hikae_ops::Repo;
 use hikae_ops::backup::{BackupOptions, NamedSource, backup};
 use hikae_ops::backup_plan::{PlannedFiles, PlannedSource, plan_backup};
-use hikae_ops::config::Config;
+use hikae_ops::config::{Config, JobConfig};
+use hikae_ops::export::{Export, ExportReport};
 use hikae_ops::report::BackupReport;
 use hikae_ops::retain::{Retained, retain};
 use serde::Serialize;
@@ -118,6 +119,17 @@ pub fn run(args: &BackupArgs, app: &App) -> Result<Ended, Failure> {
     };
     let mut ended = ended(&report);
     let mut text = shown::backup(&report);
+    let exports = match job {
+        Some(job) => exports_of(job, &config, &repo, &report, app),
+        None => Vec::new(),
+    };
+    for (name, exported) in &exports {
+        let (of_export, shown) = export::told(name, exported, app);
+        text.push_str(&format!("\n{shown}"));
+        if ended == Ended::Well && !sabotage::on("export-failure-hidden") {
+            ended = of_export;
+        }
+    }
     let retained = match (job, app.repository_name(&config, of_job)?) {
         (Some(job), Some(repository)) => {
             let _progress = app.progress();
@@ -150,14 +162,40 @@ pub fn run(args: &BackupArgs, app: &App) -> Result<Ended, Failure> {
             Some(Obeyed::Failed { code: failure.code().name(), message: failure.message(), hint })
         }
     };
-    app.output.result(ended, &BackedUp { report: &report, retention }, &text);
+    let exports = exports.into_iter().map(|(name, exported)| export::Told::of(name, exported)).collect();
+    app.output.result(ended, &BackedUp { report: &report, exports, retention }, &text);
     Ok(ended)
+}
+
+/// Carries out the exports of a job. What fails leaves the snapshots as they are, and shows.
+fn exports_of(
+    job: &JobConfig,
+    config: &Config,
+    repo: &Repo,
+    report: &BackupReport,
+    app: &App,
+) -> Vec<(String, Result<ExportReport, Failure>)> {
+    let _progress = app.progress();
+    let one = |name: &String| {
+        let settings = config.export(name)?;
+        let export = Export { name, config: settings, all: config };
+        let snapshots = export.of_run(repo, report)?;
+        match snapshots.is_empty() {
+            true => Ok(None),
+            false => Ok::<_, Failure>(Some(export.export(repo, &snapshots, &app.around, &app.cx)?)),
+        }
+    };
+    let named = job.exports.iter().map(|name| (name.clone(), one(name).transpose()));
+    named.filter_map(|(name, exported)| Some((name, exported?))).collect()
 }
 
 #[derive(Serialize)]
 struct BackedUp<'a> {
     #[serde(flatten)]
     report: &'a BackupReport,
+    /// What the exports of the job did.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    exports: Vec<export::Told>,
     /// What the retention of the job did; left out where there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     retention: Option<Obeyed>,

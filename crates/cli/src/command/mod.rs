@@ -8,6 +8,7 @@ pub mod config;
 pub mod diff;
 pub mod doctor;
 pub mod drill;
+pub mod export;
 pub mod find;
 pub mod forget;
 pub mod init;

@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
 /// Changes a byte in every pack.
-fn damage(home: &Home) {
+pub fn damage(home: &Home) {
     let packs = fs::read_dir(home.store().join("packs")).unwrap();
     for pack in packs.flat_map(|shard| fs::read_dir(shard.unwrap().path()).unwrap()) {
         let pack = pack.unwrap().path();

@@ -7,6 +7,7 @@ mod drills;
 mod dry_run;
 mod dumps;
 mod exit_codes;
+mod exports;
 mod faults;
 mod guide;
 mod home;

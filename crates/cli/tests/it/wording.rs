@@ -18,6 +18,7 @@ fn help_says_what_each_verb_does() {
         "cat",
         "diff",
         "restore",
+        "export",
         "verify",
         "drill",
         "forget",

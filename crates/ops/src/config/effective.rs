@@ -6,7 +6,8 @@
 use super::append::header_name;
 use super::leak::{masked, shown_reference};
 use super::{
-    Config, JobConfig, RepositoryConfig, S3Config, SourceConfig, SourceSettings, StoreConfig, UnlockConfig,
+    Config, EncryptConfig, ExportConfig, FileMode, JobConfig, RepositoryConfig, S3Config, SourceConfig,
+    SourceSettings, StoreConfig, UnlockConfig,
 };
 use hikae_repo::retention::Retention;
 use hikae_source::files::FilesSettings;
@@ -15,6 +16,7 @@ use hikae_source::postgresql::differential::RowsSettings;
 use hikae_source::postgresql_cluster::{ClusterSettings, ReadBy, WalIn};
 use hikae_source::sqlite::SqliteSettings;
 use serde::Serialize;
+use std::path::PathBuf;
 use toml::Value;
 
 /// One table of the configuration.
@@ -61,6 +63,9 @@ pub fn effective(config: &Config) -> Vec<Section> {
     }
     for (name, job) in &config.jobs {
         sections.push(Section { name: format!("job.{name}"), settings: of_job(job) });
+    }
+    for (name, export) in &config.exports {
+        sections.push(Section { name: format!("export.{name}"), settings: of_export(export) });
     }
     sections
 }
@@ -308,30 +313,62 @@ fn of_rows(rows: &RowsSettings) -> Vec<Setting> {
     pairs.map(|((key, value), (_, default))| setting(key, value, default)).collect()
 }
 
+fn of_retention(rule: &Retention) -> Value {
+    let Retention { last, hourly, daily, weekly, monthly, yearly, within } = rule;
+    let named =
+        [("hourly", hourly), ("daily", daily), ("weekly", weekly), ("monthly", monthly), ("yearly", yearly)];
+    let counts = named.into_iter().filter(|(_, n)| **n > 0);
+    let mut rules: toml::Table = counts.map(|(name, n)| (name.to_owned(), i64::from(*n).into())).collect();
+    rules.insert("last".to_owned(), i64::from(last.get()).into());
+    rules.extend(within.map(|within| ("within".to_owned(), text(format_args!("{within:#}")))));
+    Value::Table(rules)
+}
+
+fn of_export(export: &ExportConfig) -> Vec<Setting> {
+    let ExportConfig {
+        sources,
+        to,
+        name,
+        manifest,
+        paths,
+        types,
+        encrypt,
+        without_secrets,
+        mode,
+        time_zone,
+        keep,
+    } = export;
+    let shown = |paths: &[PathBuf]| Value::Array(paths.iter().map(|path| text(path.display())).collect());
+    let encrypt = encrypt.as_ref().map(|encrypt| match encrypt {
+        EncryptConfig::Age(recipients) => table("age", texts(recipients)),
+        EncryptConfig::Openpgp(keys) => table("openpgp", shown(keys)),
+        EncryptConfig::Passphrase(secret) => table("passphrase", text(shown_reference(secret))),
+    });
+    let zone = time_zone.as_ref().and_then(|zone| zone.0.iana_name());
+    vec![
+        setting("sources", Some(texts(sources)), None),
+        setting("to", Some(of_store(to)), None),
+        setting("name", Some(text(name)), None),
+        setting("manifest", Some(text(manifest)), Some(text("manifest_{export}_{time}"))),
+        setting("paths", Some(shown(paths)), Some(shown(&[]))),
+        setting("types", Some(texts(types)), Some(texts(&[]))),
+        setting("encrypt", encrypt, None),
+        setting("without_secrets", Some((*without_secrets).into()), Some(false.into())),
+        setting("mode", Some(text(mode)), Some(text(FileMode::default()))),
+        setting("time_zone", Some(text(zone.unwrap_or("UTC"))), Some(text("UTC"))),
+        setting("keep", keep.as_ref().map(of_retention), None),
+    ]
+}
+
 fn of_job(job: &JobConfig) -> Vec<Setting> {
-    let JobConfig { sources, repository, description, retention, keep_log } = job;
-    let rules = |rule: &Retention| {
-        let Retention { last, hourly, daily, weekly, monthly, yearly, within } = rule;
-        let named = [
-            ("hourly", hourly),
-            ("daily", daily),
-            ("weekly", weekly),
-            ("monthly", monthly),
-            ("yearly", yearly),
-        ];
-        let counts = named.into_iter().filter(|(_, n)| **n > 0);
-        let mut rules: toml::Table =
-            counts.map(|(name, n)| (name.to_owned(), i64::from(*n).into())).collect();
-        rules.insert("last".to_owned(), i64::from(last.get()).into());
-        rules.extend(within.map(|within| ("within".to_owned(), text(format_args!("{within:#}")))));
-        Value::Table(rules)
-    };
+    let JobConfig { sources, repository, description, retention, keep_log, exports } = job;
     vec![
         setting("sources", sources.as_deref().map(texts), None),
         setting("repository", repository.as_ref().map(text), None),
         setting("description", description.as_ref().map(text), None),
-        setting("retention", retention.as_ref().map(rules), None),
+        setting("retention", retention.as_ref().map(of_retention), None),
         setting("keep_log", keep_log.map(|length| text(format_args!("{length:#}"))), None),
+        setting("exports", Some(texts(exports)), Some(texts(&[]))),
     ]
 }
 

@@ -24,6 +24,7 @@
 mod append;
 mod effective;
 mod env_file;
+mod export;
 mod fault;
 mod fixtures;
 mod leak;
@@ -40,8 +41,11 @@ pub use bytesize::ByteSize;
 pub use append::{NewSource, append_sources, new_text};
 pub use effective::{Difference, differences, effective, to_text};
 pub use env_file::BadEnvFile;
+pub use export::{EncryptConfig, ExportConfig, Zone};
 pub use fault::{ConfigError, Fault};
 pub use fixtures::Fixtures;
+pub use hikae_export::place::FileMode;
+pub use hikae_export::template::Template;
 pub(crate) use leak::masked;
 pub use nearest::nearest;
 pub use parse::parse;
@@ -70,6 +74,8 @@ pub struct Config {
     pub sources: BTreeMap<String, SourceConfig>,
     /// Jobs by name.
     pub jobs: BTreeMap<String, JobConfig>,
+    /// Exports by name.
+    pub exports: BTreeMap<String, ExportConfig>,
     /// What is no error and should be mended, as a password in a connection string.
     pub warnings: Vec<Fault>,
 }
@@ -146,6 +152,9 @@ pub struct JobConfig {
     /// stay. As far as the oldest of them, if left out.
     #[serde(default, deserialize_with = "span_of_time")]
     pub keep_log: Option<SignedDuration>,
+    /// Exports that follow each run, of what it backed up.
+    #[serde(default)]
+    pub exports: Vec<String>,
 }
 
 impl Config {
@@ -232,6 +241,15 @@ impl Config {
             SourceSettings::PostgresqlRows(rows) => Some((name.as_str(), rows.base.as_str())),
             _ => None,
         })
+    }
+
+    /// The export of this name.
+    ///
+    /// # Errors
+    /// [`ConfigError`] if there is none.
+    pub fn export(&self, name: &str) -> Result<&ExportConfig, ConfigError> {
+        let names = || self.exports.keys().map(String::as_str);
+        self.exports.get(name).ok_or_else(|| ConfigError::no_such("export", name, names()))
     }
 
     /// The source of this name.

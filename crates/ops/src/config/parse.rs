@@ -23,8 +23,7 @@ use toml::de::{DeTable, DeValue, ValueDeserializer};
 const HOOK_LIMIT: Duration = Duration::from_secs(600);
 
 /// Keys of jobs that are in the design and not in this release.
-const LATER: [&str; 8] =
-    ["schedule", "time_zone", "copies", "objective", "drill", "notify", "exports", "window"];
+const LATER: [&str; 7] = ["schedule", "time_zone", "copies", "objective", "drill", "notify", "window"];
 
 /// Reads a configuration.
 ///
@@ -41,17 +40,19 @@ pub fn parse(text: &str, file: Option<&Path>) -> Result<Config, ConfigError> {
     }
     let mut config = Config { file: file.map(Path::to_owned), ..Config::default() };
     for (key, value) in root.into_inner() {
-        let sections = ["repository", "source", "job"];
+        let sections = ["repository", "source", "job", "export"];
         match key.get_ref().as_ref() {
             "repository" => config.repositories = reading.section(value, Parsing::plain),
             "source" => config.sources = reading.section(value, Parsing::source),
             "job" => config.jobs = reading.section(value, Parsing::plain),
+            "export" => config.exports = reading.section(value, Parsing::plain),
             other => reading.unknown(key.span(), other, &sections),
         }
     }
     if reading.faults.is_empty() {
         reading.check_names(&config);
         reading.check_retentions(&config);
+        reading.check_exports(&config);
     }
     reading.refuse_passwords(&config);
     config.warnings = reading.secrets_in_arguments(&config);
@@ -192,6 +193,7 @@ impl<'t> Parsing<'t> {
     fn check_names(&mut self, config: &Config) {
         let sources: Vec<&str> = config.sources.keys().map(String::as_str).collect();
         let repositories: Vec<&str> = config.repositories.keys().map(String::as_str).collect();
+        let exports: Vec<&str> = config.exports.keys().map(String::as_str).collect();
         for (name, base) in config.bases() {
             let is_dumped = config
                 .sources
@@ -210,7 +212,8 @@ impl<'t> Parsing<'t> {
         for (job_name, job) in &config.jobs {
             let named = job.sources.iter().flatten().map(|name| ("source", name, &sources));
             let repository = job.repository.iter().map(|name| ("repository", name, &repositories));
-            for (what, name, known) in named.chain(repository) {
+            let exports = job.exports.iter().map(|name| ("export", name, &exports));
+            for (what, name, known) in named.chain(repository).chain(exports) {
                 if known.contains(&name.as_str()) {
                     continue;
                 }
@@ -239,6 +242,16 @@ impl<'t> Parsing<'t> {
                 let what = format!("the job `{other}` has a retention for {source} too");
                 let advice = "give one job the whole rule: last, hourly, daily, weekly, monthly and yearly go together";
                 self.faults.push(Fault::at(self.text, self.file, span, what).advise(advice));
+            }
+        }
+    }
+
+    /// Exports that could not be, or would show what must not be seen.
+    fn check_exports(&mut self, config: &Config) {
+        for (name, export) in &config.exports {
+            for (key, fault) in export.faults(config) {
+                let span = self.span_of(&format!("export.{name}"), &key);
+                self.faults.push(Fault::at(self.text, self.file, span, fault.0).advise(fault.1));
             }
         }
     }

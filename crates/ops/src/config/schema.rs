@@ -17,6 +17,8 @@ struct Configuration {
     source: Option<std::collections::BTreeMap<String, Source>>,
     /// What is backed up together.
     job: Option<std::collections::BTreeMap<String, Job>>,
+    /// What is written as ordinary files.
+    export: Option<std::collections::BTreeMap<String, Export>>,
 }
 
 /// A repository.
@@ -346,6 +348,51 @@ struct Job {
     /// How far back the archived log of its clusters leads, as "14d"; older log goes with a prune, also where older base
     /// backups stay. As far as the oldest of them, if left out.
     keep_log: Option<String>,
+    /// Names of exports that follow each run, of what it backed up.
+    exports: Option<Vec<String>>,
+}
+
+/// Snapshots as ordinary files.
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+#[allow(dead_code)]
+struct Export {
+    /// Names of the sources whose snapshots are exported.
+    sources: Vec<String>,
+    /// An absolute path to a directory, which must be there.
+    to: Store,
+    /// What each file is called, as "db_{time:%Y%m%d_%H%M%S}.sql.gz"; what it ends with says what it is. Known are {source},
+    /// {kind}, {purpose}, {time}, {snapshot}, {export}, {host} and {table}.
+    name: String,
+    /// What the manifest of a run is called, without what it ends with; "manifest_{export}_{time}", if left out.
+    manifest: Option<String>,
+    /// Of sources of files: only these and what is below them.
+    paths: Option<Vec<String>>,
+    /// Only snapshots of these types: daily, weekly, monthly, manual.
+    types: Option<Vec<String>>,
+    /// Who can open it; anybody, if left out.
+    encrypt: Option<Encrypt>,
+    /// What is secret by the configuration of its source is left out.
+    without_secrets: Option<bool>,
+    /// Permission bits of the files, as "0640"; "0600", if left out.
+    mode: Option<String>,
+    /// The zone of the times in names, as "Asia/Tokyo"; UTC, if left out.
+    time_zone: Option<String>,
+    /// Which runs are kept; the others go after the next. All are kept, if left out.
+    keep: Option<Retention>,
+}
+
+/// Who can open an export.
+#[derive(JsonSchema)]
+#[schemars(rename_all = "snake_case", deny_unknown_fields)]
+#[allow(dead_code)]
+enum Encrypt {
+    /// Recipients of age: age1… and SSH public keys.
+    Age(Vec<String>),
+    /// Files of OpenPGP public keys, as `gpg --export --armor` writes them.
+    Openpgp(Vec<String>),
+    /// A passphrase, by OpenPGP with AES-256.
+    Passphrase(Secret),
 }
 
 /// Which snapshots are kept: those that any of these rules keeps.
@@ -416,6 +463,7 @@ mod tests {
             ("[source.x]\nkind = 'files'\ninclude = []\n[source.x.fixtures]", "Fixtures", &[]),
             ("[job.x]", "Job", &[]),
             ("[job.x]\n[job.x.retention]", "Retention", &[]),
+            ("[export.x]\nsources = []\nto = '/t'\nname = '{time}'", "Export", &[]),
         ] {
             let mut read = known_keys(table);
             read.extend(apart.iter().map(|&name| name.to_owned()));
