@@ -83,6 +83,7 @@ pub enum Command {
     Protect(command::protect::ProtectArgs),
     Init(command::init::InitArgs),
     Backup(command::backup::BackupArgs),
+    Copy(command::copy::CopyArgs),
     List(command::list::ListArgs),
     Show(command::show::ShowArgs),
     Ls(command::ls::LsArgs),

@@ -21,6 +21,11 @@ impl Ended {
         }
     }
 
+    /// This, unless it is well and the other is not.
+    pub fn or(self, other: Self) -> Self {
+        if self == Self::Well { other } else { self }
+    }
+
     /// The name of the code, as `--json` shows it.
     pub fn name(self) -> &'static str {
         match self {

@@ -7,7 +7,7 @@
 
 use crate::RepoError;
 use crate::forget::ForgetRefused;
-use crate::frame_copy::{CopiedPack, FrameAt, FrameCopy};
+use crate::frame_copy::{CopiedPack, FrameAt, FrameCopy, read_pack};
 use crate::index::{IndexBuilder, Segment};
 use crate::index_set::IndexSet;
 use crate::log::{Change, Commit, SnapshotRef};
@@ -55,33 +55,51 @@ impl Writer {
         let repo = &shared.repo;
         let mut snapshots =
             records.iter().map(|record| Snapshot::put(repo, record)).collect::<Result<Vec<_>, _>>()?;
-        let segments = std::mem::take(&mut lock(&shared.own).segments).into_iter().collect();
-        let base = Some((shared.base.clone(), shared.base_index.clone()));
-        let mut own = OwnIndex { segments, base, rescues: 0 };
-        let n = repo.append_as(shared.run, &mut |state| {
-            // While nothing was doomed or found damaged since the run began, what it found is still there.
-            let must_look = repo.has_doomed_since(shared.base.n)
-                || own.segments.keys().any(|index| repo.is_doomed_index(*index))
-                || state.damaged.iter().any(|pack| !shared.base.damaged.contains(pack));
-            if must_look && !sabotage::on("commit-without-looking") {
-                own.rescue(repo, state, &snapshots)?;
-            }
-            // A run that was slow may find its own records taken for orphans.
-            let is_doomed = |id| repo.is_doomed_snapshot(id) && !sabotage::on("own-record-dooms-ignored");
-            for snapshot in snapshots.iter_mut().filter(|snapshot| is_doomed(snapshot.id)) {
-                *snapshot = Snapshot::put(repo, &snapshot.record)?;
-            }
-            Ok(Change::Commit(Commit {
-                snapshots: snapshots.iter().map(reference).collect(),
-                indexes: own.segments.keys().copied().collect(),
-            }))
-        })?;
+        let segments = std::mem::take(&mut lock(&shared.own).segments);
+        let base = (shared.base.clone(), shared.base_index.clone());
+        let n = commit_run(repo, shared.run, base, segments.into_values(), &mut snapshots)?;
         // The snapshots stand. That index objects cannot be merged now takes nothing from them.
         if let Ok(state) = repo.follow() {
             drop(merge_small_indexes(repo, &state));
         }
         Ok(Committed { n, snapshots: snapshots.iter().map(|snapshot| snapshot.id).collect() })
     }
+}
+
+/// Puts the entry of a run that began on `base`, whose packs, index objects and records are durable. Whoever signed the
+/// records, the writer that stands in `snapshots` is the one whose trust counts. One whose record was doomed meanwhile gets
+/// another name.
+///
+/// # Errors
+/// As for [`Writer::commit`].
+pub(crate) fn commit_run(
+    repo: &Repo,
+    run: RunId,
+    base: (Arc<State>, Arc<IndexSet>),
+    segments: impl Iterator<Item = Arc<Segment>>,
+    snapshots: &mut [Snapshot],
+) -> Result<u64, RepoError> {
+    let began = base.0.clone();
+    let segments = segments.map(|segment| (segment.id, segment)).collect();
+    let mut own = OwnIndex { segments, base: Some(base), rescues: 0 };
+    repo.append_as(run, &mut |state| {
+        // While nothing was doomed or found damaged since the run began, what it found is still there.
+        let must_look = repo.has_doomed_since(began.n)
+            || own.segments.keys().any(|index| repo.is_doomed_index(*index))
+            || state.damaged.iter().any(|pack| !began.damaged.contains(pack));
+        if must_look && !sabotage::on("commit-without-looking") {
+            own.rescue(repo, state, snapshots)?;
+        }
+        // A run that was slow may find its own records taken for orphans.
+        let is_doomed = |id| repo.is_doomed_snapshot(id) && !sabotage::on("own-record-dooms-ignored");
+        for snapshot in snapshots.iter_mut().filter(|snapshot| is_doomed(snapshot.id)) {
+            *snapshot = Snapshot::put(repo, &snapshot.record)?;
+        }
+        Ok(Change::Commit(Commit {
+            snapshots: snapshots.iter().map(reference).collect(),
+            indexes: own.segments.keys().copied().collect(),
+        }))
+    })
 }
 
 impl Repo {
@@ -244,7 +262,10 @@ impl OwnIndex {
             if named {
                 segment.each_pack(&mut |pack, mut frames| {
                     frames.retain(|frame| wanted.remove(&(pack.id, frame.offset)));
-                    if frames.is_empty() { Ok(()) } else { copy.take(repo, pack.id, frames, segment) }
+                    match frames.is_empty() {
+                        true => Ok(()),
+                        false => copy.take(repo, (pack.id, &read_pack(repo, pack.id)?), frames, segment),
+                    }
                 })?;
             }
         }

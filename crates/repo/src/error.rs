@@ -4,7 +4,7 @@ use crate::doubt::Doubt;
 use crate::forget::ForgetRefused;
 use crate::object::BadObject;
 use crate::prune::PruneStop;
-use hikae_model::{Advise, BlobId, Cancelled, ErrorCode, Hint, PackId};
+use hikae_model::{Advise, BlobId, Cancelled, ErrorCode, Hint, PackId, WriterId};
 use hikae_store::{ObjectKey, StoreError};
 use std::io;
 use std::path::PathBuf;
@@ -32,6 +32,20 @@ pub enum RepoError {
     WrongKey {
         /// Where.
         address: String,
+    },
+    /// What is sealed in one repository opens in another of its family only.
+    #[error("the repository in {address} is of another family than the one in {other}")]
+    OtherFamily {
+        /// The target.
+        address: String,
+        /// The source.
+        other: String,
+    },
+    /// A writer of the source is nobody in the target, so nothing that it signed counts there.
+    #[error("writer {} has signed it, whom the other repository does not know", .writer.short())]
+    WriterUnknown {
+        /// Who.
+        writer: WriterId,
     },
     /// The repository is not the one that the key belongs to, or `hikae.json` was changed.
     #[error("hikae.json in {address} is not what the key slots vouch for")]
@@ -187,8 +201,10 @@ impl Advise for RepoError {
             Self::Store(_) if self.is_damage() => ErrorCode::VerificationFailed,
             Self::Store(error) => error.code(),
             Self::NoRepository { .. } => ErrorCode::RepositoryMissing,
-            Self::RepositoryExists { .. } | Self::NoRight { .. } => ErrorCode::Forbidden,
-            Self::BadKey { .. } => ErrorCode::Usage,
+            Self::RepositoryExists { .. } | Self::NoRight { .. } | Self::WriterUnknown { .. } => {
+                ErrorCode::Forbidden
+            }
+            Self::BadKey { .. } | Self::OtherFamily { .. } => ErrorCode::Usage,
             Self::WrongKey { .. } | Self::NeedsIdentity | Self::Age { .. } => ErrorCode::WrongKey,
             Self::HeaderChanged { .. }
             | Self::Damaged { .. }
@@ -224,6 +240,12 @@ impl Advise for RepoError {
             Self::WrongKey { .. } => {
                 "check passphrase or key file; the recovery sheet gives it a new key: \
                  `hikae key add --recovery SHEET --new-key-file FILE`"
+            }
+            Self::OtherFamily { .. } => {
+                "make it with `hikae init --like`, so that what is sealed opens in both"
+            }
+            Self::WriterUnknown { .. } => {
+                "copy once with the recovery sheet or another key of an owner: that makes it known there"
             }
             Self::HeaderChanged { .. } => "put back hikae.json from a copy; do not write to this repository",
             Self::TooNew { .. } => "use a newer release of hikae",

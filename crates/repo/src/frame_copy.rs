@@ -47,26 +47,35 @@ impl CopiedPack {
     }
 }
 
+/// Reads a whole pack, and sees that it is what its name says.
+///
+/// # Errors
+/// [`RepoError::PackGone`] if it was removed, [`RepoError::Damaged`] if it is another.
+pub(crate) fn read_pack(repo: &Repo, pack: PackId) -> Result<Vec<u8>, RepoError> {
+    let key = layout::pack(pack);
+    let bytes = repo.store().get(&key).map_err(|error| match error {
+        error if error.is_not_found() => RepoError::PackGone { pack },
+        error => error.into(),
+    })?;
+    match blake3::hash(&bytes).as_bytes() == pack.as_bytes() {
+        true => Ok(bytes),
+        false => Err(RepoError::damaged(key)(BadObject::BrokenSeal)),
+    }
+}
+
 impl FrameCopy {
-    /// Copies `frames` out of `pack`. `segment` is an index object that names both.
+    /// Copies `frames` out of `pack`, whose `bytes` [`read_pack`] gave, into packs of `repo`. `segment` is an index object
+    /// that names both.
     ///
     /// # Errors
-    /// [`RepoError::PackGone`] if it was removed, [`RepoError::Damaged`] if it is not what its name says.
+    /// [`RepoError::FrameDamaged`] if the pack has no such frame, and any failure of the store.
     pub(crate) fn take(
         &mut self,
         repo: &Repo,
-        pack: PackId,
+        (pack, bytes): (PackId, &[u8]),
         frames: Vec<PackedFrame>,
         segment: &Segment,
     ) -> Result<(), RepoError> {
-        let key = layout::pack(pack);
-        let bytes = repo.store().get(&key).map_err(|error| match error {
-            error if error.is_not_found() => RepoError::PackGone { pack },
-            error => error.into(),
-        })?;
-        if blake3::hash(&bytes).as_bytes() != pack.as_bytes() {
-            return Err(RepoError::damaged(key)(BadObject::BrokenSeal));
-        }
         for frame in frames {
             let start = frame.offset as usize;
             let stored = bytes.get(start..start + frame.stored_bytes as usize).ok_or_else(|| {

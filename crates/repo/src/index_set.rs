@@ -7,7 +7,7 @@ use crate::keys::MetadataKeys;
 use crate::layout;
 use crate::object::{BadObject, ObjectClass, open_object};
 use crate::state::State;
-use hikae_model::{BlobId, EpochId, FamilyId, IndexId, PackId, SessionId, sabotage};
+use hikae_model::{BlobId, EpochId, FamilyId, IndexId, PackId, SessionId, WriterId, sabotage};
 use hikae_store::Store;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -128,6 +128,35 @@ impl IndexSet {
             })?;
         }
         Ok(places)
+    }
+
+    /// True if a blob has a place that `will_do`, in a pack that is neither doomed nor damaged in `state`, named by an index
+    /// object of a writer whom `reader` trusts.
+    ///
+    /// # Errors
+    /// As for [`find`](Self::find).
+    pub(crate) fn has_good(
+        &self,
+        id: BlobId,
+        state: &State,
+        reader: WriterId,
+        will_do: &dyn Fn(&Location) -> bool,
+    ) -> Result<bool, RepoError> {
+        for segment in self.segments.values() {
+            let vouched = state.indexes.get(&segment.id);
+            if !vouched.is_some_and(|index| state.trusts(reader, index.writer)) {
+                continue;
+            }
+            let mut is_good = false;
+            segment.find(id, &mut |place| {
+                is_good = state.is_good(place.pack) && will_do(&place);
+                !is_good
+            })?;
+            if is_good {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// The records of a session: one, unless somebody lies.

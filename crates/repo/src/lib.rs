@@ -13,6 +13,7 @@ pub mod chunk;
 pub mod clock;
 mod commit;
 pub mod content;
+pub mod copy;
 pub mod doubt;
 pub mod epoch;
 mod error;

@@ -27,7 +27,7 @@ pub use survey::{
 };
 
 use crate::RepoError;
-use crate::frame_copy::{CopiedPack, FrameAt, FrameCopy};
+use crate::frame_copy::{CopiedPack, FrameAt, FrameCopy, read_pack};
 use crate::index::{IndexBuilder, Segment};
 use crate::index_set::IndexSet;
 use crate::keys::BlobClass;
@@ -229,7 +229,7 @@ impl Moved {
                     Some(BlobClass::Content) => &mut content,
                     Some(BlobClass::Metadata) => &mut metadata,
                 };
-                copy.take(repo, pack.id, frames, segment)
+                copy.take(repo, (pack.id, &read_pack(repo, pack.id)?), frames, segment)
             })?;
         }
         for mut copy in [content, metadata] {

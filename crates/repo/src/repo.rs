@@ -583,6 +583,11 @@ impl Repo {
         self.cache.join("index")
     }
 
+    /// Where this machine remembers what the log has let go.
+    pub(crate) fn let_go_memory(&self) -> PathBuf {
+        self.cache.join("let-go")
+    }
+
     /// Where this machine remembers the last entry that it has seen.
     pub(crate) fn head_memory(&self) -> PathBuf {
         self.cache.join("head")

@@ -113,9 +113,19 @@ impl Snapshot {
     /// # Errors
     /// [`RepoError::Damaged`] if it is not the record that its name promises.
     pub fn read(store: &dyn Store, id: SnapshotId, keys: &MetadataKeys) -> Result<Self, RepoError> {
+        Self::read_stored(store, id, keys).map(|(snapshot, _)| snapshot)
+    }
+
+    /// The same with its stored bytes, which are right.
+    pub(crate) fn read_stored(
+        store: &dyn Store,
+        id: SnapshotId,
+        keys: &MetadataKeys,
+    ) -> Result<(Self, Vec<u8>), RepoError> {
         let key = layout::snapshot(id);
         let stored = store.get(&key)?;
-        Self::open(id, stored, keys).map_err(RepoError::damaged(key))
+        let opened = Self::open(id, stored.clone(), keys).map_err(RepoError::damaged(key))?;
+        Ok((opened, stored))
     }
 
     fn open(id: SnapshotId, stored: Vec<u8>, keys: &MetadataKeys) -> Result<Self, BadObject> {

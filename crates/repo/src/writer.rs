@@ -407,23 +407,9 @@ impl Shared {
 
     fn has_copy(&self, id: BlobId, in_frame: &dyn Fn(FrameName) -> bool) -> Result<bool, RepoError> {
         let own = self.repo.signer().id();
-        for segment in self.base_index.segments() {
-            let trusted =
-                self.base.indexes.get(&segment.id).is_some_and(|index| self.base.trusts(own, index.writer));
-            if !trusted {
-                continue;
-            }
-            let mut usable = false;
-            segment.find(id, &mut |place| {
-                let name = FrameName { session: place.frame.head.session, number: place.frame.head.number };
-                usable = self.base.is_good(place.pack) && in_frame(name);
-                !usable
-            })?;
-            if usable {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        self.base_index.has_good(id, &self.base, own, &|place| {
+            in_frame(FrameName { session: place.frame.head.session, number: place.frame.head.number })
+        })
     }
 
     fn seal_frames(&self, jobs: &Receiver<Job>) {

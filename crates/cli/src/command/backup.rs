@@ -1,6 +1,6 @@
 //! `hikae backup`
 
-use super::{export, prune, shown};
+use super::{copy, export, prune, shown};
 use crate::app::App;
 use crate::failure::{Ended, Failure};
 use crate::page::{Align, Mark, Table, count, marked};
@@ -10,19 +10,25 @@ use hikae_ops::Repo;
 use hikae_ops::backup::{BackupOptions, NamedSource, backup};
 use hikae_ops::backup_plan::{PlannedFiles, PlannedSource, plan_backup};
 use hikae_ops::config::{Config, JobConfig};
+use hikae_ops::copy::{CopyReport, CopyRequest, copy as copy_planned, plan_copy};
 use hikae_ops::export::{Export, ExportReport};
 use hikae_ops::report::BackupReport;
 use hikae_ops::retain::{Retained, retain};
 use serde::Serialize;
+use std::path::Path;
+use std::sync::Arc;
 
 /// How long a key epoch lasts (decision 4 of the design).
 pub const EPOCH_DAYS: i64 = 90;
 
 /// Back up what the configuration names, as one run
 #[derive(Debug, Args)]
-#[command(after_help = "A job that has a retention forgets old snapshots by it after each good backup.\n\n\
+#[command(
+    after_help = "A job that has copies brings what it has made into those repositories. A job that has a retention forgets old snapshots \
+                  by it after each good backup.\n\n\
                   Examples:\n  hikae backup\n  hikae backup --job nightly --type daily\n  \
-                  hikae backup documents --description 'before the upgrade'")]
+                  hikae backup documents --description 'before the upgrade'"
+)]
 pub struct BackupArgs {
     /// Sources to back up [default: those of the job, or all]
     #[arg(value_name = "SOURCE")]
@@ -119,6 +125,11 @@ pub fn run(args: &BackupArgs, app: &App) -> Result<Ended, Failure> {
     };
     let mut ended = ended(&report);
     let mut text = shown::backup(&report);
+    let copies = copy_run(job, &repo, &report, app);
+    for copied in &copies {
+        text.push_str(&format!("\n{}", copied.text(app)));
+        ended = ended.or(copied.ended());
+    }
     let exports = match job {
         Some(job) => exports_of(job, &config, &repo, &report, app),
         None => Vec::new(),
@@ -163,7 +174,7 @@ pub fn run(args: &BackupArgs, app: &App) -> Result<Ended, Failure> {
         }
     };
     let exports = exports.into_iter().map(|(name, exported)| export::Told::of(name, exported)).collect();
-    app.output.result(ended, &BackedUp { report: &report, exports, retention }, &text);
+    app.output.result(ended, &BackedUp { report: &report, copies, exports, retention }, &text);
     Ok(ended)
 }
 
@@ -193,6 +204,9 @@ fn exports_of(
 struct BackedUp<'a> {
     #[serde(flatten)]
     report: &'a BackupReport,
+    /// What came of each copy of the job; left out where there is none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    copies: Vec<CopyOfRun>,
     /// What the exports of the job did.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     exports: Vec<export::Told>,
@@ -206,6 +220,82 @@ struct BackedUp<'a> {
 enum Obeyed {
     Done(Box<Retained>),
     Failed { code: &'static str, message: String, hint: Option<String> },
+}
+
+/// What came of one copy of a run.
+#[derive(Serialize)]
+struct CopyOfRun {
+    /// The name of the repository in the configuration.
+    repository: String,
+    #[serde(flatten)]
+    done: Done,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Done {
+    Done(Box<CopyReport>),
+    Failed {
+        code: &'static str,
+        message: String,
+        hint: Option<String>,
+        #[serde(skip)]
+        ends_with: ErrorCode,
+    },
+}
+
+impl CopyOfRun {
+    fn ended(&self) -> Ended {
+        match &self.done {
+            _ if sabotage::on("copy-failure-hidden") => Ended::Well,
+            Done::Done(report) => report.code().map_or(Ended::Well, Ended::With),
+            Done::Failed { ends_with, .. } => Ended::With(*ends_with),
+        }
+    }
+
+    fn text(&self, app: &App) -> String {
+        match &self.done {
+            Done::Done(report) => copy::text(report, app),
+            Done::Failed { message, hint, .. } => {
+                let mut text = format!(
+                    "{} to {}: {message}\n",
+                    marked(Mark::Bad, "Nothing was copied"),
+                    self.repository
+                );
+                if let Some(hint) = hint {
+                    text.push_str(&format!("  {} {hint}\n", marked(Mark::Faint, "hint:")));
+                }
+                text
+            }
+        }
+    }
+}
+
+/// Copies what a run of a job has made into each repository that the job names. One that cannot be reached takes nothing
+/// from the backup and nothing from the others.
+fn copy_run(job: Option<&JobConfig>, repo: &Arc<Repo>, report: &BackupReport, app: &App) -> Vec<CopyOfRun> {
+    let Some(job) = job.filter(|_| report.log_entry.is_some()) else { return Vec::new() };
+    let sources = report.snapshots.iter().filter(|snapshot| snapshot.id.is_some());
+    let sources: Vec<String> = sources.map(|snapshot| snapshot.source.clone()).collect();
+    let copied = job.copies.iter().map(|name| {
+        let copied = copy_into(name, repo, sources.clone(), app);
+        let done = copied.map(|report| Done::Done(Box::new(report))).unwrap_or_else(|failure| Done::Failed {
+            code: failure.code().name(),
+            message: failure.message(),
+            hint: failure.advice().map(|hint| hint.into_owned()),
+            ends_with: failure.code(),
+        });
+        CopyOfRun { repository: name.clone(), done }
+    });
+    copied.collect()
+}
+
+fn copy_into(name: &str, repo: &Arc<Repo>, sources: Vec<String>, app: &App) -> Result<CopyReport, Failure> {
+    let to = app.open_place(&app.place_of_other(Path::new(name))?)?;
+    let request = CopyRequest { sources, only_newer: true, ..CopyRequest::default() };
+    let plan = plan_copy(repo, &to, &request, &app.around.zone)?;
+    let _progress = app.progress();
+    Ok(copy_planned(repo, &to, &plan, &app.cx)?)
 }
 
 fn retained_text(retained: &Retained, app: &App) -> String {

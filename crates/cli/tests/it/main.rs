@@ -2,6 +2,7 @@
 
 mod bucket;
 mod configuration;
+mod copying;
 mod damage;
 mod drills;
 mod dry_run;

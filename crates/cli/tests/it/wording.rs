@@ -11,6 +11,7 @@ fn help_says_what_each_verb_does() {
         "protect",
         "init",
         "backup",
+        "copy",
         "list",
         "show",
         "ls",

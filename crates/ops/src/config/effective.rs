@@ -361,10 +361,11 @@ fn of_export(export: &ExportConfig) -> Vec<Setting> {
 }
 
 fn of_job(job: &JobConfig) -> Vec<Setting> {
-    let JobConfig { sources, repository, description, retention, keep_log, exports } = job;
+    let JobConfig { sources, repository, copies, description, retention, keep_log, exports } = job;
     vec![
         setting("sources", sources.as_deref().map(texts), None),
         setting("repository", repository.as_ref().map(text), None),
+        setting("copies", Some(texts(copies)), Some(texts(&[]))),
         setting("description", description.as_ref().map(text), None),
         setting("retention", retention.as_ref().map(of_retention), None),
         setting("keep_log", keep_log.map(|length| text(format_args!("{length:#}"))), None),

@@ -141,6 +141,9 @@ pub struct JobConfig {
     /// Where to; not needed if there is one repository.
     #[serde(default)]
     pub repository: Option<String>,
+    /// Further repositories, into which the snapshots of each run are copied.
+    #[serde(default)]
+    pub copies: Vec<String>,
     /// What the job is for; kept with each snapshot that it makes.
     #[serde(default)]
     pub description: Option<String>,
@@ -155,6 +158,13 @@ pub struct JobConfig {
     /// Exports that follow each run, of what it backed up.
     #[serde(default)]
     pub exports: Vec<String>,
+}
+
+impl JobConfig {
+    /// True if the job backs this source up.
+    pub fn takes(&self, source: &str) -> bool {
+        self.sources.as_ref().is_none_or(|sources| sources.iter().any(|taken| taken == source))
+    }
 }
 
 impl Config {
@@ -220,11 +230,8 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] if a job leaves it open and there are several.
     pub fn repositories_of(&self, source: &str) -> Result<Vec<&str>, ConfigError> {
-        let takes = |job: &&JobConfig| {
-            job.sources.as_ref().is_none_or(|sources| sources.iter().any(|taken| taken == source))
-        };
         let mut names = Vec::new();
-        for job in self.jobs.values().filter(takes) {
+        for job in self.jobs.values().filter(|job| job.takes(source)) {
             names.push(self.repository(job.repository.as_deref())?.0);
         }
         if names.is_empty() {
@@ -232,6 +239,24 @@ impl Config {
         }
         names.sort_unstable();
         names.dedup();
+        Ok(names)
+    }
+
+    /// The same, and the repositories into which its jobs copy.
+    ///
+    /// # Errors
+    /// As for [`repositories_of`](Self::repositories_of).
+    pub fn repositories_and_copies_of(&self, source: &str) -> Result<Vec<&str>, ConfigError> {
+        let mut names = self.repositories_of(source)?;
+        for job in self.jobs.values().filter(|job| job.takes(source)) {
+            names.extend(
+                job.copies
+                    .iter()
+                    .map(String::as_str)
+                    .filter(|name| !names.contains(name))
+                    .collect::<Vec<_>>(),
+            );
+        }
         Ok(names)
     }
 

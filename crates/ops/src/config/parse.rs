@@ -23,7 +23,7 @@ use toml::de::{DeTable, DeValue, ValueDeserializer};
 const HOOK_LIMIT: Duration = Duration::from_secs(600);
 
 /// Keys of jobs that are in the design and not in this release.
-const LATER: [&str; 7] = ["schedule", "time_zone", "copies", "objective", "drill", "notify", "window"];
+const LATER: [&str; 6] = ["schedule", "time_zone", "objective", "drill", "notify", "window"];
 
 /// Reads a configuration.
 ///
@@ -211,7 +211,8 @@ impl<'t> Parsing<'t> {
         }
         for (job_name, job) in &config.jobs {
             let named = job.sources.iter().flatten().map(|name| ("source", name, &sources));
-            let repository = job.repository.iter().map(|name| ("repository", name, &repositories));
+            let named_of_job = job.repository.iter().chain(&job.copies);
+            let repository = named_of_job.map(|name| ("repository", name, &repositories));
             let exports = job.exports.iter().map(|name| ("export", name, &exports));
             for (what, name, known) in named.chain(repository).chain(exports) {
                 if known.contains(&name.as_str()) {

@@ -340,6 +340,8 @@ struct Job {
     sources: Option<Vec<String>>,
     /// Name of the repository; not needed if there is one.
     repository: Option<String>,
+    /// Names of further repositories, into which the snapshots of each run are copied.
+    copies: Option<Vec<String>>,
     /// What the job is for; kept with each snapshot that it makes.
     description: Option<String>,
     /// Which snapshots of its sources are kept; the others are forgotten after each good backup of this job. All are kept,

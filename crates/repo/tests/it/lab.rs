@@ -2,12 +2,13 @@
 
 use crate::world::{KEY, Tree, World, backup, noise, restore};
 use hikae_model::{Cut, Cx, PackId, SnapshotId};
-use hikae_repo::keys::Secret32;
+use hikae_repo::keys::{Secret32, Signer};
 use hikae_repo::log::Change;
 use hikae_repo::prune::{PruneOptions, PruneReport, RemovalReport, prune, remove_doomed};
 use hikae_repo::reach::Named;
 use hikae_repo::reader::BlobReader;
-use hikae_repo::slot::Unlock;
+use hikae_repo::recipient::Identity;
+use hikae_repo::slot::{self, Payload, Unlock, Wrap};
 use hikae_repo::state::State;
 use hikae_repo::{Repo, RepoError, forget, layout};
 use hikae_store::{MemoryStore, Store};
@@ -68,6 +69,23 @@ impl Lab {
     /// Opens it over the store with the faults.
     pub fn open_faulty(&self) -> Result<Process, RepoError> {
         Process::over(Arc::new(self.faulty.clone()), &self.cx)
+    }
+
+    /// Opens it as a writer who opens no contents but by these identities.
+    pub fn open_as(&self, signer: &Signer, identities: Vec<Identity>) -> Process {
+        let owner = self.open();
+        let keys = Box::new(owner.repo.keys().clone());
+        let payload = Payload::Writer { keys, signer: Signer::from_seed(signer.seed()) };
+        let key = Secret32::new(*signer.id().as_bytes());
+        let header = owner.repo.header().core.hash();
+        let (id, slot) = slot::make(&payload, header, &Wrap::KeyFile(&key), &self.cx).unwrap();
+        self.memory.put(&layout::slot(id), &slot).unwrap();
+        let cache = tempfile::tempdir().unwrap();
+        let store = Arc::new(self.memory.clone());
+        let repo = Repo::open(store, Unlock::KeyFile(key), identities, cache.path(), &self.cx).unwrap();
+        // Its key is not the repository's business here.
+        self.memory.remove(&layout::slot(id)).unwrap();
+        Process { repo: Arc::new(repo), cx: (*self.cx).clone(), _cache: cache }
     }
 
     /// Sees that everything holds that must hold at any time. Gives what each listed snapshot restores to.

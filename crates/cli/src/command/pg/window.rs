@@ -53,7 +53,7 @@ fn asked(args: &WindowArgs, app: &App) -> Result<Vec<(String, Option<String>)>, 
     for source in sources {
         match (&app.global.store, &app.global.repository) {
             (None, None) => {
-                let names = config.repositories_of(&source)?.into_iter().map(str::to_owned);
+                let names = config.repositories_and_copies_of(&source)?.into_iter().map(str::to_owned);
                 asked.extend(names.map(|name| (source.clone(), Some(name))));
             }
             _ => asked.push((source, None)),
