@@ -53,9 +53,17 @@ pub(crate) async fn noting<T>(call: impl Future<Output = Result<T, Error>>) -> R
 }
 
 /// Errors that servers answer with a status that says less, as 400 for a request that they could not read in time: it is
-/// right to ask once more.
-const PASSING_CODES: [&str; 6] =
-    ["InternalError", "OperationAborted", "RequestTimeout", "ServiceUnavailable", "SlowDown", "Throttling"];
+/// right to ask once more. A body whose sum is another was changed on its way, and is sent again.
+const PASSING_CODES: [&str; 8] = [
+    "BadDigest",
+    "InternalError",
+    "OperationAborted",
+    "RequestTimeout",
+    "ServiceUnavailable",
+    "SlowDown",
+    "Throttling",
+    "XAmzContentSHA256Mismatch",
+];
 
 /// Errors that are about who we are, and not about what we may.
 const OF_WHO_WE_ARE: [&str; 7] = [

@@ -1,6 +1,47 @@
 //! Messages of plain HTTP/1.1 with `Content-Length` or chunks, as far as servers and proxies of tests need them.
 
 use std::io::{self, BufRead};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Listens on a free port of this machine as long as this lives.
+pub(crate) struct Listener {
+    address: SocketAddr,
+    is_over: Arc<AtomicBool>,
+}
+
+impl Listener {
+    /// Hands each connection to `serve`, each on a thread.
+    pub fn start(serve: impl Fn(&TcpStream) -> io::Result<()> + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        let is_over = Arc::new(AtomicBool::new(false));
+        let (over, serve) = (is_over.clone(), Arc::new(serve));
+        std::thread::spawn(move || {
+            for client in listener.incoming() {
+                if over.load(Ordering::Relaxed) {
+                    return;
+                }
+                let (Ok(client), serve) = (client, serve.clone()) else { continue };
+                // An end of a connection is an answer too.
+                std::thread::spawn(move || drop(serve(&client)));
+            }
+        });
+        Self { address, is_over }
+    }
+
+    pub fn endpoint(&self) -> String {
+        format!("http://{}", self.address)
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Relaxed);
+        drop(TcpStream::connect(self.address));
+    }
+}
 
 /// A head and a body, of a request or of an answer.
 pub(crate) struct Message {

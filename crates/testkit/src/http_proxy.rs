@@ -4,11 +4,11 @@
 //! Plain HTTP/1.1 with `Content-Length`, which is what servers of objects and their clients speak. Hosts are passed on as the
 //! client wrote them, so signatures hold.
 
-use crate::http::read;
+use crate::http::{Listener, read};
 use std::io::{self, BufReader, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// A request, as the one who decides on its fate sees it.
 #[derive(Clone, Debug)]
@@ -28,6 +28,8 @@ pub enum Fate {
     Pass,
     /// The server never sees the request; the connection ends.
     LoseRequest,
+    /// A bit of its body is changed on the way.
+    HarmRequest,
     /// The server carries it out; the connection ends without an answer.
     LoseAnswer,
     /// The server carries it out; only so many bytes of the answer's body arrive.
@@ -38,14 +40,13 @@ pub enum Fate {
 
 /// A proxy that runs as long as this lives.
 pub struct HttpProxy {
-    address: SocketAddr,
+    listener: Listener,
     shared: Arc<Shared>,
 }
 
 struct Shared {
     upstream: SocketAddr,
     n: AtomicUsize,
-    is_over: AtomicBool,
     decide: Box<dyn Fn(&Asked) -> Fate + Send + Sync>,
 }
 
@@ -55,40 +56,20 @@ impl HttpProxy {
     /// # Panics
     /// If it cannot.
     pub fn start(upstream: &str, decide: impl Fn(&Asked) -> Fate + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-        let address = listener.local_addr().expect("an address");
         let upstream = upstream.parse().expect("an address and a port");
-        let (n, is_over) = (AtomicUsize::new(0), AtomicBool::new(false));
-        let shared = Arc::new(Shared { upstream, n, is_over, decide: Box::new(decide) });
+        let shared = Arc::new(Shared { upstream, n: AtomicUsize::new(0), decide: Box::new(decide) });
         let serving = shared.clone();
-        std::thread::spawn(move || {
-            for client in listener.incoming() {
-                if serving.is_over.load(Ordering::Relaxed) {
-                    return;
-                }
-                let (Ok(client), serving) = (client, serving.clone()) else { continue };
-                // An end of a connection is an answer too.
-                std::thread::spawn(move || drop(serving.serve(&client)));
-            }
-        });
-        Self { address, shared }
+        Self { listener: Listener::start(move |client| serving.serve(client)), shared }
     }
 
     /// Its address.
     pub fn endpoint(&self) -> String {
-        format!("http://{}", self.address)
+        self.listener.endpoint()
     }
 
     /// How many requests have come.
     pub fn n_asked(&self) -> usize {
         self.shared.n.load(Ordering::Relaxed)
-    }
-}
-
-impl Drop for HttpProxy {
-    fn drop(&mut self) {
-        self.shared.is_over.store(true, Ordering::Relaxed);
-        drop(TcpStream::connect(self.address));
     }
 }
 
@@ -102,7 +83,7 @@ impl Shared {
         let mut upstream = BufReader::new(upstream);
         let mut requests = BufReader::new(client);
         let mut answers = client;
-        while let Some(request) = read(&mut requests, true)? {
+        while let Some(mut request) = read(&mut requests, true)? {
             let mut words = request.first.split(' ').map(str::to_owned);
             let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
             let asked = Asked { n: self.n.fetch_add(1, Ordering::Relaxed), method, path };
@@ -120,6 +101,7 @@ impl Shared {
                     }
                     continue;
                 }
+                Fate::HarmRequest => flip(&mut request.body),
                 Fate::Pass | Fate::LoseAnswer | Fate::CutAnswer(_) => {}
             }
             upstream.get_mut().write_all(&request.head)?;
@@ -140,4 +122,10 @@ impl Shared {
         }
         Ok(())
     }
+}
+
+/// Changes one bit in the middle.
+pub(crate) fn flip(bytes: &mut [u8]) {
+    let middle = bytes.len() / 2;
+    bytes.iter_mut().skip(middle).take(1).for_each(|byte| *byte ^= 1);
 }

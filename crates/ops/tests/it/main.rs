@@ -1,5 +1,6 @@
 //! Whole operations, from real sources through a real directory and back.
 
+mod bucket;
 mod changing;
 mod cluster;
 mod compare;

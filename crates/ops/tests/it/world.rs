@@ -24,7 +24,7 @@ pub struct World {
     pub repo: Arc<Repo>,
 }
 
-const KEY: [u8; 32] = [7; 32];
+pub const KEY: [u8; 32] = [7; 32];
 
 impl World {
     pub fn new() -> Self {

@@ -13,14 +13,15 @@ mod truth;
 pub use request::{Answer, Request};
 pub use truth::{Locked, Version};
 
-use crate::http;
+use crate::http::{self, Listener};
+use crate::http_proxy::flip;
 use crate::{Asked, Fate};
 use grants::Grants;
 use hikae_model::Clock;
 use std::collections::BTreeMap;
 use std::io::{self, BufReader, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::net::{Shutdown, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use truth::Truth;
@@ -31,13 +32,12 @@ type Forbid = Box<dyn Fn(&Request) -> bool + Send + Sync>;
 
 /// A server that runs as long as this lives.
 pub struct S3Fault {
-    address: SocketAddr,
+    listener: Listener,
     shared: Arc<Shared>,
 }
 
 struct Shared {
     n: AtomicUsize,
-    is_over: AtomicBool,
     decide: Mutex<Arc<Decide>>,
     mangle: Mutex<Arc<Mangle>>,
     forbid: Mutex<Arc<Forbid>>,
@@ -65,34 +65,21 @@ impl S3Fault {
     /// # Panics
     /// If it cannot.
     pub fn start(clock: Arc<dyn Clock>) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-        let address = listener.local_addr().expect("an address");
         let world = World { clock, truth: Truth::default(), grants: Grants::new(), complaints: Vec::new() };
         let shared = Arc::new(Shared {
             n: AtomicUsize::new(0),
-            is_over: AtomicBool::new(false),
             decide: Mutex::new(Arc::new(Box::new(|_| Fate::Pass))),
             mangle: Mutex::new(Arc::new(Box::new(|_, _| {}))),
             forbid: Mutex::new(Arc::new(Box::new(|_| false))),
             world: Mutex::new(world),
         });
         let serving = shared.clone();
-        std::thread::spawn(move || {
-            for client in listener.incoming() {
-                if serving.is_over.load(Ordering::Relaxed) {
-                    return;
-                }
-                let (Ok(client), serving) = (client, serving.clone()) else { continue };
-                // An end of a connection is an answer too.
-                std::thread::spawn(move || drop(serving.serve(&client)));
-            }
-        });
-        Self { address, shared }
+        Self { listener: Listener::start(move |client| serving.serve(client)), shared }
     }
 
     /// Its address.
     pub fn endpoint(&self) -> String {
-        format!("http://{}", self.address)
+        self.listener.endpoint()
     }
 
     /// Has this decide on each request from now on.
@@ -172,13 +159,6 @@ impl S3Fault {
     }
 }
 
-impl Drop for S3Fault {
-    fn drop(&mut self) {
-        self.shared.is_over.store(true, Ordering::Relaxed);
-        drop(TcpStream::connect(self.address));
-    }
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|broken| broken.into_inner())
 }
@@ -188,15 +168,20 @@ impl Shared {
         client.set_nodelay(true)?;
         let mut requests = BufReader::new(client);
         while let Some(message) = http::read(&mut requests, true)? {
-            let Some(request) = Request::parse(message) else { return client.shutdown(Shutdown::Both) };
+            let Some(mut request) = Request::parse(message) else { return client.shutdown(Shutdown::Both) };
             let n = self.n.fetch_add(1, Ordering::Relaxed);
             let asked = Asked { n, method: request.method.clone(), path: request.target.clone() };
             let decide = lock(&self.decide).clone();
             let fate = decide(&asked);
+            if fate == Fate::HarmRequest {
+                flip(&mut request.body);
+            }
             let mut answer = match fate {
                 Fate::LoseRequest => return client.shutdown(Shutdown::Both),
                 Fate::Answer(status, code) => Answer::no(status, code, "so the test says"),
-                Fate::Pass | Fate::LoseAnswer | Fate::CutAnswer(_) => self.answer(&request),
+                Fate::Pass | Fate::HarmRequest | Fate::LoseAnswer | Fate::CutAnswer(_) => {
+                    self.answer(&request)
+                }
             };
             lock(&self.mangle).clone()(&asked, &mut answer);
             match fate {

@@ -4,22 +4,33 @@ use super::NoKeys;
 use crate::answer::read_at_most;
 use crate::client::Reach;
 use object_store::client::HttpClient;
+use std::sync::OnceLock;
 use std::time::Duration;
 
-/// Asks them, following nobody elsewhere.
+/// Asks them, following nobody elsewhere. Who has a key of their own never does, so nothing is made ready before.
 pub(crate) struct Web {
-    far: HttpClient,
-    near: HttpClient,
+    reach: Reach,
+    far: OnceLock<HttpClient>,
+    near: OnceLock<HttpClient>,
 }
 
 /// An answer is small.
 const MOST_BYTES: usize = 256 << 10;
 
 impl Web {
-    pub fn new(reach: &Reach) -> Result<Self, reqwest::Error> {
-        let far = Reach { is_plain: true, ..reach.clone() };
-        let near = Reach { is_near: true, ..far.clone() };
-        Ok(Self { far: far.client()?, near: near.client()? })
+    pub fn new(reach: &Reach) -> Self {
+        let reach = Reach { is_plain: true, ..reach.clone() };
+        Self { reach, far: OnceLock::new(), near: OnceLock::new() }
+    }
+
+    fn client(&self, is_near: bool) -> Result<&HttpClient, NoKeys> {
+        let place = if is_near { &self.near } else { &self.far };
+        if let Some(client) = place.get() {
+            return Ok(client);
+        }
+        let client = Reach { is_near, ..self.reach.clone() }.client();
+        let client = client.map_err(|error| NoKeys::new(format!("cannot ask for a key: {error}")))?;
+        Ok(place.get_or_init(|| client))
     }
 
     /// The body of an answer that says yes; `whom` is for errors.
@@ -30,7 +41,7 @@ impl Web {
         within: Duration,
         is_near: bool,
     ) -> Result<String, NoKeys> {
-        let client = if is_near { &self.near } else { &self.far };
+        let client = self.client(is_near)?;
         let call = async {
             let response = client.execute(request.map(Into::into)).await?;
             let status = response.status();
