@@ -148,7 +148,7 @@ class Repository(WriteAheadLog):
         self.identities = unlock.identities + ([self.keys.identity] if self.keys.identity else [])
         self.n, self.root = 0, root
         self.writers, self.snapshots, self.forgotten, self.indexes, self.epoch_objects, self.evidence = {}, {}, {}, {}, {}, {}
-        self.hashes, self.runs, self.void, self.going = [digest(stored)], [], [], set()
+        self.hashes, self.runs, self.void, self.going, self.pruners = [digest(stored)], [], [], set(), set()
         self.fold_log()
         for name in self.epoch_objects.values():
             epoch = self.signed("epoch", *parse("(b,64)", self.open_named("keys", name, EPOCH)))
@@ -223,6 +223,7 @@ class Repository(WriteAheadLog):
                 del self.forgotten[name]
         elif verb == "enrol":
             self.writers[change.writer] = change.rights, change.sources
+            self.pruners.update([change.writer] if change.rights & 4 else [])
         elif verb == "distrust" and change in self.writers:
             self.writers[change] = 0, None
         elif verb == "epoch":

@@ -30,6 +30,7 @@ RECORDS = {
     "evidence": "snapshot 32  source t  kind t  checks *check  phases *phase  recovery_microseconds n  recovered_moment i"
                 " restored_bytes n  tools *(t,t)  release t  host t  log_n n  log_hash 32  started i  finished i",
     "wal": "name t  system n  session (b,64)  epoch (b,64)  frames b  hash 32  length n  sealed 32",
+    "wal_bundle": "system n  timeline n  generation n  soft_seconds n  members b",
     "check": "name t  expected t  actual t  passed f",
     "phase": "name t  microseconds n",
 }

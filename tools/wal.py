@@ -1,28 +1,58 @@
 """Write-ahead log in a hikae repository: section 14 of docs/format.md, for decode.py."""
-import os, struct
+import functools, os, struct
 from types import SimpleNamespace as Record
 
 from blake3 import blake3
-from plain import digest, need, parse_record
+from plain import DAMAGE, digest, need, parse_record
 from records import RECORDS
 
-WAL, CONTENT = 8, 1
+WAL, WAL_BUNDLE, CONTENT = 8, 9, 1
 LOWER = {"partial", "backup", "history"}
 
 
 class WriteAheadLog:
-    """What a repository knows of it. Needs its keys, sessions and writers, and `take_frames` for frame records."""
+    """What a repository knows of it. Needs its keys, sessions, writers and pruners, and `take_frames` for frame records."""
 
     def wal_names(self):
-        """The names of its objects, by cluster, timeline and file."""
-        names = []
+        """The names of its files, as of objects of their own, by cluster, timeline and file."""
+        return sorted(self.wal_places())
+
+    @functools.cache
+    def wal_places(self):
+        """Which bytes of which object each of them is. A bundle that does not open stands for itself: to read it says why."""
+        singles, bundled = {}, {}
         for top, _, files in os.walk(os.path.join(self.path, "wal")):
-            names += [os.path.relpath(os.path.join(top, file), self.path) for file in files]
-        return sorted(names)
+            for name in [os.path.relpath(os.path.join(top, file), self.path) for file in files]:
+                try:
+                    bundled.update(self.wal_bundle(name) if "/bundles/" in name else {})
+                except DAMAGE:
+                    singles[name] = name, 0, -1
+                if "/bundles/" not in name:
+                    singles[name] = name, 0, -1
+        return singles | bundled
+
+    def wal_bundle(self, name):
+        """What a bundle holds, by the name that each file has by itself."""
+        stored, (_, system, timeline, _, file) = self.read(name), name.split("/")
+        (first, last), named = file.split(".")[0].split("-"), file.split(".")[1]
+        need(digest(stored).hex() == named, "its bytes are not what its name says")
+        at = 4 + struct.unpack_from("<I", stored)[0]
+        need(at <= 1 << 20, "its head is too long")
+        body, writer = self.keys.open_object(stored[4:at], WAL_BUNDLE, self.id + struct.pack("<Q", int(system)))
+        head, places = parse_record(RECORDS, "wal_bundle", body), {}
+        need(writer == self.root or writer in self.pruners, "who made it might never prune")
+        need((head.system, f"{head.timeline:08x}") == (int(system), timeline), "it is not in its place")
+        for high, low, length in struct.iter_unpack("<III", head.members):
+            places[f"wal/{system}/{timeline}/{timeline}{high:08x}{low:08x}"] = name, at, length
+            at += length
+        segments = [one[-24:] for one in places]
+        need(segments == sorted(segments) and (segments[0], segments[-1]) == (first, last), "it holds other segments")
+        need(at == len(stored) and len(head.members) == 12 * len(places), "its lengths do not add up")
+        return places
 
     def wal_head(self, name):
         """The head of an object, its frames, and what is sealed in them."""
-        stored, (_, system, timeline, *parts, file) = self.read(name), name.split("/")
+        stored, (_, system, timeline, *parts, file) = self.read(*self.wal_places()[name]), name.split("/")
         words = [word if word in LOWER else word.upper() for word in file.split(".")]
         need(len(system) == 20 and timeline == file[:8] and parts == ["parts"] * ("-" in file), "it is not in its place")
         end = 4 + struct.unpack_from("<I", stored)[0]

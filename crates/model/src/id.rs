@@ -128,6 +128,10 @@ id! {
     EvidenceId, 32, "an evidence id"
 }
 id! {
+    /// Name of a bundle of segments of write-ahead log: BLAKE3 of its stored bytes.
+    BundleId, 32, "a bundle id"
+}
+id! {
     /// Name of a key slot: BLAKE3 of its stored bytes.
     SlotId, 32, "a key slot id"
 }

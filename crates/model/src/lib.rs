@@ -21,8 +21,8 @@ pub use cx::{Cancel, Cancelled, Clock, Cx, Phase, Progress, ProgressNow, Random,
 pub use entry::{Attributes, Entry, EntryKind, FileTime, Xattr};
 pub use failure::Failure;
 pub use id::{
-    BadId, BlobId, EpochId, EvidenceId, FamilyId, HashKey, IndexId, PackId, RepositoryId, RunId, SessionId,
-    SlotId, SnapshotId, WriterId,
+    BadId, BlobId, BundleId, EpochId, EvidenceId, FamilyId, HashKey, IndexId, PackId, RepositoryId, RunId,
+    SessionId, SlotId, SnapshotId, WriterId,
 };
 pub use path::{BadTreePath, TreePath};
 pub use problem::{Outcome, Problem};

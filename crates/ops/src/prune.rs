@@ -1,16 +1,16 @@
-//! Prune: doom what no snapshot needs, let go of the log that no base backup needs, then remove what was doomed long enough
-//! ago.
+//! Prune: doom what no snapshot needs, let go of the log that no base backup needs, bundle what is small of the rest, then
+//! remove what was doomed long enough ago.
 
 use crate::OpsError;
 use crate::pitr::keep::{LogPlan, let_log_go, plan_log};
 use hikae_model::Cx;
 use hikae_repo::Repo;
 use hikae_repo::prune as repo_prune;
-use hikae_repo::prune::{PruneReport, RemovalReport};
+use hikae_repo::prune::{BundleOptions, PruneReport, RemovalReport};
 use serde::Serialize;
 
 pub use crate::pitr::keep::KeepLog;
-pub use hikae_repo::prune::{PruneOptions, PrunePlan, PruneTotals};
+pub use hikae_repo::prune::{BundleTotals, PruneOptions, PrunePlan, PruneTotals};
 
 /// What a prune would do.
 #[derive(Clone, Debug, Serialize)]
@@ -20,6 +20,8 @@ pub struct Planned {
     pub doomed: PrunePlan,
     /// What would go of archived log.
     pub log: LogPlan,
+    /// What would be bundled of it.
+    pub bundled: BundleTotals,
 }
 
 /// What a prune did.
@@ -31,6 +33,8 @@ pub struct Pruned {
     pub log: LogPlan,
     /// The entry that says so; nothing if nothing goes.
     pub log_entry: Option<u64>,
+    /// What was bundled of it.
+    pub bundled: BundleTotals,
     /// What was removed, of what this prune and earlier ones had doomed.
     pub removed: RemovalReport,
 }
@@ -42,10 +46,17 @@ pub struct Pruned {
 pub fn plan(repo: &Repo, options: &PruneOptions, keep: &KeepLog, cx: &Cx) -> Result<Planned, OpsError> {
     cx.progress().begin("planning", "prune", 0);
     let doomed = repo_prune::plan(repo, options, cx)?;
-    Ok(Planned { doomed, log: plan_log(repo, &*repo.follow()?, keep, cx.now(), cx)? })
+    let log = plan_log(repo, &*repo.follow()?, keep, cx.now(), cx)?;
+    let bundled = repo_prune::plan_bundles(repo, &bundling(options), cx)?;
+    Ok(Planned { doomed, log, bundled })
 }
 
-/// Dooms, then removes.
+/// What is bundled leaves its single objects for as long as what is doomed stays.
+fn bundling(options: &PruneOptions) -> BundleOptions {
+    BundleOptions { soft: options.soft, ..BundleOptions::default() }
+}
+
+/// Dooms, bundles, then removes.
 ///
 /// # Errors
 /// As for [`plan`], and any failure of the store; what was removed until then was due.
@@ -53,6 +64,7 @@ pub fn prune(repo: &Repo, options: &PruneOptions, keep: &KeepLog, cx: &Cx) -> Re
     cx.progress().begin("pruning", "packs", 0);
     let doomed = repo_prune::prune(repo, options, cx)?;
     let (log, log_entry) = let_log_go(repo, options.soft, keep, cx)?;
+    let bundled = repo_prune::bundle_log(repo, &bundling(options), cx)?;
     let removed = repo_prune::remove_doomed(repo, cx)?;
-    Ok(Pruned { doomed, log, log_entry, removed })
+    Ok(Pruned { doomed, log, log_entry, bundled, removed })
 }

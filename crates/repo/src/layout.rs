@@ -3,8 +3,10 @@
 //! ```text
 //! hikae.json  keys/<id>  packs/<2 hex>/<id>  index/<id>  snapshots/<id>  log/<n>  checkpoints/<n>  evidence/<id>  leases/<id>
 //! wal/<system id>/<timeline>/<file name in lower case>  wal/<system id>/<timeline>/parts/<segment>.<from>-<to>
+//! wal/<system id>/<timeline>/bundles/<first segment>-<last segment>.<id>
 //! ```
 
+use crate::wal::BundleName;
 use hikae_model::{EvidenceId, IndexId, PackId, RunId, SlotId, SnapshotId, SystemId, Timeline, WalName};
 use hikae_store::ObjectKey;
 use std::str::FromStr;
@@ -80,6 +82,23 @@ pub(crate) fn wal_parts(system: SystemId, timeline: Timeline) -> String {
     format!("{}/{:08x}/parts", wal_directory(system), timeline.get())
 }
 
+/// Where the bundles of segments of a timeline stand.
+pub(crate) fn wal_bundles(system: SystemId, timeline: Timeline) -> String {
+    format!("{}/{:08x}/bundles", wal_directory(system), timeline.get())
+}
+
+/// A bundle of segments of a cluster.
+pub fn wal_bundle(system: SystemId, name: BundleName) -> ObjectKey {
+    key(format!("{}/{name}", wal_bundles(system, name.first.timeline)))
+}
+
+/// Which bundle of which cluster stands under a key, if one does.
+pub fn wal_bundle_of(key: &ObjectKey) -> Option<(SystemId, BundleName)> {
+    let mut words = key.as_str().split('/');
+    let (system, name) = (words.nth(1)?.parse().ok()?, words.next_back()?.parse().ok()?);
+    (wal_bundle(system, name) == *key).then_some((system, name))
+}
+
 /// A file of the write-ahead log of a cluster.
 pub fn wal(system: SystemId, name: WalName) -> ObjectKey {
     let file = name.to_string().to_ascii_lowercase();
@@ -150,6 +169,32 @@ mod tests {
             "x/wal/07000000000000000001/0000000b/0000000b.history",
         ] {
             assert_eq!(wal_of(&ObjectKey::parse(foreign).unwrap()), None, "{foreign}");
+        }
+    }
+
+    #[test]
+    fn a_bundle_has_one_name_and_is_no_file() {
+        let segments = "0000000a000000a9000000f0-0000000a000000aa00000001";
+        let name = format!("{segments}.{}", "ab".repeat(32));
+        let place = format!("wal/07000000000000000001/0000000a/bundles/{name}");
+        let key = ObjectKey::parse(place).unwrap();
+        let (system, bundle) = wal_bundle_of(&key).unwrap();
+        assert_eq!((wal_bundle(system, bundle), wal_of(&key)), (key, None));
+        for foreign in [
+            format!("wal/07000000000000000001/0000000b/bundles/{name}"),
+            format!("wal/07000000000000000001/0000000a/{name}"),
+            format!("wal/07000000000000000001/0000000a/bundles/{segments}"),
+            format!("wal/07000000000000000001/0000000a/bundles/{segments}.ab"),
+            format!(
+                "wal/07000000000000000001/0000000a/bundles/0000000a000000aa00000001-0000000a000000a9000000f0.{}",
+                "ab".repeat(32)
+            ),
+            format!(
+                "wal/07000000000000000001/0000000a/bundles/0000000a000000a9000000f0-0000000b000000aa00000001.{}",
+                "ab".repeat(32)
+            ),
+        ] {
+            assert_eq!(wal_bundle_of(&ObjectKey::parse(foreign.as_str()).unwrap()), None, "{foreign}");
         }
     }
 }

@@ -35,6 +35,8 @@ pub enum ObjectClass {
     Evidence = 7,
     /// Head of a file of the write-ahead log, inside its object.
     Wal = 8,
+    /// Head of a bundle of segments of the write-ahead log, inside its object.
+    WalBundle = 9,
 }
 
 /// Version of the envelope and of all that is in it.

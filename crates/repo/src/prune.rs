@@ -9,12 +9,15 @@
 //! The entry is what counts: a commit before it was seen by the plan, and a commit after it has seen the
 //! dooms. No lock, no lease and no clock is needed for that (decisions 7 to 9).
 
+mod bundled;
+mod bundling;
 mod floor;
 mod merge;
 mod plan;
 mod removal;
 mod survey;
 
+pub use bundling::{BundleOptions, BundleTotals, bundle_log, plan_bundles};
 pub use floor::{DecideFloors, floor_log};
 pub(crate) use merge::merge_small_indexes;
 pub use plan::{

@@ -50,7 +50,8 @@ pub fn put_back(
         let is_right = match (n, layout::wal_of(key)) {
             (Some(n), _) => is_entry(repo, copy, n, &bytes)?,
             (None, Some(file)) => wal::is_right(repo, &repo.state(), file, &bytes),
-            (None, None) => key.as_str().rsplit('/').next() == Some(&*blake3::hash(&bytes).to_hex()),
+            // Of a bundle the segments that it holds stand before its hash.
+            (None, None) => key.as_str().rsplit(['/', '.']).next() == Some(&*blake3::hash(&bytes).to_hex()),
         };
         if !is_right && !sabotage::on("copy-is-believed") {
             report.not_in_copy.push(key.clone());

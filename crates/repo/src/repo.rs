@@ -199,8 +199,12 @@ impl Repo {
     pub(crate) fn enrol_writers_of(&self, other: &Self) -> Result<(), RepoError> {
         let (state, theirs) = (self.follow()?, other.state());
         for (writer, known) in theirs.writers.iter().filter(|(writer, _)| !state.is_known(**writer)) {
-            let WriterState { rights, group, label, trusted, sources } = known.clone();
+            let WriterState { rights, group, label, trusted, sources, once } = known.clone();
             let enrol = log::Enrol { writer: *writer, rights, group, label, sources };
+            if once != 0 {
+                let before = log::Enrol { rights: rights | once, ..enrol.clone() };
+                self.append(&mut |_| Ok(log::Change::Enrol(before.clone())))?;
+            }
             self.append(&mut |_| Ok(log::Change::Enrol(enrol.clone())))?;
             if !trusted {
                 self.append(&mut |_| Ok(log::Change::Distrust(*writer)))?;

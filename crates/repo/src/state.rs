@@ -150,6 +150,14 @@ pub struct WriterState {
     /// The only sources of which it may commit snapshots; nothing if it may of any.
     #[n(4)]
     pub sources: Option<Vec<String>>,
+    /// Rights that an earlier enrolment gave and the newest does not.
+    #[cbor(n(5), default, skip_if = "is_none")]
+    pub once: u32,
+}
+
+/// A reference, as minicbor asks for it.
+fn is_none(rights: &u32) -> bool {
+    *rights == 0
 }
 
 /// A key epoch.
@@ -376,12 +384,14 @@ impl State {
                 }
             }
             Change::Enrol(enrol) => {
+                let before = self.writers.get(&enrol.writer).map_or(0, |state| state.rights | state.once);
                 let state = WriterState {
                     rights: enrol.rights,
                     group: enrol.group.clone(),
                     label: enrol.label.clone(),
                     trusted: true,
                     sources: enrol.sources.clone(),
+                    once: before & !enrol.rights,
                 };
                 self.writers.insert(enrol.writer, state);
             }
@@ -470,6 +480,12 @@ impl State {
             Some(state) if state.trusted => Rights(state.rights),
             _ => Rights::default(),
         }
+    }
+
+    /// True if `writer` may prune or ever might. What it bundled then must count for ever: the single ones are gone.
+    pub fn ever_might_prune(&self, writer: WriterId) -> bool {
+        let ever = self.writers.get(&writer).map(|state| Rights(state.rights | state.once));
+        writer == self.root || ever.is_some_and(|rights| rights.allow(Rights::PRUNE))
     }
 
     /// What `writer` may not do of what this change does, in words; nothing if it may do all of it.

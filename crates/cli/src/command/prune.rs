@@ -6,7 +6,7 @@ use crate::page::count;
 use clap::Args;
 use hikae_model::{Bytes, ErrorCode};
 use hikae_ops::pitr::keep::LogPlan;
-use hikae_ops::prune::{KeepLog, PruneOptions, PruneTotals, Pruned, plan, prune};
+use hikae_ops::prune::{BundleTotals, KeepLog, PruneOptions, PruneTotals, Pruned, plan, prune};
 use jiff::SignedDuration;
 use std::time::Duration;
 
@@ -65,7 +65,8 @@ pub fn run(args: &PruneArgs, app: &App) -> Result<Ended, Failure> {
             plan(&repo, &options, &keep, &app.cx)?
         };
         let packs = text(&plan.doomed.totals, plan.doomed.doomed.len(), "would be");
-        let text = format!("{packs}{}Nothing was changed.\n", log_text(&plan.log, "would go", app));
+        let (log, bundled) = (log_text(&plan.log, "would go", app), bundled_text(&plan.bundled, "would be"));
+        let text = format!("{packs}{log}{bundled}Nothing was changed.\n");
         app.output.result(Ended::Well, &plan, &text);
         return Ok(Ended::Well);
     }
@@ -82,6 +83,7 @@ pub fn pruned_text(pruned: &Pruned, app: &App) -> String {
     let plan = &pruned.doomed.plan;
     let mut page = text(&plan.totals, plan.doomed.len(), "now");
     page.push_str(&log_text(&pruned.log, "goes", app));
+    page.push_str(&bundled_text(&pruned.bundled, "now"));
     let removed = &pruned.removed;
     if removed.n_packs + removed.n_indexes > 0 {
         page.push_str(&format!(
@@ -97,6 +99,12 @@ pub fn pruned_text(pruned: &Pruned, app: &App) -> String {
             Bytes(removed.log_bytes)
         ));
     }
+    if removed.n_bundled > 0 {
+        page.push_str(&format!(
+            "Removed {} of archived log that a bundle stands for.\n",
+            count(removed.n_bundled, "object", "objects"),
+        ));
+    }
     if let Some(next) = removed.next {
         let what = match removed.n_waiting {
             0 => "Archived log waits".to_owned(),
@@ -108,6 +116,19 @@ pub fn pruned_text(pruned: &Pruned, app: &App) -> String {
         ));
     }
     page
+}
+
+/// What is bundled of archived log.
+fn bundled_text(bundled: &BundleTotals, are: &str) -> String {
+    match bundled.n_bundles {
+        0 => String::new(),
+        n => format!(
+            "{} of archived log ({}) {are} bundled, in {}.\n",
+            count(bundled.n_files, "small segment", "small segments"),
+            Bytes(bundled.stored_bytes),
+            count(n, "object", "objects"),
+        ),
+    }
 }
 
 /// What goes of the log of each cluster, and from when on it can come back.

@@ -149,6 +149,16 @@ pub struct SegmentName {
 }
 
 impl SegmentName {
+    /// The segment of these two words after the timeline.
+    pub fn of_words(timeline: Timeline, high: u32, low: u32) -> Self {
+        Self { timeline, high, low }
+    }
+
+    /// The two words after the timeline.
+    pub fn words(self) -> (u32, u32) {
+        (self.high, self.low)
+    }
+
     /// The segment in which `lsn` lies.
     pub fn holding(lsn: Lsn, timeline: Timeline, size: SegmentSize) -> Self {
         let number = lsn.0 / size.bytes();

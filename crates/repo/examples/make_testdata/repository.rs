@@ -14,6 +14,7 @@ use hikae_repo::log::{
     Removed, Rights, SlotRef, hash_of,
 };
 use hikae_repo::object::{ObjectClass, seal_object};
+use hikae_repo::prune::{BundleOptions, bundle_log};
 use hikae_repo::reach::Named;
 use hikae_repo::reader::BlobReader;
 use hikae_repo::recipient::{identity, identity_text};
@@ -81,6 +82,7 @@ pub fn make(directory: &Path) {
     world.forget(&scratch);
     world.prune(&scratch);
     world.let_log_go(&scratch);
+    world.bundle();
     world.drill(second[1]);
     world.doubt_a_pack();
     world.add_void_entries(&second, &scratch);
@@ -273,6 +275,20 @@ impl World {
             LogFloor { system: SYSTEM, timeline: Timeline::FIRST, below, segment_size: SegmentSize::USUAL };
         let without = forgotten.to_vec();
         self.append(&Change::LogFloors(LogFloors { floors: vec![floor], soft_seconds: 7 * 86_400, without }));
+    }
+
+    /// Four segments in a bundle, of which two stand by themselves as well, as within its soft period.
+    fn bundle(&mut self) {
+        let more = ["000000010000000000000003", "000000010000000000000004", "000000010000000000000005"];
+        more.iter().for_each(|name| self.archive(name));
+        // By the clock of the store, which is that of the machine. Nothing of it is stored.
+        let (store, cache) = (self.repo.unlocked().clone(), tempfile::tempdir().expect("a cache"));
+        let repo = Repo::follow_from(store, cache.path(), &hikae_testkit::system_cx()).expect("opened");
+        let options = BundleOptions { fewest_files: 4, ..BundleOptions::default() };
+        assert_eq!(bundle_log(&repo, &options, repo.cx()).expect("bundled").n_files, 4);
+        for name in &more[..2] {
+            repo.store().remove(&layout::wal(SYSTEM, name.parse().expect("a name"))).expect("removed");
+        }
     }
 
     /// Dooms the packs of the forgotten snapshot, removes one of them, and merges the index objects of all

@@ -10,9 +10,9 @@ use crate::lease::Lease;
 use crate::log::{Change, LogFloors};
 use crate::repo::Repo;
 use crate::state::State;
-use hikae_model::{Cx, RunId, SystemId};
+use crate::wal::{Single, Stored};
+use hikae_model::{Cx, RunId};
 use jiff::Timestamp;
-use std::collections::BTreeSet;
 
 /// What makes an entry of a state and a time; nothing, if none is wanted.
 pub type DecideFloors<'a, E> = dyn FnMut(&State, Timestamp) -> Result<Option<LogFloors>, E> + 'a;
@@ -41,29 +41,23 @@ pub fn floor_log<E: From<RepoError>>(
     }
 }
 
-/// Removes what lies below floors that let go of it. Gives how many files that were, and their bytes.
+/// Removes what stands by itself and lies below floors that let go of it. Gives how many files that were, and their bytes.
 pub(super) fn remove_floored(
     repo: &Repo,
     state: &State,
+    stored: &Stored,
     now: Timestamp,
     cx: &Cx,
 ) -> Result<(u64, u64), RepoError> {
     let open: Vec<_> = state.log_floors.iter().filter(|floor| state.lets_go(floor, now)).collect();
-    let systems: BTreeSet<SystemId> = open.iter().map(|state| state.floor.system).collect();
-    let mut due = Vec::new();
-    for system in systems {
-        repo.store().list(&layout::wal_directory(system), &mut |object| {
-            let file = layout::wal_of(&object.key);
-            let goes =
-                |(of, name)| open.iter().any(|state| state.floor.system == of && state.floor.covers(name));
-            if file.is_some_and(goes) {
-                due.push((object.key, object.bytes));
-            }
-        })?;
-    }
-    for (key, _) in &due {
+    let goes = |Single { system, file }: &&Single| {
+        open.iter().any(|state| state.floor.system == *system && state.floor.covers(file.name))
+    };
+    let (mut n_files, mut bytes) = (0, 0);
+    for Single { system, file } in stored.singles.iter().filter(goes) {
         cx.check()?;
-        repo.store().remove(key)?;
+        repo.store().remove(&layout::wal(*system, file.name))?;
+        (n_files, bytes) = (n_files + 1, bytes + file.stored_bytes);
     }
-    Ok((due.len() as u64, due.iter().map(|(_, bytes)| bytes).sum()))
+    Ok((n_files, bytes))
 }

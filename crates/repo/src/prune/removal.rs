@@ -9,6 +9,8 @@ use crate::layout;
 use crate::lease::Lease;
 use crate::log::{Change, Removed};
 use crate::prune::PruneStop;
+use crate::prune::bundled::remove_bundled;
+use crate::prune::bundling::stored_log;
 use crate::prune::floor::remove_floored;
 use crate::repo::Repo;
 use crate::state::{DoomState, State};
@@ -29,6 +31,8 @@ pub struct RemovalReport {
     pub n_log_files: u64,
     /// Their length.
     pub log_bytes: u64,
+    /// Objects of archived log that a bundle stands for.
+    pub n_bundled: u64,
     /// Packs whose soft period is not over.
     pub n_waiting: usize,
     /// When the next of them may go.
@@ -38,7 +42,7 @@ pub struct RemovalReport {
 }
 
 /// Removes what was doomed and whose soft period is over: index objects, then packs, then the entry that says
-/// so, then snapshot records, then archived log. Dying anywhere is harmless: the next removal does it again, and the next prune finds
+/// so, then snapshot records, then archived log, and last what bundles of it stand for. Dying anywhere is harmless: the next removal does it again, and the next prune finds
 /// the records that no entry names.
 ///
 /// # Errors
@@ -48,7 +52,8 @@ pub fn remove_doomed(repo: &Repo, cx: &Cx) -> Result<RemovalReport, RepoError> {
     repo.check_may(&state, &Change::Removed(Removed::default()))?;
     let forgotten = state.forgotten.values().any(|forgotten| forgotten.doom.is_some());
     let is_empty = state.doomed.is_empty() && state.stale_indexes.is_empty() && state.log_floors.is_empty();
-    if is_empty && state.stale_snapshots.is_empty() && !forgotten {
+    let stored = stored_log(repo, &state)?;
+    if is_empty && state.stale_snapshots.is_empty() && !forgotten && stored.bundles.is_empty() {
         return Ok(RemovalReport::default());
     }
     let lease = Lease::take(repo, "remove")?;
@@ -64,7 +69,13 @@ pub fn remove_doomed(repo: &Repo, cx: &Cx) -> Result<RemovalReport, RepoError> {
         remove_due(repo, &due, now, &mut report, cx)?;
     }
     // What is gone for good by now lets the floors go that have waited for it.
-    (report.n_log_files, report.log_bytes) = remove_floored(repo, &*repo.follow()?, now, cx)?;
+    let state = repo.follow()?;
+    (report.n_log_files, report.log_bytes) = remove_floored(repo, &state, &stored, now, cx)?;
+    let gone = remove_bundled(repo, &state, &stored, now, cx)?;
+    report.n_bundled = gone.n_spent;
+    report.n_log_files += gone.n_floored;
+    report.log_bytes += gone.floored_bytes;
+    report.next = report.next.into_iter().chain(gone.next).min();
     Ok(report)
 }
 

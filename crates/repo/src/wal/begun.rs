@@ -113,7 +113,7 @@ impl WalArchive {
         if within.is_empty() || !self.may_prune()? {
             return Ok(0);
         }
-        if self.settled_head(&layout::wal(system, name), system, name)?.is_none() {
+        if self.settled(system, name)?.is_none() {
             return Ok(0);
         }
         for part in &within {
@@ -138,8 +138,13 @@ impl WalArchive {
             Some((_, WalName::Part(part))) => drop(begun.insert(part.segment)),
             _ => {}
         })?;
-        let spent = begun.intersection(&whole);
-        spent.map(|segment| self.remove_parts_within(system, (*segment).into())).sum()
+        let mut n_removed = 0;
+        for segment in begun {
+            if whole.contains(&segment) || self.bundled(system, segment, false)?.is_some() {
+                n_removed += self.remove_parts_within(system, segment.into())?;
+            }
+        }
+        Ok(n_removed)
     }
 
     /// Whether we may take parts away that are of no use.

@@ -6,21 +6,30 @@
 //! - To know a stored file again, or to fetch it, takes `hikae.json` and a key slot. The log is read only by who stores
 //!   something new, or meets what another writer has stored.
 //! - Nothing here enters the index or packs. What goes of it an entry of the log says (`floor`), and prune removes it.
+//! - Prune gathers small segments into one object for many (`bundle`, `bundles`): a segment is where it was, or there.
 //!
 //! `object` knows the bytes. This module knows no page of the log and no server: whether a file is what its name says is
 //! for who archives it to find out.
 
 mod begun;
+mod bundle;
+mod bundles;
 mod error;
 mod floor;
 mod object;
 mod stored;
 
 pub use begun::Got;
+pub use bundle::{BadBundleName, BundleName};
+pub(crate) use bundle::{Bundle, Bundling, make_bundle};
+pub use bundles::list;
+pub(crate) use bundles::{ListedBundle, OpenBundles, Single, Stored, of_state};
 pub use error::WalError;
 pub use floor::LogFloor;
 pub use object::WalHead;
-pub(crate) use stored::StoredObject;
+pub(crate) use stored::{Place, ReadRange};
+
+use stored::StoredObject;
 
 use crate::RepoError;
 use crate::keys::Secret32;
@@ -32,10 +41,12 @@ use crate::repo::{Repo, lock};
 use crate::slot::Unlock;
 use crate::state::State;
 use crate::unlocked::Unlocked;
+use bundle::part_of;
+use bundles::Found;
 use hikae_model::{Cx, SystemId, WalName, WriterId, sabotage};
-use hikae_store::{Object, ObjectKey, Store, StoreError};
+use hikae_store::{Store, StoreError};
 use object::{OpenSession, PlainHash, Sealer, hash_file};
-use std::collections::BTreeMap;
+use std::cell::RefCell;
 use std::io::{Read, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -62,6 +73,7 @@ pub struct WalArchive {
     session: Mutex<Option<Arc<OpenSession>>>,
     /// One for each thread that has pushed at the same time.
     sealers: Mutex<Vec<Sealer>>,
+    bundles: OpenBundles,
 }
 
 /// What became of a file that was to be stored. In both cases it is durable.
@@ -107,6 +119,7 @@ impl WalArchive {
             repo: Mutex::default(),
             session: Mutex::default(),
             sealers: Mutex::default(),
+            bundles: OpenBundles::default(),
         })
     }
 
@@ -119,6 +132,7 @@ impl WalArchive {
             repo: Mutex::new(Some(repo.clone())),
             session: Mutex::default(),
             sealers: Mutex::default(),
+            bundles: OpenBundles::default(),
         }
     }
 
@@ -142,13 +156,36 @@ impl WalArchive {
             lock(&self.sealers).push(sealer);
         }
         match put {
-            Ok(()) => Ok(Pushed::Stored { stored_bytes }),
+            Ok(()) => {
+                self.check_took_no_bundled_name(system, name, plain).map(|()| Pushed::Stored { stored_bytes })
+            }
             Err(error @ StoreError::Exists { .. }) => {
-                let there = self.settled_head(&key, system, name)?.ok_or(error)?;
+                let there = self.settled(system, name)?.ok_or(error)?;
                 same(&there, plain).map(|()| Pushed::AlreadyThere)
             }
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Sees, once a file was put, that no bundle has another one of its name: between a look and a put the single one may have
+    /// made room for its bundle. What a bundle holds is what was there first, and counts.
+    fn check_took_no_bundled_name(
+        &self,
+        system: SystemId,
+        name: WalName,
+        plain: PlainHash,
+    ) -> Result<(), WalError> {
+        let WalName::Segment(segment) = name else { return Ok(()) };
+        if sabotage::on("bundles-unseen-after-put") {
+            return Ok(());
+        }
+        let Some(there) = self.bundled_head(system, segment)? else { return Ok(()) };
+        let compared = same(&there, plain);
+        if compared.is_err() {
+            // It counts for nothing. Who may not remove it leaves it to prune.
+            drop(self.unlocked.store.remove(&layout::wal(system, name)));
+        }
+        compared
     }
 
     /// True if this file is there, durable, and the same. False if there is none of its name: then nothing of `content` was
@@ -157,9 +194,7 @@ impl WalArchive {
     /// # Errors
     /// As for [`push`](Self::push).
     pub fn confirm(&self, system: SystemId, name: WalName, content: &mut dyn Read) -> Result<bool, WalError> {
-        let Some(there) = self.settled_head(&layout::wal(system, name), system, name)? else {
-            return Ok(false);
-        };
+        let Some(there) = self.settled(system, name)? else { return Ok(false) };
         let plain = hash_file(&self.unlocked, content).map_err(WalError::Read)?;
         same(&there, plain).map(|()| true)
     }
@@ -169,8 +204,7 @@ impl WalArchive {
     /// # Errors
     /// [`RepoError::Damaged`] if it is not so.
     pub fn head(&self, system: SystemId, name: WalName) -> Result<Option<WalHead>, RepoError> {
-        let key = layout::wal(system, name);
-        self.head_of(&key, self.unlocked.store.stat(&key), system, name)
+        Ok(self.find(system, name)?.map(|found| found.head))
     }
 
     /// Writes a file to `target`. Gives what is known of it; nothing if there is none of its name. Until this returns, what
@@ -184,26 +218,37 @@ impl WalArchive {
         name: WalName,
         target: &mut dyn Write,
     ) -> Result<Option<WalHead>, WalError> {
-        let Some(head) = self.head(system, name)? else { return Ok(None) };
-        let key = layout::wal(system, name);
+        let Some(found) = self.find(system, name)? else { return Ok(None) };
+        let (place, head) = (found.place.clone(), found.head.clone());
         let session_key = self.content_key(&head)?;
+        let current = RefCell::new(found);
         let read = |range| {
             self.cx.check()?;
-            Ok(self.unlocked.store.get_range(&key, range)?)
+            self.read_where_it_is((system, name), &mut current.borrow_mut(), range)
         };
-        let object = StoredObject::new(&self.unlocked, (system, name), head.object_bytes(), &read);
+        let object = StoredObject::new(&self.unlocked, (system, name), &place, &read);
         object.read_all(&head, Some(&session_key), &mut |plain| {
             target.write_all(plain).map_err(WalError::Write)
         })?;
         Ok(Some(head))
     }
 
-    /// Every file that is stored, by cluster and in order of their names.
-    ///
-    /// # Errors
-    /// Any failure to list the store.
-    pub fn list(&self) -> Result<BTreeMap<SystemId, Vec<StoredWal>>, RepoError> {
-        list_in(&*self.unlocked.store)
+    /// Reads a range of a file. If it has moved into a bundle meanwhile, the bytes are the same there.
+    fn read_where_it_is(
+        &self,
+        (system, name): (SystemId, WalName),
+        found: &mut Found,
+        range: Range<u64>,
+    ) -> Result<Vec<u8>, RepoError> {
+        let store = &*self.unlocked.store;
+        match found.read(store, range.clone()) {
+            Err(RepoError::Store(error)) if error.is_not_found() => {}
+            read => return read,
+        }
+        if let Some(now) = self.look(system, name, false)?.filter(|now| now.head == found.head) {
+            *found = now;
+        }
+        found.read(store, range)
     }
 
     /// True if anything of this cluster is stored.
@@ -216,33 +261,18 @@ impl WalArchive {
         Ok(has_any)
     }
 
-    /// The head of what stands under a name, once that is durable: somebody else may just be putting it.
-    fn settled_head(
-        &self,
-        key: &ObjectKey,
-        system: SystemId,
-        name: WalName,
-    ) -> Result<Option<WalHead>, RepoError> {
-        self.head_of(key, self.unlocked.store.settle(key), system, name)
+    /// A file, if there is one. That there is none is believed of two looks: one that moves from bundle to bundle may be in
+    /// neither while a list is read.
+    fn find(&self, system: SystemId, name: WalName) -> Result<Option<Found>, RepoError> {
+        match self.look(system, name, false)? {
+            None if matches!(name, WalName::Segment(_)) => self.look(system, name, false),
+            found => Ok(found),
+        }
     }
 
-    fn head_of(
-        &self,
-        key: &ObjectKey,
-        found: Result<Object, StoreError>,
-        system: SystemId,
-        name: WalName,
-    ) -> Result<Option<WalHead>, RepoError> {
-        let read = |range| Ok(self.unlocked.store.get_range(key, range)?);
-        let head = found.map_err(RepoError::from).and_then(|object| {
-            let object = StoredObject::new(&self.unlocked, (system, name), object.bytes, &read);
-            object.head(&|writer| self.is_known(writer))
-        });
-        match head {
-            // Also one that a removal took between the two.
-            Err(RepoError::Store(error)) if error.is_not_found() => Ok(None),
-            head => head.map(Some),
-        }
+    /// The head of what stands under a name, once that is durable: somebody else may just be putting it.
+    fn settled(&self, system: SystemId, name: WalName) -> Result<Option<WalHead>, RepoError> {
+        Ok(self.look(system, name, true)?.map(|found| found.head))
     }
 
     /// Whether the log has ever named this writer. Of the root key and our own we know it without looking.
@@ -292,28 +322,8 @@ impl WalArchive {
     }
 }
 
-/// Every file that a repository keeps, by cluster and in order of their names.
-///
-/// # Errors
-/// Any failure to list the store.
-pub fn list(repo: &Repo) -> Result<BTreeMap<SystemId, Vec<StoredWal>>, RepoError> {
-    list_in(repo.store())
-}
-
-fn list_in(store: &dyn Store) -> Result<BTreeMap<SystemId, Vec<StoredWal>>, RepoError> {
-    let mut systems: BTreeMap<SystemId, Vec<StoredWal>> = BTreeMap::new();
-    store.list(layout::WAL, &mut |object| {
-        if let Some((system, name)) = layout::wal_of(&object.key) {
-            let stored = StoredWal { name, stored_bytes: object.bytes, stored: object.stored };
-            systems.entry(system).or_default().push(stored);
-        }
-    })?;
-    systems.values_mut().for_each(|files| files.sort_by_key(|file| file.name));
-    Ok(systems)
-}
-
 /// The key of the frames of a file.
-pub(crate) fn content_key(repo: &Repo, head: &WalHead) -> Result<Secret32, RepoError> {
+fn content_key(repo: &Repo, head: &WalHead) -> Result<Secret32, RepoError> {
     match repo.contents().session_key(&head.session, Some(&head.epoch)) {
         Err(RepoError::NeedsIdentity) => newest_wrap_key(repo, &head.session),
         opened => opened,
@@ -323,13 +333,52 @@ pub(crate) fn content_key(repo: &Repo, head: &WalHead) -> Result<Secret32, RepoE
 /// Whether these are the bytes of an object for the file of that name, of a writer that `state` knows: nothing else says
 /// so of an object that is put back.
 pub(crate) fn is_right(repo: &Repo, state: &State, file: (SystemId, WalName), bytes: &[u8]) -> bool {
-    let read = |range: Range<u64>| {
-        let part = bytes.get(range.start as usize..range.end as usize).map(<[u8]>::to_vec);
-        part.ok_or(RepoError::NotTheSame)
-    };
-    let object = StoredObject::new(repo.unlocked(), file, bytes.len() as u64, &read);
-    let head = object.head(&|writer| Ok(state.is_known(writer)));
-    head.and_then(|head| object.read_all(&head, None, &mut |_| Ok(()))).is_ok()
+    let read = |range| part_of(bytes, range);
+    let place = Place { key: layout::wal(file.0, file.1), at: 0, bytes: bytes.len() as u64 };
+    check_file(repo, state, file, &place, false, &read).is_ok()
+}
+
+/// Opens what stands at a place in `object`, all of whose bytes are at hand: it is the object of that file, whole, of a
+/// writer that counts; with `reads_contents` its contents are opened too.
+pub(crate) fn check_in(
+    repo: &Repo,
+    state: &State,
+    file: (SystemId, WalName),
+    place: &Place,
+    object: &[u8],
+    reads_contents: bool,
+) -> Result<WalHead, RepoError> {
+    check_file(repo, state, file, place, reads_contents, &|range| {
+        part_of(object, place.at + range.start..place.at + range.end)
+    })
+}
+
+/// The same of what `read` reads.
+pub(crate) fn check_file(
+    repo: &Repo,
+    state: &State,
+    file: (SystemId, WalName),
+    place: &Place,
+    reads_contents: bool,
+    read: &ReadRange<'_>,
+) -> Result<WalHead, RepoError> {
+    let object = StoredObject::new(repo.unlocked(), file, place, read);
+    let head = object.head(&|writer| Ok(state.is_known(writer)))?;
+    let session_key = reads_contents.then(|| content_key(repo, &head)).transpose()?;
+    object.read_all(&head, session_key.as_ref(), &mut |_| Ok::<_, RepoError>(()))?;
+    Ok(head)
+}
+
+/// What the head at a place says of the file that should stand there: the same file says the same.
+pub(crate) fn plain_at(
+    repo: &Repo,
+    state: &State,
+    file: (SystemId, WalName),
+    place: &Place,
+    read: &ReadRange<'_>,
+) -> Result<PlainHash, RepoError> {
+    let object = StoredObject::new(repo.unlocked(), file, place, read);
+    Ok(object.head(&|writer| Ok(state.is_known(writer)))?.plain())
 }
 
 /// Sees that a file is the one that is stored.

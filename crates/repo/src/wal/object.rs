@@ -153,7 +153,7 @@ impl WalHead {
     }
 
     /// What a file is known again by.
-    pub(super) fn plain(&self) -> PlainHash {
+    pub(crate) fn plain(&self) -> PlainHash {
         PlainHash { bytes: self.bytes, hash: self.hash }
     }
 }
@@ -180,7 +180,7 @@ pub(super) struct Sealer {
 
 /// What a file is known again by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct PlainHash {
+pub(crate) struct PlainHash {
     pub(super) bytes: u64,
     pub(super) hash: [u8; 32],
 }

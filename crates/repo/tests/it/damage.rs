@@ -113,7 +113,7 @@ fn a_whole_repository_is_found_whole() {
         assert_eq!((report.outcome, report.problems), (Outcome::Complete, Vec::new()));
         assert_eq!((report.n_entries, report.n_snapshots, report.n_orphans), (33, 2, 0));
         assert_eq!(report.n_packs, report.n_packs_read);
-        assert_eq!((report.n_wal, report.n_wal_read), (2, 2));
+        assert_eq!((report.n_wal, report.n_wal_read), (4, 4));
     }
     assert!(patient.check_restores_nothing_wrong("whole"));
 }

@@ -1,5 +1,6 @@
 //! `tools/decode.py` shares no code with us: what it reads, the words of `docs/format.md` say (I-3).
 
+use crate::small::{self, Small, log_files};
 use crate::testdata::{key_file, open, project, read_json, stored, text};
 use crate::world::{KEY, Tree, World, noise};
 use hikae_model::{Cut, SystemId};
@@ -172,7 +173,11 @@ fn the_decoder_finds_a_changed_byte_in_every_class_of_object() {
     let evidence = state.snapshots.values().find_map(|one| one.evidence.clone()).unwrap();
     let pack = repo.index().unwrap().packs().next().unwrap().id;
     let wal = &expected["wal"][0];
+    let mut bundle = None;
+    store.list("wal", &mut |object| bundle = layout::wal_bundle_of(&object.key).or(bundle)).unwrap();
+    let (system, bundle) = bundle.unwrap();
     for harmed in [
+        layout::wal_bundle(system, bundle),
         layout::header(),
         layout::slot(state.epochs[0].epoch.object),
         layout::pack(pack),
@@ -233,4 +238,23 @@ fn the_decoder_reads_what_is_written_now() {
     let arguments: [&dyn AsRef<_>; 6] = [&directory, &"--key-file", &key, &"wal", &object.as_str(), &target];
     check_ran(&run(&python, "decode.py", &arguments));
     assert!(std::fs::read(target).unwrap() == segment);
+}
+
+#[test]
+fn the_decoder_reads_segments_out_of_bundles() {
+    let Some(python) = python() else { return not_run(NO_PYTHON) };
+    let small = Small::build();
+    let scratch = tempfile::tempdir().unwrap();
+    let (key, directory) = (scratch.path().join("key"), scratch.path().join("repository"));
+    std::fs::write(&key, KEY).unwrap();
+    write_out(&small.store, &directory, None);
+    let arguments: [&dyn AsRef<_>; 4] = [&directory, &"--key-file", &key, &"check"];
+    check_ran(&run(&python, "decode.py", &arguments));
+    for (number, (name, content)) in log_files().into_iter().enumerate() {
+        let (object, target) = (layout::wal(small::SYSTEM, name), scratch.path().join(number.to_string()));
+        let arguments: [&dyn AsRef<_>; 6] =
+            [&directory, &"--key-file", &key, &"wal", &object.as_str(), &target];
+        check_ran(&run(&python, "decode.py", &arguments));
+        assert!(std::fs::read(target).unwrap() == content, "{name}");
+    }
 }

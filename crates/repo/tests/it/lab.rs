@@ -63,12 +63,17 @@ impl Lab {
 
     /// Opens it, past all faults.
     pub fn open(&self) -> Process {
-        Process::over(Arc::new(self.memory.clone()), &self.cx).unwrap()
+        self.open_with_key(KEY)
+    }
+
+    /// The same as a writer that has a key of its own.
+    pub fn open_with_key(&self, key: [u8; 32]) -> Process {
+        Process::over(Arc::new(self.memory.clone()), key, &self.cx).unwrap()
     }
 
     /// Opens it over the store with the faults.
     pub fn open_faulty(&self) -> Result<Process, RepoError> {
-        Process::over(Arc::new(self.faulty.clone()), &self.cx)
+        Process::over(Arc::new(self.faulty.clone()), KEY, &self.cx)
     }
 
     /// Opens it as a writer who opens no contents but by these identities.
@@ -98,9 +103,9 @@ impl Lab {
 }
 
 impl Process {
-    fn over(store: Arc<dyn Store>, cx: &Cx) -> Result<Self, RepoError> {
+    fn over(store: Arc<dyn Store>, key: [u8; 32], cx: &Cx) -> Result<Self, RepoError> {
         let cache = tempfile::tempdir().unwrap();
-        let unlock = Unlock::KeyFile(Secret32::new(KEY));
+        let unlock = Unlock::KeyFile(Secret32::new(key));
         let repo = Arc::new(Repo::open(store, unlock, Vec::new(), cache.path(), cx)?);
         Ok(Self { repo, cx: cx.clone(), _cache: cache })
     }

@@ -1,5 +1,6 @@
 //! The repository over real and faulty stores.
 
+mod bundles;
 mod canary;
 mod concurrency;
 mod copying;

@@ -5,12 +5,15 @@ use hikae_model::{Cut, PackId, SnapshotId, SystemId, WalName};
 use hikae_repo::evidence::{CheckRecord, EvidenceRecord, PhaseRecord, put_evidence};
 use hikae_repo::keys::{Secret32, Signer};
 use hikae_repo::log::{Change, Enrol, Forget, Prune, Rights, SlotRef};
+use hikae_repo::prune::{BundleOptions, bundle_log, remove_doomed};
 use hikae_repo::slot::{KdfCost, Payload, Unlock, Wrap};
 use hikae_repo::wal::WalArchive;
 use hikae_repo::{Repo, RepoError, layout, slot};
 use hikae_store::{MemoryStore, ObjectKey, Store};
+use hikae_testkit::{Seed, TestCx};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A small repository and what must come out of it.
 pub struct Small {
@@ -24,8 +27,9 @@ pub const WRITER_KEY: [u8; 32] = [43; 32];
 
 impl Small {
     pub fn build() -> Self {
-        let store = MemoryStore::new();
-        let world = World::over(Arc::new(store.clone()));
+        let cx = TestCx::new(Seed(1));
+        let store = MemoryStore::with_clock(cx.clock.clone());
+        let world = World::with(Arc::new(store.clone()), (*cx).clone());
         let repo = &world.repo;
         let mut trees = BTreeMap::new();
 
@@ -48,6 +52,16 @@ impl Small {
         for (name, content) in log_files() {
             wal.push(SYSTEM, name, &mut &*content).unwrap();
         }
+        // Two of them in a bundle, and no longer by themselves.
+        let options = BundleOptions {
+            soft: Duration::ZERO,
+            small_bytes: 2_000,
+            most_files: 2,
+            fewest_files: 2,
+            ..BundleOptions::default()
+        };
+        assert_eq!(bundle_log(repo, &options, repo.cx()).unwrap().n_files, 2);
+        assert_eq!(remove_doomed(repo, repo.cx()).unwrap().n_bundled, 2);
         repo.append(&mut |_| Ok(Change::Removed(Default::default()))).unwrap();
         Self { store, trees }
     }
@@ -63,9 +77,11 @@ impl Small {
 pub const SYSTEM: SystemId = SystemId(7_000_000_000_000_000_001);
 
 /// Its files.
-pub fn log_files() -> [(WalName, Vec<u8>); 2] {
+pub fn log_files() -> [(WalName, Vec<u8>); 4] {
     [
         ("000000010000000000000001", noise(7, 300)),
+        ("000000010000000000000002", noise(8, 300)),
+        ("000000010000000000000003", noise(9, 3_000)),
         ("00000002.history", b"1\t0/3000000\tno recovery target\n".to_vec()),
     ]
     .map(|(name, content)| (name.parse().unwrap(), content))

@@ -232,7 +232,7 @@ fn the_write_ahead_log_of_the_first_format_comes_back_for_each_recipient() {
         let wal =
             WalArchive::open(Arc::new(stored()), unlock, identities, cache.path(), &system_cx()).unwrap();
         let files = expected["wal"].as_array().unwrap();
-        assert_eq!((files.len(), wal.list().unwrap().values().map(Vec::len).sum::<usize>()), (4, 4));
+        assert_eq!((files.len(), wal.list().unwrap().values().map(Vec::len).sum::<usize>()), (7, 7));
         for file in files {
             let (system, name) =
                 (text(&file["system"]).parse().unwrap(), text(&file["name"]).parse().unwrap());
