@@ -16,7 +16,7 @@ use std::path::PathBuf;
 /// Write snapshots as ordinary files, which ordinary programs open
 #[derive(Debug, Args)]
 #[command(
-    after_help = "What a name ends with says what the file is: .db, .tar, one file as itself, or / for a folder; .gz and .zst compress.\n\n\
+    after_help = "What a name ends with says what the file is: .sql, .dump, .db, .tar, one file as itself, or / for a folder; .gz and .zst compress.\n\n\
                   Examples:\n  hikae export\n  hikae export monthly\n  \
                   hikae export app-files --to /mnt/usb --name '{source}_{time}.tar.zst'"
 )]

@@ -1,6 +1,8 @@
 //! Exports, opened with the ordinary programs that anybody has.
 
 use crate::home::{Home, Ran};
+use crate::postgresql::{address, enter, start};
+use hikae_source::postgresql::Host;
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
@@ -158,6 +160,85 @@ fn ordinary_programs_open_what_a_job_exports() {
     let again = home.expect(0, &["export"]);
     assert!(again.stdout.contains("is there already"), "{}", again.stdout);
     assert_eq!(everything(&home.path("out")), before);
+}
+
+/// Keeps MK-12, BC-7, BC-15.
+#[test]
+fn psql_and_pg_restore_load_what_is_exported() {
+    let Some(cluster) = start() else { return };
+    let Host::Socket(socket) = cluster.connection().host.clone() else { panic!("not a socket") };
+    let sql = |database: &str, sql: &str| enter(&cluster, database).batch_execute(sql).unwrap();
+    sql("postgres", "CREATE DATABASE shop");
+    sql(
+        "shop",
+        "CREATE TABLE audit_logs AS SELECT n AS id FROM generate_series(1, 500) n; CREATE INDEX ON audit_logs (id)",
+    );
+    sql("shop", "CREATE TABLE wares (name text); INSERT INTO wares VALUES ('tea\\t'), (NULL)");
+    let home = Home::new();
+    fs::create_dir_all(home.path("out")).unwrap();
+    let programs = cluster.program_directory().display().to_string();
+    let source = |name: &str, more: &str| {
+        let address = address(&cluster, &socket, "postgres", "shop");
+        format!(
+            "[source.{name}]\nkind = 'postgresql'\nconnection = '{address}'\nallow_superuser = true\n\
+             program_directory = '{programs}'\n{more}\n"
+        )
+    };
+    let export = |name: &str, source: &str, file: &str| {
+        format!(
+            "[export.{name}]\nsources = ['{source}']\nto = '{}'\nname = '{file}'\n",
+            home.path("out").display()
+        )
+    };
+    home.configure(
+        &[
+            format!(
+                "[repository.main]\nstore = '{}'\nunlock = {{ key_file = '{}' }}\n",
+                home.store().display(),
+                home.key_file().display()
+            ),
+            source("shop", ""),
+            source("audit", "tables = ['audit_logs']"),
+            export("sql", "shop", "db_{time}.sql.gz"),
+            export("dump", "shop", "bc003_full_{time}.dump"),
+            export("audit", "audit", "audit_logs_{time}.dump.gz"),
+        ]
+        .concat(),
+    );
+    home.expect(0, &["init"]);
+    home.expect(0, &["backup"]);
+    home.expect(0, &["export"]);
+    let load = |database: &str, program: &str, file: &Path| {
+        sql("postgres", &format!("CREATE DATABASE {database} TEMPLATE template0"));
+        let to = format!(
+            "--dbname=host={} port={} user=postgres dbname={database}",
+            socket.display(),
+            cluster.connection().port
+        );
+        let program = cluster.program_directory().join(program);
+        let more: &[&str] = if program.ends_with("psql") {
+            &["--quiet", "--set=ON_ERROR_STOP=1", "--file"]
+        } else {
+            &["--exit-on-error"]
+        };
+        run(
+            &home.path(""),
+            program.to_str().unwrap(),
+            &[&[to.as_str()], more, &[file.to_str().unwrap()]].concat(),
+        );
+        let count = |table: &str| -> i64 {
+            enter(&cluster, database).query_one(&format!("SELECT count(*) FROM {table}"), &[]).unwrap().get(0)
+        };
+        (count("audit_logs"), count("wares"))
+    };
+    let unzipped = |file: PathBuf| {
+        see_sums(&file);
+        home.write("unzipped", run(&home.path(""), "gunzip", &["--stdout", file.to_str().unwrap()]))
+    };
+    assert_eq!(load("of_sql", "psql", &unzipped(the(&home, "db_*.sql.gz"))), (500, 2));
+    assert_eq!(load("of_dump", "pg_restore", &the(&home, "bc003_full_*.dump")), (500, 2));
+    // A selection has the definition of the other table, and none of its rows.
+    assert_eq!(load("of_audit", "pg_restore", &unzipped(the(&home, "audit_logs_*.dump.gz"))), (500, 0));
 }
 
 /// A program that need not be here. Without it, the test is told to be not run.

@@ -11,6 +11,10 @@ use serde::{Deserialize, Serialize};
 pub enum Form {
     /// The one file of a snapshot, as it was: a file of a source of files, a SQLite database.
     File,
+    /// A database as a script for `psql`.
+    Sql,
+    /// A database as an archive for `pg_restore`.
+    Dump,
     /// Files in a tar archive.
     Tar,
     /// Files as themselves, in a folder.
@@ -32,6 +36,7 @@ impl Form {
     pub fn usual_name(kind: &str) -> &'static str {
         match kind {
             "sqlite" => "{source}_{time}.db.gz",
+            "postgresql" => "{source}_{time}.sql.gz",
             _ => "{source}_{time}.tar.gz",
         }
     }
@@ -53,13 +58,19 @@ impl Form {
                 "name it as `{source}_{time}.db.gz`".to_owned(),
             )),
             "sqlite" => Ok(Self::File),
+            "postgresql" if plain.ends_with(".sql") => Ok(Self::Sql),
+            "postgresql" if plain.ends_with(".dump") => Ok(Self::Dump),
+            "postgresql" => Err((
+                format!("`{name}` does not say in which form a database is exported"),
+                "let it end with .sql.gz for psql, or with .dump for pg_restore".to_owned(),
+            )),
             kind if kind == postgresql_cluster::KIND => Err((
                 "the files of a whole server are of use to that server only".to_owned(),
                 "export a source of kind postgresql of each of its databases".to_owned(),
             )),
             kind => Err((
                 format!("sources of kind {kind} cannot be exported"),
-                "export one of kind files or sqlite".to_owned(),
+                "export one of kind files, sqlite or postgresql".to_owned(),
             )),
         }
     }

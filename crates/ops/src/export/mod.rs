@@ -21,8 +21,9 @@ mod sealing;
 
 use crate::OpsError;
 use crate::choice::Landing;
-use crate::config::{Config, ExportConfig, StoreConfig};
+use crate::config::{Config, ExportConfig, SourceSettings, StoreConfig};
 use crate::report::BackupReport;
+use crate::stored::StoredSnapshot;
 use crate::surroundings::Surroundings;
 use contents::{Chosen, ContentOf, Secrets, of_io};
 use form::{Form, compression_of};
@@ -36,9 +37,11 @@ use hikae_model::{Advise as _, Cx, ErrorCode, Outcome, Problem, SnapshotId, Tree
 use hikae_repo::Repo;
 use hikae_repo::snapshot::SnapshotRecord;
 use hikae_repo::state::State;
+use hikae_source::postgresql::{self, ExportForm};
 use jiff::Timestamp;
 use manifest::{ExportedFile, Manifest, Original};
 use serde::Serialize;
+use std::io::Write;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
@@ -255,7 +258,7 @@ impl Export<'_> {
         let sealing = sealing::of(self.config.encrypt.as_ref(), around, cx)?;
         let place = Place::open(&self.to()?, self.config.mode)?;
         let earlier = self.manifests(&place, repo)?;
-        let run = Run { export: self, repo, place, sealing, cx };
+        let run = Run { export: self, repo, place, sealing, around, cx };
         let (mut written, mut there_already, mut problems, mut code) =
             (Vec::new(), Vec::new(), Vec::new(), None);
         for planned in &plan.files {
@@ -347,7 +350,36 @@ struct Run<'a> {
     repo: &'a Repo,
     place: Place,
     sealing: Sealing,
+    around: &'a Surroundings,
     cx: &'a Cx,
+}
+
+/// PostgreSQL databases on their way out.
+struct Databases<'a> {
+    repo: &'a Repo,
+    all: &'a Config,
+    around: &'a Surroundings,
+    cx: &'a Cx,
+}
+
+impl Databases<'_> {
+    /// Writes one. Gives how many tables it has.
+    fn write(&self, planned: &PlannedFile, out: &mut dyn Write) -> Result<u64, OpsError> {
+        let form = match (planned.form, planned.compression) {
+            (Form::Sql, _) => ExportForm::Script,
+            (_, Compression::None) => ExportForm::Archive,
+            // Compressed once, never twice.
+            _ => ExportForm::PlainArchive,
+        };
+        let directory = match self.all.sources.get(&planned.source).map(|source| &source.settings) {
+            Some(SourceSettings::Postgresql(settings)) => settings.program_directory.as_deref(),
+            _ => None,
+        };
+        let stored = StoredSnapshot::open(self.repo, planned.snapshot)?;
+        let environment = self.around.for_postgresql();
+        postgresql::export(&stored, form, out, directory, &environment, self.cx)
+            .map_err(OpsError::of_source(&planned.source))
+    }
 }
 
 /// A file that was written and has no name yet, with its sums.
@@ -423,7 +455,8 @@ impl Run<'_> {
         chosen: &Chosen<'_>,
         out: &mut Unnamed,
     ) -> Result<((u64, Option<Original>), Written), OpsError> {
-        let Self { repo, sealing, cx, .. } = self;
+        let Self { export, repo, sealing, around, cx, .. } = self;
+        let database = Databases { repo, all: export.all, around, cx };
         let (form, compression) = (planned.form, planned.compression);
         write_through(
             out,
@@ -439,6 +472,7 @@ impl Run<'_> {
                     })?;
                     Ok((archive.finish().map_err(of_io)?, None))
                 }
+                Form::Sql | Form::Dump => Ok((database.write(planned, sink)?, None)),
                 Form::File | Form::Folder => {
                     let stored = chosen.one_file(repo)?;
                     let mut content = ContentOf::open(repo, &stored)?;
@@ -484,7 +518,6 @@ impl Run<'_> {
 
     /// Writes a small file that is called `name` later.
     fn put(&self, name: &TreePath, bytes: &[u8]) -> Result<(Unnamed, [u8; 32]), OpsError> {
-        use std::io::Write as _;
         let mut file = self.place.create(name, self.cx)?;
         file.write_all(bytes).map_err(of_io)?;
         Ok((file, sums::sha256_of_bytes(bytes)))
@@ -498,7 +531,7 @@ impl Run<'_> {
         let is_same = || match record.form {
             Form::Folder => folder::sums(&path, target.name(), cx)
                 .is_ok_and(|found| sums::hex(&sums::sha256_of_bytes(&found.sums)) == record.sha256),
-            Form::File | Form::Tar => {
+            Form::File | Form::Tar | Form::Sql | Form::Dump => {
                 place.sha256_of(&target).is_ok_and(|found| sums::hex(&found) == record.sha256)
             }
         };

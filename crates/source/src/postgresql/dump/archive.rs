@@ -67,14 +67,15 @@ fn read_header(bytes: &mut &[u8]) -> io::Result<Header> {
     Ok(Header { server_version: read_text(bytes, int_bytes)?, pg_dump_version: read_text(bytes, int_bytes)? })
 }
 
-fn take<const N: usize>(bytes: &mut &[u8]) -> io::Result<[u8; N]> {
+/// The next bytes.
+pub(in crate::postgresql) fn take<const N: usize>(bytes: &mut impl Read) -> io::Result<[u8; N]> {
     let mut taken = [0; N];
     bytes.read_exact(&mut taken)?;
     Ok(taken)
 }
 
 /// A sign, then the number with its lowest byte first.
-fn read_int(bytes: &mut &[u8], int_bytes: u8) -> io::Result<i64> {
+pub(in crate::postgresql) fn read_int(bytes: &mut impl Read, int_bytes: u8) -> io::Result<i64> {
     let [sign] = take(bytes)?;
     let mut value = 0_u64;
     for shift in 0..int_bytes {

@@ -14,7 +14,7 @@
 //! - A foreign dump has no manifest. Rows are counted on both sides, and nothing else can be compared.
 
 mod admit;
-mod archive;
+pub(super) mod archive;
 mod contents;
 mod form;
 mod judge;

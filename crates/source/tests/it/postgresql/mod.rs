@@ -3,6 +3,7 @@
 mod damage;
 mod drilling;
 mod dumps;
+mod exporting;
 mod failing;
 mod kinds;
 mod privileges;
