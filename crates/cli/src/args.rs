@@ -37,7 +37,7 @@ pub struct Global {
     /// Repository of the configuration to use
     #[arg(long, value_name = "NAME", global = true, hide_short_help = true)]
     pub repository: Option<String>,
-    /// Directory or bucket (s3:https://server/bucket/prefix) of a repository, without a configuration
+    /// Directory, bucket (s3:https://server/bucket/prefix) or sftp://user@server/path of a repository, without a configuration
     #[arg(long, value_name = "PLACE", global = true, conflicts_with = "repository", hide_short_help = true)]
     pub store: Option<PathBuf>,
     /// Key file that opens the repository

@@ -194,18 +194,16 @@ pub fn look_at_store(place: &Place, cx: &Cx) -> Vec<Condition> {
         Ok(store) => store,
         Err(error) => return vec![Condition::fail("store", &error)],
     };
-    let Some(store) = store.directory() else {
-        return vec![Condition::ok("store", format!("{} answers", place.address()))];
-    };
     found.push(match store.durability() {
-        Ok(Durability::Full) => Condition::ok("store", format!("{}, durable", store.path().display())),
+        Ok(Durability::Full) => Condition::ok("store", format!("{}, durable", place.address())),
         Ok(Durability::BestEffort { why }) => Condition::warn(
             "store",
-            format!("{} is on {why}", store.path().display()),
-            "a power cut may cost the last run; keep a copy on a local disk",
+            format!("{} is on {why}", place.address()),
+            "a power cut may cost the last run; keep a copy elsewhere",
         ),
         Err(error) => Condition::fail("store", &error),
     });
+    let Some(store) = store.directory() else { return found };
     match std::fs::metadata(store.path()) {
         Ok(metadata) if metadata.mode() & 0o077 != 0 => found.push(Condition::warn(
             "store",

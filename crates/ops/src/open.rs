@@ -8,12 +8,12 @@ use crate::secret_text::{self, BadSecretText, SecretKind};
 use crate::store::{OpenStore, StorePlace};
 use crate::surroundings::Surroundings;
 use hikae_model::{Advise, Cx, ErrorCode, Hint, Problem, RepositoryId};
-use hikae_remote::S3Error;
+use hikae_remote::{S3Error, SftpError};
 use hikae_repo::keys::{RepositorySecret, Secret32};
 use hikae_repo::recipient::{Identity, parse_identities};
 use hikae_repo::slot::{KdfCost, Unlock, Wrap};
 use hikae_repo::{InitOptions, NewRepository, Repo, RepoError};
-use hikae_store::{DirectoryStore, Reserve, StoreError};
+use hikae_store::{Reserve, Store, StoreError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use zeroize::Zeroizing;
@@ -82,6 +82,9 @@ pub enum OpenError {
     /// A bucket cannot be spoken to as it was asked for.
     #[error(transparent)]
     S3(#[from] S3Error),
+    /// A directory of another machine cannot be opened.
+    #[error(transparent)]
+    Sftp(SftpError),
     /// A store that cannot do what a repository rests on.
     #[error("{address} cannot keep a repository: {ability}: {why}")]
     Weak {
@@ -112,6 +115,15 @@ impl From<StoreError> for OpenError {
     }
 }
 
+impl From<SftpError> for OpenError {
+    fn from(error: SftpError) -> Self {
+        match error {
+            SftpError::Store(error) => error.into(),
+            error => Self::Sftp(error),
+        }
+    }
+}
+
 impl OpenError {
     /// True if a repository was to be made where one is.
     pub fn says_that_it_exists(&self) -> bool {
@@ -128,6 +140,7 @@ impl Advise for OpenError {
             Self::BadText { source, .. } => source.code(),
             Self::Another { .. } => ErrorCode::RepositoryMissing,
             Self::S3(error) => error.code(),
+            Self::Sftp(error) => error.code(),
             Self::NoKey { .. } => ErrorCode::WrongKey,
             Self::Weak { .. } => ErrorCode::Forbidden,
             Self::ShortPassphrase { .. } | Self::Named { .. } | Self::Address { .. } => ErrorCode::Usage,
@@ -152,13 +165,16 @@ impl Advise for OpenError {
                     .into(),
             ),
             Self::S3(error) => error.advice(),
+            Self::Sftp(error) => error.advice(),
             Self::Weak { .. } => Some(
                 "two machines that write at once could lose each other's backups there; take a store that makes objects \
                  only where there are none (`If-None-Match: *`)"
                     .into(),
             ),
             Self::Address { .. } => Some(
-                "give a path, or a bucket as s3:https://server/bucket/prefix, or s3://bucket/prefix for Amazon's".into(),
+                "give a path, a bucket as s3:https://server/bucket/prefix, or s3://bucket/prefix for Amazon's, or \
+                 sftp://user@server/path"
+                    .into(),
             ),
             Self::ShortPassphrase { .. } => Some("choose five or more random words".into()),
         }
@@ -234,14 +250,9 @@ impl Place {
 
     /// True unless it can be seen that no repository is there yet.
     pub fn has_repository(&self, cx: &Cx) -> bool {
-        let missing =
-            |error: &StoreError| matches!(error, StoreError::Missing { .. } | StoreError::NotFound { .. });
         match self.open_store(cx) {
-            Ok(store) => {
-                let header = store.shared().stat(&hikae_repo::layout::header());
-                header.as_ref().err().is_none_or(|error| !missing(error))
-            }
-            Err(OpenError::Repo(RepoError::Store(error))) => !missing(&error),
+            Ok(store) => has_header(&*store.shared()),
+            Err(OpenError::Repo(RepoError::Store(error))) => !is_missing(&error),
             Err(_) => true,
         }
     }
@@ -261,7 +272,7 @@ impl Place {
     pub fn open(&self, around: &Surroundings, cx: &Cx) -> Result<Opened, OpenError> {
         let store = self.open_store(cx)?;
         // Before any key is asked for: on a disk that is not mounted, nothing is wrong with the key.
-        if !self.has_repository(cx) {
+        if !has_header(&*store.shared()) {
             return Err(RepoError::NoRepository { address: self.address() }.into());
         }
         let mut identities: Vec<Identity> = Vec::new();
@@ -286,7 +297,7 @@ impl Place {
         if let Some(expected) = self.id.filter(|expected| *expected != found) {
             return Err(OpenError::Another { address: self.address(), found, expected });
         }
-        let repaired = store.directory().map_or_else(Vec::new, |store| tidy_up(store, cx));
+        let repaired = tidy_up(&store, cx);
         Ok(Opened { repo: Arc::new(repo), repaired })
     }
 
@@ -369,15 +380,24 @@ impl Place {
     }
 }
 
-/// What can be mended in the directory of a repository that we may open.
-fn tidy_up(store: &DirectoryStore, cx: &Cx) -> Vec<Problem> {
+/// True unless it can be seen that no repository is in a store.
+fn has_header(store: &dyn Store) -> bool {
+    store.stat(&hikae_repo::layout::header()).as_ref().err().is_none_or(|error| !is_missing(error))
+}
+
+fn is_missing(error: &StoreError) -> bool {
+    matches!(error, StoreError::Missing { .. } | StoreError::NotFound { .. })
+}
+
+/// What can be mended in the store of a repository that we may open.
+fn tidy_up(store: &OpenStore, cx: &Cx) -> Vec<Problem> {
     // What killed runs left half written. Nothing else rests on it, so who may not remove it reads on.
     if let Ok(before) = cx.now().checked_sub(LONGEST_PUT) {
         drop(store.reclaim_temporary(before));
     }
     // It is a repository, so its modes are ours to mend. A failure to look does not keep anybody from
     // reading; `doctor` looks again.
-    store.repair_modes().unwrap_or_default()
+    store.directory().and_then(|store| store.repair_modes().ok()).unwrap_or_default()
 }
 
 /// A passphrase that is worth its name.

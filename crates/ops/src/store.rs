@@ -1,15 +1,19 @@
-//! Where a repository is kept, ready to be opened: a directory, or a bucket with what lets us in.
+//! Where a repository is kept, ready to be opened: a directory, a bucket, or a directory of another machine, with what lets us in.
+
+mod sftp;
 
 use crate::config::{S3Config, StoreConfig, printed_by};
 use crate::open::OpenError;
 use crate::surroundings::Surroundings;
 use hikae_model::Cx;
 use hikae_remote::{
-    Bucket, RemoteStore, Retry, S3Identity, S3Key, S3Login, S3Role, S3Settings, S3Surroundings,
+    Bucket, RemoteStore, Retry, S3Identity, S3Key, S3Login, S3Role, S3Settings, S3Surroundings, SftpLogin,
+    SftpSettings,
 };
+pub use hikae_store::Durability;
 use hikae_store::probe::probe;
 pub use hikae_store::probe::{Ability, Found};
-use hikae_store::{DirectoryStore, Reserve, Store};
+use hikae_store::{DirectoryStore, Reserve, Store, StoreError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -20,6 +24,8 @@ pub enum StorePlace {
     Directory(PathBuf),
     /// A bucket, or a part of one.
     S3(Box<(S3Settings, S3Login)>),
+    /// A directory of another machine.
+    Sftp(Box<(SftpSettings, SftpLogin)>),
 }
 
 /// A store that is open. What only a directory has is asked of that.
@@ -31,6 +37,22 @@ pub enum OpenStore {
     Remote(Arc<RemoteStore>),
 }
 
+/// What was found of a store by trying it.
+#[derive(Debug)]
+pub struct Probed {
+    /// What it can be asked to do.
+    pub abilities: Vec<(Ability, Found)>,
+    /// Whether what it stored survives a power cut.
+    pub durability: Durability,
+}
+
+impl Probed {
+    /// Whether it can keep a repository.
+    pub fn is_fit(&self) -> bool {
+        !self.abilities.iter().any(|(ability, found)| ability.is_lacking(found))
+    }
+}
+
 impl StorePlace {
     /// The place that a configuration names.
     ///
@@ -39,6 +61,7 @@ impl StorePlace {
     pub fn of(config: &StoreConfig, around: &Surroundings, cx: &Cx) -> Result<Self, OpenError> {
         match config {
             StoreConfig::Directory(path) => Ok(Self::Directory(path.clone())),
+            StoreConfig::Sftp(config) => sftp::place_of(config, around, cx),
             StoreConfig::S3(config) => {
                 let settings = settings_of(config, around);
                 let login = login_of(config, around, cx)?;
@@ -47,13 +70,16 @@ impl StorePlace {
         }
     }
 
-    /// The place that a command line names: a path, `s3://bucket/prefix`, or `s3:https://server/bucket/prefix`, as
-    /// [`address`](Self::address) writes it. What lets us in is in the surroundings then.
+    /// The place that a command line names: a path, `s3://bucket/prefix`, `s3:https://server/bucket/prefix`, or
+    /// `sftp://user@server:port/path`, as [`address`](Self::address) writes it. What lets us in is in the surroundings then.
     ///
     /// # Errors
     /// [`OpenError::Address`] for what is no address.
     pub fn parse(text: &Path, around: &Surroundings, cx: &Cx) -> Result<Self, OpenError> {
         let bad = || OpenError::Address { text: text.display().to_string() };
+        if let Some(rest) = text.to_str().and_then(|text| text.strip_prefix("sftp://")) {
+            return sftp::parse(rest, around)?.ok_or_else(bad);
+        }
         let Some(address) = text.to_str().and_then(|text| text.strip_prefix("s3:")) else {
             return Ok(Self::Directory(std::path::absolute(text).map_err(|_| bad())?));
         };
@@ -86,6 +112,7 @@ impl StorePlace {
         match self {
             Self::Directory(path) => path.display().to_string(),
             Self::S3(place) => place.0.address(),
+            Self::Sftp(place) => place.0.address(),
         }
     }
 
@@ -93,7 +120,7 @@ impl StorePlace {
     pub fn directory(&self) -> Option<&Path> {
         match self {
             Self::Directory(path) => Some(path),
-            Self::S3(..) => None,
+            Self::S3(..) | Self::Sftp(..) => None,
         }
     }
 
@@ -112,10 +139,15 @@ impl StorePlace {
                 let store = Bucket::new(settings, login, cx)?.store(Retry::default(), cx)?;
                 Ok(OpenStore::Remote(Arc::new(store)))
             }
+            Self::Sftp(place) => {
+                let (settings, login) = &**place;
+                let store = settings.store(login, reserve, Retry::default(), cx)?;
+                Ok(OpenStore::Remote(Arc::new(store)))
+            }
         }
     }
 
-    /// Makes the store, or finds it empty. A bucket must be there; that it keeps two writers of one name apart is seen
+    /// Makes the store, or finds it empty. A bucket must be there; that one over the network keeps two writers of one name apart is seen
     /// first, for everything rests on that.
     ///
     /// # Errors
@@ -126,21 +158,29 @@ impl StorePlace {
                 let store = DirectoryStore::create(path, reserve, cx.random_source())?;
                 Ok(OpenStore::Directory(Arc::new(store)))
             }
-            Self::S3(..) => {
-                let store = self.open(reserve, cx)?;
-                let mut found = probe(&*store.shared(), cx.random())?.into_iter();
-                match found.find(|(ability, found)| ability.is_lacking(found)) {
-                    None | Some((_, Found::Kept)) => Ok(store),
-                    Some((_, Found::Failed(error))) => Err(error.into()),
-                    Some((ability, Found::Broken(why))) => {
-                        Err(OpenError::Weak { address: self.address(), ability: ability.name(), why })
-                    }
-                }
+            Self::S3(..) => self.fit(self.open(reserve, cx)?, cx),
+            Self::Sftp(place) => {
+                let (settings, login) = &**place;
+                let store = settings.create(login, reserve, Retry::default(), cx)?;
+                self.fit(OpenStore::Remote(Arc::new(store)), cx)
             }
         }
     }
 
-    /// Makes the bucket; one that is ours already is a success. A directory is made with the repository in it.
+    /// A store of which it was seen that it can keep a repository.
+    fn fit(&self, store: OpenStore, cx: &Cx) -> Result<OpenStore, OpenError> {
+        let mut found = probe(&*store.shared(), cx.random())?.into_iter();
+        match found.find(|(ability, found)| ability.is_lacking(found)) {
+            None | Some((_, Found::Kept)) => Ok(store),
+            Some((_, Found::Failed(error))) => Err(error.into()),
+            Some((ability, Found::Broken(why))) => {
+                Err(OpenError::Weak { address: self.address(), ability: ability.name(), why })
+            }
+        }
+    }
+
+    /// Makes the bucket, or the directory of another machine; one that is ours already is a success. A directory of this one is
+    /// made with the repository in it.
     ///
     /// # Errors
     /// [`OpenError::Repo`].
@@ -151,6 +191,10 @@ impl StorePlace {
                 let (settings, login) = &**place;
                 Ok(Bucket::new(settings, login, cx)?.control(Retry::default(), cx)?.create()?)
             }
+            Self::Sftp(place) => {
+                let (settings, login) = &**place;
+                Ok(settings.create(login, Reserve::default(), Retry::default(), cx).map(drop)?)
+            }
         }
     }
 
@@ -158,8 +202,9 @@ impl StorePlace {
     ///
     /// # Errors
     /// [`OpenError::Repo`] if nothing at all can be written.
-    pub fn probe(&self, cx: &Cx) -> Result<Vec<(Ability, Found)>, OpenError> {
-        Ok(probe(&*self.open(Reserve::default(), cx)?.shared(), cx.random())?)
+    pub fn probe(&self, cx: &Cx) -> Result<Probed, OpenError> {
+        let store = self.open(Reserve::default(), cx)?;
+        Ok(Probed { abilities: probe(&*store.shared(), cx.random())?, durability: store.durability()? })
     }
 }
 
@@ -169,6 +214,28 @@ impl OpenStore {
         match self {
             Self::Directory(store) => store.clone(),
             Self::Remote(store) => store.clone(),
+        }
+    }
+
+    /// Whether what it calls durable survives a power cut, as far as can be seen from here.
+    ///
+    /// # Errors
+    /// Any failure to ask.
+    pub fn durability(&self) -> Result<Durability, StoreError> {
+        match self {
+            Self::Directory(store) => store.durability(),
+            Self::Remote(store) => store.durability(),
+        }
+    }
+
+    /// Removes what killed runs left half written, if last written to before `before`.
+    ///
+    /// # Errors
+    /// Any failure; some may have been removed.
+    pub fn reclaim_temporary(&self, before: jiff::Timestamp) -> Result<usize, StoreError> {
+        match self {
+            Self::Directory(store) => store.reclaim_temporary(before),
+            Self::Remote(store) => store.reclaim_temporary(before),
         }
     }
 
@@ -243,6 +310,10 @@ mod tests {
             "s3://bucket/of/app",
             "s3:http://[::1]:9000/bucket/of",
             "s3:https://host/bucket",
+            "sftp://me@host/srv/hikae",
+            "sftp://me@host:2222/srv/hikae",
+            "sftp://me@[::1]:2222/srv/hikae",
+            "sftp://me@host/~/hikae",
         ] {
             assert_eq!(StorePlace::parse(Path::new(address), &around, &cx).unwrap().address(), address);
         }
@@ -254,6 +325,15 @@ mod tests {
             "s3:https://host",
             "s3:ftp://host/bucket",
             "s3://b/Of",
+            "sftp://",
+            "sftp://host",
+            "sftp://host/",
+            "sftp://host/~/",
+            "sftp://@host/srv",
+            "sftp://me@/srv",
+            "sftp://me@host:x/srv",
+            "sftp://me:secret@host/srv",
+            "sftp://me@host/srv/../etc",
         ] {
             let parsed = StorePlace::parse(Path::new(bad), &around, &cx);
             assert!(matches!(parsed, Err(OpenError::Address { .. })), "{bad}: {parsed:?}");

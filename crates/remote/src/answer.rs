@@ -40,6 +40,12 @@ pub(crate) enum Outcome {
     Passing(io::Error),
     /// The object is shorter than what was asked of it.
     BeyondEnd,
+    /// The server knows us, and we may not.
+    NotAllowed(io::Error),
+    /// There is no room.
+    Full,
+    /// There is no store at all.
+    NoStore,
     /// Anything else: it would fail again.
     Failed(io::Error),
 }

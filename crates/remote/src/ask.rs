@@ -86,13 +86,15 @@ impl Asker {
         let (verb, key, address) = (what.verb, what.key.to_owned(), self.address.clone());
         match (outcome, ObjectKey::parse(what.key)) {
             (Outcome::NotThere, Ok(key)) if verb != "list" && verb != "write" => StoreError::NotFound { key },
-            (Outcome::NotThere, _) => StoreError::Missing { address },
+            (Outcome::NotThere | Outcome::NoStore, _) => StoreError::Missing { address },
             (Outcome::Taken, Ok(key)) => StoreError::Exists { key },
             (Outcome::Refused(source), _) => StoreError::Refused { verb, key, address, source },
             (Outcome::Unknown(source), _) => StoreError::Credentials { verb, key, address, source },
+            (Outcome::NotAllowed(source), _) => StoreError::Permission { verb, key, address, source },
+            (Outcome::Full, Ok(key)) => StoreError::NoSpace { key, address },
             (Outcome::Passing(source) | Outcome::Raced(source), _) => self.unreachable(what, 1, source),
             (Outcome::Failed(source), _) => StoreError::Io { verb, key, address, source },
-            (outcome @ (Outcome::Taken | Outcome::BeyondEnd), _) => {
+            (outcome @ (Outcome::Taken | Outcome::BeyondEnd | Outcome::Full), _) => {
                 let source = io::Error::other(format!("an answer that does not fit: {outcome:?}"));
                 StoreError::Io { verb, key, address, source }
             }

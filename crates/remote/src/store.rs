@@ -8,7 +8,7 @@ use crate::wire::{Fetched, Mode, Wire};
 use bytes::Bytes;
 use futures_util::TryStreamExt;
 use hikae_model::sabotage;
-use hikae_store::{Object, ObjectKey, Store, StoreError, is_prefix};
+use hikae_store::{Durability, Object, ObjectKey, Store, StoreError, is_prefix};
 use object_store::ObjectStore;
 use std::io;
 use std::ops::Range;
@@ -27,6 +27,25 @@ impl RemoteStore {
 
     pub(crate) fn over(asker: Asker, wire: Box<dyn Wire>) -> Self {
         Self { asker, wire }
+    }
+
+    /// Whether what `put` calls durable survives a power cut, as far as can be seen from here.
+    ///
+    /// # Errors
+    /// The server does not answer.
+    pub fn durability(&self) -> Result<Durability, StoreError> {
+        let what = What { verb: "read", key: "what the server can do" };
+        self.asker.persist(&what, || self.asker.run(self.wire.durability()))
+    }
+
+    /// Removes what broken uploads left of objects, if last written to before `before`: the caller knows that no run as old as
+    /// that is still at work. Returns how many there were.
+    ///
+    /// # Errors
+    /// Any failure; some may have been removed.
+    pub fn reclaim_temporary(&self, before: jiff::Timestamp) -> Result<usize, StoreError> {
+        let what = What { verb: "remove", key: "what broken uploads left" };
+        self.asker.persist(&what, || self.asker.run(self.wire.reclaim(before)))
     }
 
     /// True if what stands under `key` is this: who puts it once more after an answer was lost finds their own.

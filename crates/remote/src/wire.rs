@@ -6,7 +6,7 @@
 use crate::answer::Outcome;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
-use hikae_store::{Object, ObjectKey};
+use hikae_store::{Durability, Object, ObjectKey};
 use std::ops::Range;
 
 /// One place that is spoken to by one protocol.
@@ -29,6 +29,16 @@ pub(crate) trait Wire: Send + Sync {
 
     /// Removes an object.
     async fn remove(&self, key: &ObjectKey) -> Result<(), Outcome>;
+
+    /// Whether what was stored survives a power cut.
+    async fn durability(&self) -> Result<Durability, Outcome> {
+        Ok(Durability::Full)
+    }
+
+    /// Removes what broken uploads left, if last written to before `before`; gives how many there were.
+    async fn reclaim(&self, _before: jiff::Timestamp) -> Result<usize, Outcome> {
+        Ok(0)
+    }
 }
 
 /// What becomes of a name that is taken.

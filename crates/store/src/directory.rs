@@ -40,10 +40,8 @@ use walk::Found;
 
 /// Where objects stand while they are written. No key below it is ours.
 const TMP: &str = "tmp";
-/// Where packs stand, and the write-ahead log: they leave room for everything else, and are read back only now and then.
 const PACKS: &str = "packs";
-const WAL: &str = "wal";
-/// One of this many of them is read back from the disk before it counts as stored.
+/// One of this many bulky objects is read back from the disk before it counts as stored.
 const READ_BACK_EVERY: u64 = 64;
 
 const PRIVATE_DIRECTORY: Mode = Mode::RWXU;
@@ -81,7 +79,8 @@ pub enum Reserve {
 }
 
 impl Reserve {
-    fn bytes_of(self, disk_bytes: u64) -> u64 {
+    /// Bytes, of a disk that has so many.
+    pub fn bytes_of(self, disk_bytes: u64) -> u64 {
         match self {
             Self::Usual => (disk_bytes / 50).min(1 << 30),
             Self::Bytes(bytes) => bytes,
@@ -331,7 +330,7 @@ impl DirectoryStore {
     }
 
     fn should_read_back(&self, key: &ObjectKey) -> bool {
-        !is_bulk(key) || self.n_packs.fetch_add(1, Ordering::Relaxed).is_multiple_of(READ_BACK_EVERY)
+        !key.is_bulk() || self.n_packs.fetch_add(1, Ordering::Relaxed).is_multiple_of(READ_BACK_EVERY)
     }
 
     fn check_not_broken(&self, verb: &'static str, key: &ObjectKey) -> Result<(), StoreError> {
@@ -363,7 +362,7 @@ impl DirectoryStore {
             return Err(before(io::Error::new(io::ErrorKind::InvalidInput, "`tmp` is the store's own")));
         };
         self.check_not_broken("write", key)?;
-        if is_bulk(key) {
+        if key.is_bulk() {
             self.check_reserve(key, bytes.len())?;
         }
         let directory = self.directory_for_writing(parent).map_err(|errno| before(errno.into()))?;
@@ -476,11 +475,6 @@ impl Store for DirectoryStore {
             Err(errno) => Err(fail(errno)),
         }
     }
-}
-
-/// True for what a repository consists of by its bytes.
-fn is_bulk(key: &ObjectKey) -> bool {
-    key.is_below(PACKS) || key.is_below(WAL)
 }
 
 /// Directory and name of an object. `None` for a key below `tmp`, which is the store's own.

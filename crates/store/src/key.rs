@@ -42,6 +42,12 @@ impl ObjectKey {
         &self.0
     }
 
+    /// True for what a repository consists of by its bytes, packs and the write-ahead log: they leave room for everything
+    /// else, and are read back only now and then.
+    pub fn is_bulk(&self) -> bool {
+        self.is_below("packs") || self.is_below("wal")
+    }
+
     /// True if the object stands in the directory `prefix` or below it. Everything stands below the empty prefix.
     pub fn is_below(&self, prefix: &str) -> bool {
         prefix.is_empty() || self.0.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('/'))

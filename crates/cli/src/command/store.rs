@@ -5,7 +5,7 @@ use crate::failure::{Ended, Failure};
 use crate::page::{Align, Mark, Table, marked};
 use clap::{Args, Subcommand};
 use hikae_model::ErrorCode;
-use hikae_ops::store::{Ability, Found};
+use hikae_ops::store::{Ability, Durability, Found};
 use serde_json::json;
 
 #[derive(Debug, Subcommand)]
@@ -30,22 +30,31 @@ pub fn run(command: &StoreCommand, app: &App) -> Result<Ended, Failure> {
         place.store.make(&app.cx)?;
     }
     let found = place.store.probe(&app.cx)?;
-    let is_fit = !found.iter().any(|(ability, found)| ability.is_lacking(found));
+    let is_fit = found.is_fit();
     let ended = if is_fit { Ended::Well } else { Ended::With(ErrorCode::Forbidden) };
     let mut table = Table::new(&[("", Align::Left), ("", Align::Left), ("", Align::Left)]);
-    for (ability, found) in &found {
+    for (ability, found) in &found.abilities {
         let (mark, text) = shown(*ability, found);
         table.row([mark, ability.name().to_owned(), text]);
     }
+    let (mark, durability) = match found.durability {
+        Durability::Full => (marked(Mark::Good, "ok"), "yes".to_owned()),
+        Durability::BestEffort { why } => {
+            (marked(Mark::Doubtful, "!"), format!("best effort: it is on {why}"))
+        }
+    };
+    table.row([mark, "survive a power cut".to_owned(), durability.clone()]);
     let verdict = match is_fit {
         true => format!("{} can keep a repository.\n", place.address()),
         false => format!("{} cannot keep a repository.\n", place.address()),
     };
     let abilities: serde_json::Map<_, _> = found
+        .abilities
         .iter()
         .map(|(ability, found)| (ability.name().replace(' ', "_"), json!(shown(*ability, found).1)))
         .collect();
-    let result = json!({ "store": place.address(), "fit": is_fit, "abilities": abilities });
+    let result =
+        json!({ "store": place.address(), "fit": is_fit, "abilities": abilities, "durable": durability });
     app.output.result(ended, &result, &format!("{}\n{verdict}", table.text()));
     Ok(ended)
 }

@@ -22,6 +22,7 @@ mod restoring;
 mod retention;
 mod rows;
 mod secrets;
+mod sftp;
 mod signals;
 mod space;
 mod wording;

@@ -6,8 +6,8 @@
 use super::append::header_name;
 use super::leak::{masked, shown_reference};
 use super::{
-    Config, EncryptConfig, ExportConfig, FileMode, JobConfig, RepositoryConfig, S3Config, SourceConfig,
-    SourceSettings, StoreConfig, UnlockConfig,
+    Config, EncryptConfig, ExportConfig, FileMode, JobConfig, RepositoryConfig, S3Config, SecretRef,
+    SftpConfig, SourceConfig, SourceSettings, StoreConfig, UnlockConfig,
 };
 use hikae_repo::retention::Retention;
 use hikae_source::files::FilesSettings;
@@ -157,10 +157,16 @@ fn of_repository(repository: &RepositoryConfig) -> Vec<Setting> {
 }
 
 fn of_store(store: &StoreConfig) -> Value {
-    let s3 = match store {
+    let (kind, settings) = match store {
         StoreConfig::Directory(path) => return text(path.display()),
-        StoreConfig::S3(s3) => s3,
+        StoreConfig::S3(s3) => ("s3", of_s3(s3)),
+        StoreConfig::Sftp(sftp) => ("sftp", of_sftp(sftp)),
     };
+    let settings = settings.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?)));
+    table(kind, Value::Table(settings.collect()))
+}
+
+fn of_s3(s3: &S3Config) -> Vec<(&'static str, Option<Value>)> {
     let S3Config {
         bucket,
         prefix,
@@ -174,8 +180,8 @@ fn of_store(store: &StoreConfig) -> Value {
         role,
         external_id,
         sts_endpoint,
-    } = &**s3;
-    let settings = [
+    } = s3;
+    vec![
         ("bucket", Some(text(bucket))),
         ("prefix", prefix.as_ref().map(text)),
         ("region", region.as_ref().map(text)),
@@ -188,9 +194,36 @@ fn of_store(store: &StoreConfig) -> Value {
         ("role", role.as_ref().map(text)),
         ("external_id", external_id.as_ref().map(text)),
         ("sts_endpoint", sts_endpoint.as_ref().map(text)),
-    ];
-    let settings = settings.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?)));
-    table("s3", Value::Table(settings.collect()))
+    ]
+}
+
+fn of_sftp(sftp: &SftpConfig) -> Vec<(&'static str, Option<Value>)> {
+    let SftpConfig {
+        host,
+        port,
+        user,
+        path,
+        host_key,
+        known_hosts,
+        key_file,
+        key_passphrase,
+        agent,
+        password,
+    } = sftp;
+    let reference = |secret: &Option<SecretRef>| secret.as_ref().map(|secret| text(shown_reference(secret)));
+    let file = |path: &Option<PathBuf>| path.as_ref().map(|path| text(path.display()));
+    vec![
+        ("host", Some(text(host))),
+        ("port", port.map(|port| Value::Integer(port.into()))),
+        ("user", user.as_ref().map(text)),
+        ("path", Some(text(path))),
+        ("host_key", host_key.as_ref().map(text)),
+        ("known_hosts", file(known_hosts)),
+        ("key_file", file(key_file)),
+        ("key_passphrase", reference(key_passphrase)),
+        ("agent", agent.map(Value::Boolean)),
+        ("password", reference(password)),
+    ]
 }
 
 fn of_source(source: &SourceConfig) -> Vec<Setting> {

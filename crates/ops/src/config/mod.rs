@@ -53,7 +53,7 @@ pub use schema::schema;
 pub(crate) use secret::printed_by;
 pub use secret::{BadSecretRef, SecretError, SecretRef};
 pub use source::{SourceConfig, SourceSettings};
-pub use store::{S3Config, StoreConfig};
+pub use store::{S3Config, SftpConfig, StoreConfig};
 
 use crate::surroundings::Surroundings;
 use hikae_model::RepositoryId;

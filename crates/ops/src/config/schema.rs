@@ -60,6 +60,35 @@ enum Store {
 enum Remote {
     /// A bucket of Amazon S3, or of what speaks like it.
     S3(S3),
+    /// A directory of another machine, over SSH.
+    Sftp(Sftp),
+}
+
+/// A directory of another machine.
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+#[allow(dead_code)]
+struct Sftp {
+    /// The machine.
+    host: String,
+    /// Its port; 22, if left out.
+    port: Option<u16>,
+    /// Who we are there; the user's own name, if left out.
+    user: Option<String>,
+    /// The directory: absolute, or below the one in which the server puts that user.
+    path: String,
+    /// The fingerprint of the server's key, as `SHA256:…`; any other key is an error.
+    host_key: Option<String>,
+    /// Where keys of servers are, if there is no host_key; `~/.ssh/known_hosts`, if left out.
+    known_hosts: Option<String>,
+    /// Our private key (mode 0600); with no key, agent or password, the usual ones in `~/.ssh`.
+    key_file: Option<String>,
+    /// What opens the private key.
+    key_passphrase: Option<Secret>,
+    /// Whether the agent that SSH_AUTH_SOCK names is asked; if no key and no password is given, it is.
+    agent: Option<bool>,
+    /// A password.
+    password: Option<Secret>,
 }
 
 /// A bucket, or a part of one.

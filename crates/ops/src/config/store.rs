@@ -13,6 +13,8 @@ pub enum StoreConfig {
     Directory(PathBuf),
     /// A bucket, or a part of one.
     S3(Box<S3Config>),
+    /// A directory of another machine.
+    Sftp(Box<SftpConfig>),
 }
 
 /// `{ s3 = { … } }`.
@@ -57,12 +59,46 @@ pub struct S3Config {
     pub sts_endpoint: Option<String>,
 }
 
+/// `{ sftp = { … } }`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SftpConfig {
+    /// The machine.
+    pub host: String,
+    /// Its port; 22, if left out.
+    #[serde(default)]
+    pub port: Option<u16>,
+    /// Who we are there; the user's own name, if left out.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// The directory: absolute, or below the one in which the server puts that user.
+    pub path: String,
+    /// The fingerprint of the server's key.
+    #[serde(default)]
+    pub host_key: Option<String>,
+    /// Where keys of servers are, if there is no fingerprint; `~/.ssh/known_hosts`, if left out.
+    #[serde(default)]
+    pub known_hosts: Option<PathBuf>,
+    /// Our private key.
+    #[serde(default)]
+    pub key_file: Option<PathBuf>,
+    /// What opens it.
+    #[serde(default)]
+    pub key_passphrase: Option<SecretRef>,
+    /// Whether the agent that SSH_AUTH_SOCK names is asked; if nothing else is given, it is.
+    #[serde(default)]
+    pub agent: Option<bool>,
+    /// A password.
+    #[serde(default)]
+    pub password: Option<SecretRef>,
+}
+
 impl StoreConfig {
     /// The directory, if it is one on this machine.
     pub fn directory(&self) -> Option<&Path> {
         match self {
             Self::Directory(path) => Some(path),
-            Self::S3(_) => None,
+            Self::S3(_) | Self::Sftp(_) => None,
         }
     }
 }
@@ -75,7 +111,7 @@ impl<'de> Deserialize<'de> for StoreConfig {
             type Value = StoreConfig;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a path such as \"/var/lib/hikae/main\", or { s3 = { bucket = \"…\" } }")
+                f.write_str("a path such as \"/var/lib/hikae/main\", { s3 = { bucket = \"…\" } } or { sftp = { host = \"…\", path = \"…\" } }")
             }
 
             fn visit_str<E: de::Error>(self, path: &str) -> Result<StoreConfig, E> {
@@ -88,17 +124,25 @@ impl<'de> Deserialize<'de> for StoreConfig {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<StoreConfig, A::Error> {
                 use de::Error as _;
                 let kind: String = map.next_key()?.unwrap_or_default();
-                if kind != "s3" {
-                    return Err(A::Error::custom(format_args!(
-                        "there are no stores of the kind `{kind}`, only directories, store = \"/path\", and s3"
-                    )));
-                }
-                let config: S3Config = map.next_value()?;
+                let store = match kind.as_str() {
+                    "s3" => StoreConfig::S3(Box::new(map.next_value()?)),
+                    "sftp" => StoreConfig::Sftp(Box::new(map.next_value()?)),
+                    _ => {
+                        return Err(A::Error::custom(format_args!(
+                            "there are no stores of the kind `{kind}`, only directories, store = \"/path\", s3 and sftp"
+                        )));
+                    }
+                };
                 if let Some(other) = map.next_key::<String>()? {
                     return Err(A::Error::custom(format_args!("one store, and not also `{other}`")));
                 }
-                config.check().map_err(A::Error::custom)?;
-                Ok(StoreConfig::S3(Box::new(config)))
+                match &store {
+                    StoreConfig::Directory(_) => Ok(()),
+                    StoreConfig::S3(config) => config.check(),
+                    StoreConfig::Sftp(config) => config.check(),
+                }
+                .map_err(A::Error::custom)?;
+                Ok(store)
             }
         }
 
@@ -137,5 +181,23 @@ impl S3Config {
             (None, Some(_)) => Err("`secret_key` needs its `access_key`".to_owned()),
             _ => Ok(()),
         }
+    }
+}
+
+impl SftpConfig {
+    fn check(&self) -> Result<(), String> {
+        if self.host.is_empty() || self.host.contains(['/', '@', ' ']) {
+            return Err(format!(
+                "`{}` is no name of a machine; `user`, `port` and `path` are beside it",
+                self.host
+            ));
+        }
+        if self.path.trim_end_matches('/').is_empty() || self.path.split('/').any(|name| name == "..") {
+            return Err(format!("the path `{}` must be one directory of the server", self.path));
+        }
+        if self.key_passphrase.is_some() && self.key_file.is_none() {
+            return Err("`key_passphrase` needs its `key_file`".to_owned());
+        }
+        Ok(())
     }
 }

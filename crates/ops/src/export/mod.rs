@@ -120,8 +120,8 @@ impl Export<'_> {
     fn to(&self) -> Result<PathBuf, OpsError> {
         match &self.config.to {
             StoreConfig::Directory(path) => Ok(path.clone()),
-            StoreConfig::S3(_) => {
-                let what = format!("the export {} cannot go into a bucket yet", self.name);
+            StoreConfig::S3(_) | StoreConfig::Sftp(_) => {
+                let what = format!("the export {} cannot go over the network yet", self.name);
                 let advice = "let it go into a directory, as a mounted one";
                 Err(OpsError::refused(ErrorCode::Usage, what, Some(advice.into())))
             }

@@ -4,6 +4,7 @@ mod elsewhere;
 mod faults;
 mod keys;
 mod s3;
+mod sftp;
 
 use hikae_model::Cx;
 use hikae_remote::{Bucket, Retry, S3Identity, S3Key, S3Login, S3Settings, S3Surroundings};
