@@ -156,16 +156,26 @@ impl App {
     /// # Errors
     /// As for [`place`](Self::place).
     pub fn place_of_other(&self, named: &Path) -> Result<Place, Failure> {
-        let name = named.to_str().filter(|name| !name.contains(['/', ':']));
-        let Some(name) = name else {
+        // A name that no configuration has may still be a directory's.
+        let is_place =
+            |name: &str| name.contains(['/', ':']) || self.is_no_repository(name) && named.is_dir();
+        let Some(name) = named.to_str().filter(|name| !is_place(name)) else {
             let store = StorePlace::parse(named, &self.around, &self.cx)?;
-            let key = self.key()?;
+            let key = match self.key()? {
+                Some(key) => Some(key),
+                // Those of one family are often opened by one key.
+                None => self.place_of_new().ok().and_then(|own| own.key),
+            };
             return Ok(Place { store, id: None, reserve: Default::default(), key, identities: Vec::new() });
         };
         let config = self.config()?;
         let (_, repository) = config.repository(Some(name))?;
         let key = if repository.unlock.is_some() { None } else { self.key()? };
         Ok(Place::of(repository, key, &self.around, &self.cx)?)
+    }
+
+    fn is_no_repository(&self, name: &str) -> bool {
+        !self.config_or_none().is_ok_and(|config| config.repositories.contains_key(name))
     }
 
     fn place_without_question(&self, of_job: Option<&str>) -> Result<Place, Failure> {

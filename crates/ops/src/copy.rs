@@ -4,14 +4,17 @@
 //!   run or a day. Asked again, it brings what is still missing.
 //! - A job copies what its run has just made, and with it what of its sources is newer than the target's newest: what a copy
 //!   that failed has left. What the target's own retention let go does not come back so.
+//! - With whole sources comes the archived log of their clusters: after the snapshots, so that it is of use.
 //! - What came is compared with the listing of the target before anything is said of it.
 //!
 //! This module decides which snapshots; the repository moves them.
 
 use crate::OpsError;
 use crate::list::list;
+use crate::pitr::cluster::systems_of;
+use crate::report::problem_of;
 use crate::select::SnapshotSelector;
-use hikae_model::{Advise, Cx, ErrorCode, Outcome, Problem, SnapshotId, sabotage};
+use hikae_model::{Advise, Cx, ErrorCode, Outcome, Problem, SnapshotId, SystemId, sabotage};
 use hikae_repo::copy as repo_copy;
 use hikae_repo::copy::{Completeness, LeftSnapshot, LetGo};
 use hikae_repo::log::SnapshotRef;
@@ -48,6 +51,17 @@ pub struct CopyPlan {
     pub n_there: u64,
     /// How many it has had and forgotten, by its own retention or somebody's word.
     pub n_let_go: u64,
+    #[serde(skip)]
+    log_of: LogOf,
+}
+
+/// The clusters whose archived log is copied too.
+#[derive(Clone, Debug, Default)]
+enum LogOf {
+    #[default]
+    Nobody,
+    These(BTreeSet<SystemId>),
+    Everybody,
 }
 
 /// A snapshot that is to be copied.
@@ -88,6 +102,8 @@ pub struct CopyReport {
     pub packs_in_part: u64,
     /// Bytes that were stored.
     pub stored_bytes: u64,
+    /// What came of the archived log; nothing if none was to be copied.
+    pub log: Option<CopiedLog>,
     /// What was compared in the target afterwards.
     pub check: CopyCheck,
     /// How long it took.
@@ -107,6 +123,17 @@ pub struct CopiedSnapshot {
     pub source: String,
     /// Its moment.
     pub moment: Timestamp,
+}
+
+/// What came of the archived write-ahead log.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct CopiedLog {
+    /// Files that came.
+    pub files: u64,
+    /// Files that were there.
+    pub files_there: u64,
+    /// Bytes that were stored.
+    pub stored_bytes: u64,
 }
 
 /// What the copied snapshots say of themselves, against what stands in the target.
@@ -155,7 +182,14 @@ pub fn plan_copy(
     let let_go = LetGo::read(to)?;
     let newest =
         |source: &str| there.all_newest_first(Some(source)).first().map(|known| known.snapshot.moment);
-    let mut plan = CopyPlan::default();
+    let CopyRequest { snapshots, sources, run, day, .. } = request;
+    let of_sources = snapshots.is_empty() && run.is_none() && day.is_none();
+    let log_of = match (of_sources, sources.is_empty()) {
+        (false, _) => LogOf::Nobody,
+        (true, true) => LogOf::Everybody,
+        (true, false) => LogOf::These(systems_of(from, sources)?),
+    };
+    let mut plan = CopyPlan { log_of, ..CopyPlan::default() };
     for snapshot in wanted(from, &state, request, zone)? {
         let SnapshotRef { id, source, moment, complete } = snapshot;
         let is_old = || newest(&source).is_some_and(|newest| moment <= newest);
@@ -251,6 +285,15 @@ pub fn copy(from: &Arc<Repo>, to: &Arc<Repo>, plan: &CopyPlan, cx: &Cx) -> Resul
         problem
             .advise("run `hikae verify --repository` on the copy, and copy again after `hikae repo repair`")
     }));
+    let log = match copy_log_of(from, to, &plan.log_of, &mut problems, cx) {
+        Err(OpsError::Cancelled(cancelled)) => return Err(cancelled.into()),
+        // The snapshots stand whatever becomes of the log.
+        Err(error) => {
+            problems.push(problem_of("log", &error));
+            None
+        }
+        log => log?,
+    };
     let outcome = match (problems.is_empty(), done.copied.is_empty() && !ids.is_empty()) {
         (true, _) => Outcome::Complete,
         (false, true) => Outcome::Failed,
@@ -274,10 +317,32 @@ pub fn copy(from: &Arc<Repo>, to: &Arc<Repo>, plan: &CopyPlan, cx: &Cx) -> Resul
         packs_there: done.n_packs_there,
         packs_in_part: done.n_packs_in_part,
         stored_bytes: done.stored_bytes,
+        log,
         check: CopyCheck::of(&found),
         seconds: (cx.elapsed() - began).as_secs_f64(),
         problems,
     })
+}
+
+fn copy_log_of(
+    from: &Arc<Repo>,
+    to: &Arc<Repo>,
+    of: &LogOf,
+    problems: &mut Vec<Problem>,
+    cx: &Cx,
+) -> Result<Option<CopiedLog>, OpsError> {
+    let systems = match of {
+        LogOf::Nobody => return Ok(None),
+        LogOf::These(systems) if systems.is_empty() => return Ok(None),
+        LogOf::These(systems) => Some(systems),
+        LogOf::Everybody => None,
+    };
+    let done = repo_copy::copy_log(from, to, systems, cx)?;
+    for (system, name, why) in done.left {
+        problems.push(problem_of(&format!("log {name} of system {system}"), &OpsError::from(why)));
+    }
+    let (files, files_there, stored_bytes) = (done.n_files, done.n_there, done.stored_bytes);
+    Ok((files + files_there > 0).then_some(CopiedLog { files, files_there, stored_bytes }))
 }
 
 impl CopyCheck {

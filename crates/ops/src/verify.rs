@@ -5,11 +5,12 @@
 use crate::OpsError;
 use hikae_model::{Cx, Outcome, Problem, SnapshotId};
 use hikae_repo::Repo;
+use hikae_repo::header::Header;
+use hikae_repo::layout;
 use hikae_repo::repair as repo_repair;
 use hikae_repo::verify as repo_verify;
-use hikae_store::{DirectoryStore, ObjectKey, Reserve};
+use hikae_store::{ObjectKey, Store};
 use serde::Serialize;
-use std::path::Path;
 
 pub use hikae_repo::verify::VerifyOptions;
 
@@ -125,7 +126,7 @@ pub struct PutBackReport {
     pub not_in_copy: Vec<String>,
 }
 
-/// Verifies, and puts back what is damaged or gone out of the copy in the directory `copy`, proving each object. With
+/// Verifies, and puts back what is damaged or gone out of the store of a copy, proving each object. With
 /// `dry_run` it only says what it would put back. Open the repository anew afterwards.
 ///
 /// # Errors
@@ -133,15 +134,45 @@ pub struct PutBackReport {
 pub fn put_back(
     repo: &Repo,
     options: &VerifyOptions,
-    copy: &Path,
+    copy: &dyn Store,
     dry_run: bool,
     cx: &Cx,
 ) -> Result<PutBackReport, OpsError> {
-    let copy = DirectoryStore::open(copy, Reserve::Usual, cx.random_source())?;
     let found = repo_verify::verify(repo, options, cx)?;
-    let done = hikae_repo::put_back::put_back(repo, &found, &copy, dry_run, cx)?;
+    let done = hikae_repo::put_back::put_back(repo, &found, copy, dry_run, cx)?;
     let names = |keys: Vec<ObjectKey>| keys.iter().map(ToString::to_string).collect();
     Ok(PutBackReport { put_back: names(done.done), not_in_copy: names(done.not_in_copy) })
+}
+
+/// What came back out of another repository of the family.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct HealReport {
+    /// Blobs that have a good copy again.
+    pub blobs: u64,
+    /// Blobs of which neither has one.
+    pub lost: u64,
+    /// Bytes that were stored.
+    pub stored_bytes: u64,
+}
+
+/// Brings what is damaged or gone in `repo`, and was marked so by [`repair`], out of another repository of its family.
+///
+/// # Errors
+/// Any failure of either that is no damage.
+pub fn heal(repo: &Repo, from: &Repo, cx: &Cx) -> Result<HealReport, OpsError> {
+    let healed = hikae_repo::copy::heal(from, repo, cx)?;
+    Ok(HealReport { blobs: healed.n_blobs, lost: healed.n_lost, stored_bytes: healed.stored_bytes })
+}
+
+/// True if this is another repository of the family, and not the same one kept twice.
+///
+/// # Errors
+/// Any failure to read what it is.
+pub fn is_relative(repo: &Repo, store: &dyn Store) -> Result<bool, OpsError> {
+    let ours = &repo.header().core;
+    let theirs = Header::parse(&store.get(&layout::header())?);
+    Ok(theirs
+        .is_ok_and(|theirs| theirs.core.family == ours.family && theirs.core.repository != ours.repository))
 }
 
 /// Verifies, and repairs what can be: it adds and marks, and deletes nothing. With `dry_run` it only plans.

@@ -131,6 +131,14 @@ pub fn text(report: &CopyReport, app: &App) -> String {
         Bytes(report.stored_bytes),
         duration(report.seconds)
     ));
+    if let Some(log) = &report.log {
+        let files = count(log.files, "file", "files");
+        text.push_str(&format!(
+            "Copied {files} of archived log, {} stored; {} there already.\n",
+            Bytes(log.stored_bytes),
+            Count(log.files_there)
+        ));
+    }
     if report.packs_there > 0 {
         let packs = count(report.packs_there, "pack was", "packs were");
         text.push_str(&format!("{packs} there from a copy that did not come to its end.\n"));

@@ -1,13 +1,15 @@
 //! `hikae repo`
 
 use super::verify;
-use crate::app::{App, absolute};
+use crate::app::App;
 use crate::failure::{Ended, Failure};
 use crate::page::{Align, Mark, Table, count, marked};
 use clap::{Args, Subcommand};
 use hikae_model::{Bytes, Count, ErrorCode, Outcome};
 use hikae_ops::stats::{Space, stats};
-use hikae_ops::verify::{PutBackReport, VerifyOptions, VerifyReport, put_back, repair};
+use hikae_ops::verify::{
+    PutBackReport, VerifyOptions, VerifyReport, heal, is_relative, put_back, repair, verify as look_again,
+};
 use serde_json::json;
 use std::path::PathBuf;
 
@@ -27,8 +29,9 @@ pub struct RepairArgs {
     /// Read, open and compare all contents before
     #[arg(long)]
     read_data: bool,
-    /// First put back what is damaged or gone here and well in this copy of the repository; each object is proved
-    #[arg(long, value_name = "DIR")]
+    /// Bring what is damaged or gone here out of this one: a copy of the directory, or a repository of the family, by its
+    /// name in the configuration or its place; everything is proved before it is taken
+    #[arg(long, value_name = "REPO")]
     from: Option<PathBuf>,
     /// Say what would be done, and do nothing
     #[arg(long)]
@@ -162,17 +165,33 @@ fn as_after_repair(found: &VerifyReport) -> VerifyReport {
 fn mend(args: &RepairArgs, app: &App) -> Result<Ended, Failure> {
     let mut repo = app.open()?;
     let options = VerifyOptions { read_data: args.read_data, ..VerifyOptions::default() };
-    let mut from_copy = None;
+    let (mut from_copy, mut relative) = (None, None);
     if let Some(copy) = &args.from {
-        let copy = absolute(copy)?;
-        let _progress = app.progress();
-        from_copy = Some(put_back(&repo, &options, &copy, args.dry_run, &app.cx)?);
+        let place = app.place_of_other(copy)?;
+        let store = place.open_store(&app.cx)?.shared();
+        {
+            let _progress = app.progress();
+            from_copy = Some(put_back(&repo, &options, &*store, args.dry_run, &app.cx)?);
+        }
         // What is well again may be the log itself.
         repo = app.open()?;
+        if is_relative(&repo, &*store)? {
+            relative = Some(app.open_place(&place)?);
+        }
     }
-    let (found, done) = {
+    let (mut found, done) = {
         let _progress = app.progress();
         repair(&repo, &options, args.dry_run, &app.cx)?
+    };
+    let hits_before = found.hits.len();
+    let healed = match &relative {
+        Some(relative) if !args.dry_run && repo.doubts().is_empty() && hits_before > 0 => {
+            let _progress = app.progress();
+            let healed = heal(&repo, relative, &app.cx)?;
+            found = look_again(&repo, &options, &app.cx)?;
+            Some(healed)
+        }
+        _ => None,
     };
     let mut text = from_copy.as_ref().map_or(String::new(), |done| put_back_text(done, args.dry_run));
     text.push_str(&verify::text(&if args.dry_run { found.clone() } else { as_after_repair(&found) }));
@@ -189,6 +208,13 @@ fn mend(args: &RepairArgs, app: &App) -> Result<Ended, Failure> {
         text.push_str("\nNothing is written while the log is in doubt, so nothing is repaired.\n");
     } else {
         text.push_str("\nThere is nothing to repair.\n");
+    }
+    if let Some(healed) = &healed {
+        let blobs = count(healed.blobs, "blob", "blobs");
+        text.push_str(&format!(
+            "Brought {blobs} out of the other repository, {} stored.\n",
+            Bytes(healed.stored_bytes)
+        ));
     }
     if done.set_aside > 0 {
         let snapshots = count(done.set_aside, "snapshot is", "snapshots are");
@@ -210,11 +236,18 @@ fn mend(args: &RepairArgs, app: &App) -> Result<Ended, Failure> {
         text.push_str(&format!("{blobs} nowhere; only a backup of the source brings them back.\n"));
     }
     // What was damaged and is mended now is no failure any more; what is lost, or only planned, is.
-    let mended = !args.dry_run && repo.doubts().is_empty() && done.lost_blobs == 0 && found.hits.is_empty();
+    let mended = !args.dry_run
+        && repo.doubts().is_empty()
+        && (done.lost_blobs == 0 || healed.is_some_and(|healed| healed.lost == 0))
+        && found.hits.is_empty();
     let ended = match found.outcome == Outcome::Complete || mended {
         true => Ended::Well,
         false => Ended::With(ErrorCode::VerificationFailed),
     };
-    app.output.result(ended, &json!({ "from_copy": from_copy, "verify": found, "repair": done }), &text);
+    app.output.result(
+        ended,
+        &json!({ "from_copy": from_copy, "verify": found, "repair": done, "healed": healed }),
+        &text,
+    );
     Ok(ended)
 }

@@ -140,6 +140,31 @@ fn damage_of_the_source_ends_a_copy_with_its_own_code_and_is_named() {
     assert!(!ids(&home, "offsite").is_empty());
 }
 
+/// Keeps B-9.
+#[test]
+fn a_damaged_repository_is_mended_from_one_of_its_family() {
+    let home = home();
+    made_like(&home);
+    for n in 0..3 {
+        home.write("docs/a.txt", format!("text {n} ").repeat(3000));
+        home.expect(0, &["backup", "--job", "nightly"]);
+    }
+    // All that it keeps of contents and listings.
+    for pack in packs(&home, "main") {
+        fs::remove_file(pack).unwrap();
+    }
+    home.expect(4, &["verify", "--repository", "main"]);
+    let repair = ["repo", "repair", "--repository", "main", "--from", "offsite"];
+    let plan = home.run(&[&repair[..], &["--dry-run"]].concat()).stdout;
+    assert!(plan.contains("Would put back") && packs(&home, "main").is_empty(), "{plan}");
+    home.expect(0, &repair);
+    home.expect(0, &["verify", "--repository", "main", "--read-data"]);
+    home.expect(
+        0,
+        &["restore", "docs", "--repository", "main", "--target", home.path("back").to_str().unwrap()],
+    );
+}
+
 fn packs(home: &Home, repository: &str) -> Vec<std::path::PathBuf> {
     let below =
         |path: std::path::PathBuf| fs::read_dir(path).into_iter().flatten().flatten().map(|file| file.path());

@@ -154,6 +154,30 @@ pub(super) fn manifest_of(repo: &Repo, snapshot: SnapshotId) -> Result<Option<Ma
     }
 }
 
+/// The clusters of which these sources have base backups now.
+///
+/// # Errors
+/// Any failure to read a manifest that is no damage.
+pub(crate) fn systems_of(repo: &Repo, sources: &[String]) -> Result<BTreeSet<SystemId>, OpsError> {
+    let state = repo.state();
+    let mut systems = BTreeSet::new();
+    for source in sources {
+        for snapshot in state.newest_first(Some(source)) {
+            let id = snapshot.snapshot.id;
+            match manifest_of(repo, id) {
+                Ok(Some(manifest)) => {
+                    systems.insert(base_of(id, &manifest)?.0);
+                    break;
+                }
+                Ok(None) => {}
+                Err(error) if error.is_damage() => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(systems)
+}
+
 fn segment_of(name: WalName) -> Option<SegmentName> {
     match name {
         WalName::Segment(segment) => Some(segment),

@@ -14,11 +14,15 @@
 
 mod carry;
 mod complete;
+mod heal;
 mod let_go;
+mod log;
 mod needs;
 
 pub use complete::{Completeness, Matched, completeness};
+pub use heal::{Healed, heal};
 pub use let_go::LetGo;
+pub use log::{CopiedLog, copy_log};
 
 use crate::RepoError;
 use crate::commit::commit_run;

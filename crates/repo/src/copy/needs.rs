@@ -25,7 +25,7 @@ impl Holdings {
     }
 
     /// Whether a snapshot may rely on what the target has of a blob.
-    fn has(&self, blob: BlobId) -> Result<bool, RepoError> {
+    pub(super) fn has(&self, blob: BlobId) -> Result<bool, RepoError> {
         self.index.has_good(blob, &self.state, self.copier, &|_| true)
     }
 }
@@ -104,13 +104,14 @@ pub(super) fn without_any_of(
 
 /// What was found in the walk of one snapshot: nothing of it counts if the walk does not come to its end.
 #[derive(Default)]
-struct Found {
-    lacking: HashSet<BlobId>,
-    hunks: HashSet<BlobId>,
+pub(super) struct Found {
+    pub(super) lacking: HashSet<BlobId>,
+    pub(super) hunks: HashSet<BlobId>,
 }
 
 impl Found {
-    fn walk(
+    /// Walks what a snapshot needs, but for hunks that were `walked` already.
+    pub(super) fn walk(
         &mut self,
         reader: &mut BlobReader<'_>,
         snapshot: &Snapshot,

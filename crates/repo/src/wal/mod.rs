@@ -17,6 +17,7 @@ mod bundles;
 mod error;
 mod floor;
 mod object;
+mod sealed;
 mod stored;
 
 pub use begun::Got;

@@ -24,6 +24,7 @@ use crate::unlocked::Unlocked;
 use hikae_model::{SystemId, WalName, WriterId};
 use minicbor::{Decode, Encode};
 use std::io::{self, Read};
+use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -88,6 +89,25 @@ fn context(unlocked: &Unlocked, system: SystemId, name: WalName) -> Vec<u8> {
     [repository.as_bytes().as_slice(), &system.0.to_le_bytes(), name.to_string().as_bytes()].concat()
 }
 
+impl HeadRecord {
+    /// Signs and seals the head, and puts it before its frames.
+    fn put_before(
+        &self,
+        frames: &mut Vec<u8>,
+        unlocked: &Unlocked,
+        system: SystemId,
+        name: WalName,
+    ) -> Result<(), RepoError> {
+        let context = context(unlocked, system, name);
+        let body = cbor::to_bytes(self);
+        let head = seal_object(ObjectClass::Wal, &context, body, &unlocked.keys, &unlocked.signer);
+        let length = u32::try_from(head.len()).map_err(|_| RepoError::TooLarge { bytes: self.bytes })?;
+        // In place: a file of 1 GiB that does not compress is in memory once.
+        frames.splice(0..0, length.to_le_bytes().into_iter().chain(head));
+        Ok(())
+    }
+}
+
 impl WalHead {
     /// Opens the head of the object for this file. Whether its writer counts is for the caller to find out.
     pub(super) fn open(
@@ -150,6 +170,35 @@ impl WalHead {
     /// Length of the object.
     pub(super) fn object_bytes(&self) -> u64 {
         self.frames_at + self.frames.iter().map(|frame| u64::from(frame.stored_bytes)).sum::<u64>()
+    }
+
+    /// Where its frames stand in the object.
+    pub(super) fn frames_range(&self) -> Range<u64> {
+        self.frames_at..self.object_bytes()
+    }
+
+    /// True if these are its frames.
+    pub(super) fn has_frames(&self, frames: &[u8]) -> bool {
+        *blake3::hash(frames).as_bytes() == self.sealed
+    }
+
+    /// The object of the same file and the same frames in the repository `unlocked`, signed by who opened that.
+    pub(super) fn sealed_for(&self, unlocked: &Unlocked, frames: Vec<u8>) -> Result<Vec<u8>, RepoError> {
+        let mut records = Vec::with_capacity(self.frames.len() * FRAME_RECORD_BYTES);
+        self.frames.iter().for_each(|frame| put_frame(&mut records, 0, frame));
+        let record = HeadRecord {
+            name: self.name.to_string(),
+            system: self.system.0,
+            session: self.session.clone(),
+            epoch: self.epoch.clone(),
+            frames: records,
+            hash: self.hash,
+            bytes: self.bytes,
+            sealed: self.sealed,
+        };
+        let mut stored = frames;
+        record.put_before(&mut stored, unlocked, self.system, self.name)?;
+        Ok(stored)
     }
 
     /// What a file is known again by.
@@ -237,12 +286,7 @@ impl Sealer {
             bytes,
             sealed: *blake3::hash(stored).as_bytes(),
         };
-        let context = context(unlocked, system, name);
-        let body = cbor::to_bytes(&record);
-        let head = seal_object(ObjectClass::Wal, &context, body, &unlocked.keys, &unlocked.signer);
-        let length = u32::try_from(head.len()).map_err(|_| RepoError::TooLarge { bytes })?;
-        // In place: a file of 1 GiB that does not compress is in memory once.
-        stored.splice(0..0, length.to_le_bytes().into_iter().chain(head));
+        record.put_before(stored, unlocked, system, name)?;
         Ok(plain)
     }
 }

@@ -2,14 +2,18 @@
 
 use crate::lab::{Lab, SOFT, greedy, tree};
 use crate::world::{KEY, Tree, World, noise, restore};
-use hikae_model::{Cut, Outcome, SnapshotId};
-use hikae_repo::copy::{CopyReport, LetGo, Matched, completeness, copy};
+use hikae_model::{BlobId, Cut, Outcome, PackId, SnapshotId, SystemId, WalName};
+use hikae_repo::copy::{CopyReport, LetGo, Matched, completeness, copy, heal};
 use hikae_repo::keys::{Secret32, Signer};
 use hikae_repo::log::{Change, Enrol, Rights};
+use hikae_repo::pack::Footer;
 use hikae_repo::prune::PruneOptions;
+use hikae_repo::put_back::put_back;
+use hikae_repo::repair::{plan_repair, repair};
 use hikae_repo::slot::{Unlock, Wrap};
-use hikae_repo::verify::{VerifyOptions, verify};
-use hikae_repo::{InitOptions, Repo, RepoError};
+use hikae_repo::verify::{VerifyOptions, VerifyReport, verify};
+use hikae_repo::wal::WalArchive;
+use hikae_repo::{InitOptions, Repo, RepoError, layout};
 use hikae_store::{MemoryStore, ObjectKey, Store};
 use hikae_testkit::{Call, Fault, FaultyStore, Verb};
 use std::collections::BTreeSet;
@@ -417,5 +421,128 @@ fn a_copy_that_lacks_a_pack_or_an_entry_is_not_complete() {
             let found = found(&pair);
             assert!(found.missing.contains_key(&id), "without {key} it is called complete: {found:?}");
         }
+    }
+}
+
+const SYSTEM: SystemId = SystemId(7_000_000_000_000_000_001);
+
+/// Keeps BC-1.
+#[test]
+fn archived_log_comes_back_from_the_copy_and_what_is_damaged_stays_behind() {
+    let pair = Pair::new(13);
+    let (source, host) = (pair.from.open(), Signer::from_seed(&Secret32::new([9; 32])));
+    let enrol = |repo: &Repo| {
+        let (group, label) = ("owner".to_owned(), "host".to_owned());
+        let enrol = Enrol { writer: host.id(), rights: Rights::WRITE.0, group, label, sources: None };
+        repo.append(&mut |_| Ok(Change::Enrol(enrol.clone()))).unwrap();
+    };
+    enrol(&source.repo);
+    let name = |text: &str| text.parse::<WalName>().unwrap();
+    let files = [
+        ("000000010000000000000001", noise(1, 90_000)),
+        ("000000010000000000000002", noise(2, 5 << 20)),
+        ("00000002.history", b"1\t0/2000000\tno recovery target specified\n".to_vec()),
+        ("000000020000000000000002.00000000-00000400", noise(3, 1024)),
+        ("000000020000000000000003", Vec::new()),
+    ];
+    // Part of it by the owner, part by a host.
+    let pushers = [pair.from.open(), pair.from.open_as(&host, Vec::new())];
+    for (n, (file, content)) in files.iter().enumerate() {
+        WalArchive::of(&pushers[n % 2].repo).push(SYSTEM, name(file), &mut &**content).unwrap();
+    }
+    let kept = pair.fork();
+    let fetched = |pair: &Pair, file: &str| {
+        let mut bytes = Vec::new();
+        let process = pair.to.open();
+        let archive = WalArchive::of(&process.repo);
+        archive.get(SYSTEM, name(file), &mut bytes).unwrap().map(|_| bytes)
+    };
+    let copy_log = |pair: &Pair, systems: Option<&BTreeSet<SystemId>>| {
+        let (from, to) = (pair.from.open_as(&host, Vec::new()), pair.to.open_as(&host, Vec::new()));
+        hikae_repo::copy::copy_log(&from.repo, &to.repo, systems, &pair.from.cx)
+    };
+    // Whom the target does not know it believes nothing.
+    assert!(matches!(copy_log(&pair, None), Err(RepoError::NoRight { .. })));
+    enrol(&pair.to.open().repo);
+    assert_eq!(copy_log(&pair, Some(&[SystemId(7)].into())).unwrap().n_files, 0);
+    let copied = copy_log(&pair, None).unwrap();
+    assert_eq!((copied.n_files, copied.left.len()), (5, 0), "{:?}", copied.left);
+    for (file, content) in &files {
+        assert!(fetched(&pair, file).as_ref() == Some(content), "{file}");
+    }
+    verified(&pair.to);
+    let again = copy_log(&pair, None).unwrap();
+    assert_eq!((again.n_files, again.n_there), (0, 5));
+
+    for (file, _) in &files[..2] {
+        let pair = kept.fork();
+        enrol(&pair.to.open().repo);
+        let key = layout::wal(SYSTEM, name(file));
+        let last = pair.from.memory.get(&key).unwrap().len() - 1;
+        assert!(pair.from.memory.damage(&key, |bytes| bytes[last] ^= 1));
+        let copied = copy_log(&pair, None).unwrap();
+        assert_eq!(copied.n_files, 4);
+        assert_eq!(copied.left.iter().map(|left| left.1).collect::<Vec<_>>(), [name(file)], "is named");
+        assert_eq!(fetched(&pair, file), None);
+        verified(&pair.to);
+    }
+}
+
+/// Verifies with all contents, marks what is damaged, and heals it from the other.
+fn mended(lab: &Lab, from: &Lab) -> VerifyReport {
+    let options = VerifyOptions { read_data: true, ..VerifyOptions::default() };
+    let found = {
+        let process = lab.open();
+        let found = verify(&process.repo, &options, &process.cx).unwrap();
+        put_back(&process.repo, &found, &from.memory, false, &process.cx).unwrap();
+        found
+    };
+    assert_ne!(found.outcome, Outcome::Complete);
+    let (process, healthy) = (lab.open(), from.open());
+    let found = verify(&process.repo, &options, &process.cx).unwrap();
+    let plan = plan_repair(&process.repo, &found, &process.cx).unwrap();
+    repair(&process.repo, &plan, &process.cx).unwrap();
+    heal(&healthy.repo, &process.repo, &process.cx).unwrap();
+    verify(&process.repo, &options, &process.cx).unwrap()
+}
+
+/// Keeps B-9.
+#[test]
+fn two_copies_that_are_damaged_at_different_places_heal_each_other() {
+    let pair = Pair::new(14);
+    let ids = [1, 2, 3].map(|n| pair.from.open().backup(&tree(n, n)).unwrap());
+    // The second has its packs by other names, so only the blobs in them can help.
+    pair.copy_these(&ids[..1]);
+    let to = pair.to.open();
+    to.prune(&PruneOptions { small_packs: 1, ..greedy() }).unwrap();
+    to.remove().unwrap();
+    pair.copy_all();
+    let wanted = pair.from.check();
+    let all = |lab: &Lab| {
+        lab.memory.keys().into_iter().filter(|key| key.is_below("packs") || key.is_below("snapshots"))
+    };
+    let (ours, theirs): (Vec<_>, Vec<_>) = (all(&pair.from).collect(), all(&pair.to).collect());
+    // What both hold of the same content cannot be had any more once both are damaged.
+    let blobs = |lab: &Lab, key: &ObjectKey| -> BTreeSet<BlobId> {
+        let Some(pack) = layout::name_of::<PackId>(key).filter(|_| key.is_below("packs")) else {
+            return BTreeSet::new();
+        };
+        let footer = Footer::read(&lab.memory, pack, lab.open().repo.keys()).unwrap();
+        footer.frames.iter().flat_map(|frame| &frame.blobs).map(|blob| blob.id).collect()
+    };
+    for (n, key) in ours.iter().enumerate() {
+        let pair = pair.fork();
+        let is_elsewhere =
+            |other: &&ObjectKey| *other != key && blobs(&pair.from, key).is_disjoint(&blobs(&pair.to, other));
+        let elsewhere: Vec<_> = theirs.iter().filter(is_elsewhere).collect();
+        let other = elsewhere[n % elsewhere.len()];
+        pair.from.memory.damage(key, |bytes| bytes[9] ^= 1);
+        pair.to.memory.damage(other, |bytes| bytes[9] ^= 1);
+        let healed = mended(&pair.from, &pair.to);
+        assert!(healed.hits.is_empty(), "{key}, and {other} there: {:?}", healed.hits);
+        assert_eq!(pair.from.check(), wanted);
+        let healed = mended(&pair.to, &pair.from);
+        assert!(healed.hits.is_empty(), "{other}, and {key} there: {:?}", healed.hits);
+        assert_eq!(pair.to.check(), wanted);
     }
 }
