@@ -248,6 +248,18 @@ impl Place {
         std::fs::remove_dir_all(parent.join(aside)).map_err(|error| self.failed("remove", name, error))
     }
 
+    /// Makes durable what was removed in the folder of `name`.
+    ///
+    /// # Errors
+    /// [`ExportError::Io`].
+    pub fn settle(&self, name: &TreePath) -> Result<(), ExportError> {
+        match self.above(name) {
+            // There is nothing left that could come back.
+            Err(Errno::NOENT) => Ok(()),
+            above => above.and_then(fsync).map_err(|errno| self.failed("remove", name, errno)),
+        }
+    }
+
     /// The names of what stands in a folder; nothing for the directory itself. A folder that is not there holds nothing.
     pub fn list(&self, folder: Option<&TreePath>) -> Result<Vec<Vec<u8>>, ExportError> {
         let failed = |errno: Errno| {

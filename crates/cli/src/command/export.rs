@@ -164,6 +164,9 @@ fn planned(plans: &[ExportPlan], app: &App) -> Ended {
             plan.to,
             table.text()
         ));
+        for name in &plan.goes {
+            text.push_str(&format!("{name} would go, as `keep` says\n"));
+        }
     }
     text.push_str("Nothing was written.\n");
     app.output.result(Ended::Well, &plans, &text);
@@ -202,6 +205,9 @@ fn shown(report: &ExportReport, app: &App) -> String {
     }
     for name in &report.there_already {
         text.push_str(&format!("{name} is there already\n"));
+    }
+    for name in &report.removed {
+        text.push_str(&format!("{} {name} went, as `keep` says\n", marked(Mark::Faint, "-")));
     }
     if !report.problems.is_empty() {
         text.push_str(&shown::problems(&report.problems, report.problems.len() as u64, ""));

@@ -468,6 +468,58 @@ fn no_file_is_written_over_and_what_a_killed_run_left_goes() {
     assert!(!home.path("out").exists());
 }
 
+/// Keeps MK-5.
+#[test]
+fn an_export_removes_only_what_it_wrote_and_signed() {
+    let home = ready(
+        "[export.mail]\nsources = ['mail']\nto = 'HOMEout'\nname = '{snapshot}.tar'\nmanifest = 'm_{time}_{snapshot}'\n\
+         keep = { last = 2 }\n[job.all]\nsources = ['mail']\nexports = ['mail']\n",
+    );
+    let backup = |code: i32, content: &str| {
+        home.write("srv/mail/cur/1", content);
+        home.expect(code, &["backup", "--job", "all"])
+    };
+    let tars = || {
+        everything(&home.path("out")).into_iter().filter(|name| name.ends_with(".tar")).collect::<Vec<_>>()
+    };
+    let newest = || {
+        let listed = home.json(&["list"]);
+        format!("{}.tar", &listed["result"][0]["id"].as_str().unwrap()[..8])
+    };
+    home.write("out/of-somebody.tar", "x");
+    backup(0, "one");
+    let first = newest();
+    backup(0, "two");
+    let second = newest();
+    // What somebody changed is theirs, and says so.
+    fs::write(home.path("out").join(&first), "changed").unwrap();
+    let ran = backup(3, "three");
+    assert!(ran.stdout.contains("is not as this export wrote it"), "{}", ran.stdout);
+    assert_eq!(tars().len(), 4);
+    // A manifest that nobody of this repository signed removes nothing.
+    let manifest = |stem: &str| {
+        let names = everything(&home.path("out"));
+        let found = names
+            .into_iter()
+            .find(|name| name.starts_with("m_") && name.ends_with(&format!("{stem}.json.sig")));
+        home.path("out").join(found.unwrap())
+    };
+    fs::remove_file(home.path("out").join(&first)).unwrap();
+    let signature = manifest(first.trim_end_matches(".tar"));
+    let kept = fs::read(&signature).unwrap();
+    fs::write(manifest(second.trim_end_matches(".tar")), [0; 64]).unwrap();
+    backup(0, "four");
+    assert!(!signature.exists(), "the rest of a run goes, when its file is gone already");
+    assert_eq!(kept.len(), 64);
+    backup(0, "five");
+    assert!(tars().contains(&second) && tars().contains(&"of-somebody.tar".to_owned()), "{:?}", tars());
+    assert_eq!(tars().len(), 4);
+    // Where the newest is gone, nothing goes: there may be nothing else.
+    fs::remove_file(home.path("out").join(newest())).unwrap();
+    let planned = home.expect(0, &["export", "mail", "--dry-run"]);
+    assert!(!planned.stdout.contains("would go"), "{}", planned.stdout);
+}
+
 #[test]
 fn a_configuration_of_exports_that_cannot_be_is_refused_with_advice() {
     for (wrong, said) in [

@@ -16,6 +16,7 @@
 mod contents;
 mod folder;
 pub mod form;
+mod keep;
 pub mod manifest;
 mod sealing;
 
@@ -35,12 +36,14 @@ use hikae_export::sums;
 use hikae_export::template::{BadTemplate, Template, Values};
 use hikae_model::{Advise as _, Cx, ErrorCode, Outcome, Problem, SnapshotId, TreePath, with_causes};
 use hikae_repo::Repo;
+use hikae_repo::retention::Retention;
 use hikae_repo::snapshot::SnapshotRecord;
 use hikae_repo::state::State;
 use hikae_source::postgresql::{self, ExportForm};
 use jiff::Timestamp;
 use manifest::{ExportedFile, Manifest, Original};
 use serde::Serialize;
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
@@ -64,6 +67,8 @@ pub struct ExportPlan {
     pub to: String,
     /// The files, one after the other.
     pub files: Vec<PlannedFile>,
+    /// What of earlier runs would go then.
+    pub goes: Vec<String>,
 }
 
 /// One file that an export would write.
@@ -92,6 +97,28 @@ pub struct PlannedFile {
     record: Box<SnapshotRecord>,
 }
 
+impl PlannedFile {
+    /// What a manifest would say of it.
+    fn record(&self, bytes: u64) -> ExportedFile {
+        ExportedFile {
+            name: self.name.clone(),
+            bytes,
+            sha256: String::new(),
+            form: self.form,
+            compression: self.compression,
+            encryption: self.encryption.map(str::to_owned),
+            source: self.source.clone(),
+            kind: self.record.kind.clone(),
+            snapshot: self.snapshot,
+            moment: self.moment,
+            purpose: self.record.purpose.clone(),
+            complete: self.record.complete,
+            entries: 1,
+            original: None,
+        }
+    }
+}
+
 /// What an export wrote.
 #[derive(Clone, Debug, Serialize)]
 pub struct ExportReport {
@@ -105,6 +132,8 @@ pub struct ExportReport {
     pub files: Vec<ExportedFile>,
     /// The manifest that names it; nothing if nothing was written.
     pub manifest: Option<String>,
+    /// What of earlier runs was removed, by the rule of the export.
+    pub removed: Vec<String>,
     /// Snapshots that were exported before, by their names then.
     pub there_already: Vec<String>,
     /// What could not be.
@@ -187,12 +216,34 @@ impl Export<'_> {
         snapshots: &[SnapshotId],
         around: &Surroundings,
     ) -> Result<ExportPlan, OpsError> {
-        let to = self.to()?.display().to_string();
-        let mut files = Vec::new();
-        for snapshot in snapshots {
-            files.push(self.plan_one(repo, *snapshot, around)?);
+        let mut plan = self.plan_files(repo, snapshots, around)?;
+        if let Some(retention) = &self.config.keep {
+            let place = Place::open(&self.to()?, self.config.mode)?;
+            let mut runs = self.manifests(&place, repo)?;
+            let planned = plan.files.iter().map(|planned| planned.record(planned.bytes)).collect();
+            let next = Manifest::new(self.name, planned, &around.host, repo);
+            let made = next.made;
+            if let Some(file) = plan.files.last() {
+                runs.push((file.target.clone(), next));
+            }
+            let is_whole = |run: &Manifest| run.made == made || keep::is_whole(&place, run);
+            let now = repo.cx().now();
+            let (goes, _) = keep::plan_removal(&runs, retention, &self.config.zone(), now, &is_whole);
+            plan.goes = goes.iter().flat_map(|(_, run)| &run.files).map(|file| file.name.clone()).collect();
         }
-        Ok(ExportPlan { export: self.name.to_owned(), to, files })
+        Ok(plan)
+    }
+
+    fn plan_files(
+        &self,
+        repo: &Repo,
+        snapshots: &[SnapshotId],
+        around: &Surroundings,
+    ) -> Result<ExportPlan, OpsError> {
+        let to = self.to()?.display().to_string();
+        let files = snapshots.iter().map(|snapshot| self.plan_one(repo, *snapshot, around));
+        let files = files.collect::<Result<_, _>>()?;
+        Ok(ExportPlan { export: self.name.to_owned(), to, files, goes: Vec::new() })
     }
 
     fn plan_one(&self, repo: &Repo, id: SnapshotId, around: &Surroundings) -> Result<PlannedFile, OpsError> {
@@ -254,7 +305,7 @@ impl Export<'_> {
         cx: &Cx,
     ) -> Result<ExportReport, OpsError> {
         let began = cx.elapsed();
-        let plan = self.plan(repo, snapshots, around)?;
+        let plan = self.plan_files(repo, snapshots, around)?;
         let sealing = sealing::of(self.config.encrypt.as_ref(), around, cx)?;
         let place = Place::open(&self.to()?, self.config.mode)?;
         let earlier = self.manifests(&place, repo)?;
@@ -286,8 +337,14 @@ impl Export<'_> {
             Some(newest) => Some(run.put_manifest(&files, newest, around)?),
             None => None,
         };
+        let mut removed = Vec::new();
+        if let Some(retention) = self.config.keep.as_ref().filter(|_| problems.is_empty()) {
+            let (gone, not_removed) = run.obey(retention)?;
+            (removed, problems) = (gone, not_removed);
+        }
         let outcome = match (problems.is_empty(), files.is_empty()) {
             (true, _) => Outcome::Complete,
+            (false, _) if code.is_none() => Outcome::WithProblems,
             (false, false) => Outcome::WithProblems,
             (false, true) => Outcome::Failed,
         };
@@ -297,6 +354,7 @@ impl Export<'_> {
             outcome,
             files,
             manifest,
+            removed,
             there_already,
             problems,
             code,
@@ -405,27 +463,34 @@ impl Run<'_> {
         Ok(stat.is_some_and(|(is_folder, bytes)| is_folder || bytes == file.bytes).then_some(file))
     }
 
+    /// Removes what the rule does not keep. Gives what went, and what could not.
+    fn obey(&self, retention: &Retention) -> Result<(Vec<String>, Vec<Problem>), OpsError> {
+        let Self { export, repo, place, cx, .. } = self;
+        cx.progress().begin("removing old files of", export.name, 0);
+        let runs = export.manifests(place, repo)?;
+        let is_whole = |run: &Manifest| keep::is_whole(place, run);
+        let (goes, mut problems) =
+            keep::plan_removal(&runs, retention, &export.config.zone(), cx.now(), &is_whole);
+        let is_going = |stem: &TreePath| goes.iter().any(|(going, _)| going == stem);
+        let staying = runs.iter().filter(|(stem, _)| !is_going(stem)).flat_map(|(_, run)| &run.files);
+        let named: BTreeSet<&str> = staying.map(|file| file.name.as_str()).collect();
+        let mut removed = Vec::new();
+        for run in goes {
+            cx.check()?;
+            match keep::remove(place, run, &named)? {
+                Ok(names) => removed.extend(names),
+                Err(problem) => problems.push(problem),
+            }
+        }
+        Ok((removed, problems))
+    }
+
     fn write(&self, planned: &PlannedFile) -> Result<WrittenFile, OpsError> {
         let Self { repo, place, cx, .. } = self;
         cx.progress().begin("exporting", &planned.source, planned.bytes);
         place.sweep(&planned.target)?;
         let chosen = self.chosen(planned)?;
-        let mut record = ExportedFile {
-            name: planned.name.clone(),
-            bytes: 0,
-            sha256: String::new(),
-            form: planned.form,
-            compression: planned.compression,
-            encryption: planned.encryption.map(str::to_owned),
-            source: planned.source.clone(),
-            kind: planned.record.kind.clone(),
-            snapshot: planned.snapshot,
-            moment: planned.moment,
-            purpose: planned.record.purpose.clone(),
-            complete: planned.record.complete,
-            entries: 1,
-            original: None,
-        };
+        let mut record = planned.record(0);
         if planned.form == Form::Folder {
             let file = place.create_folder(&planned.target, cx)?;
             let filled = folder::fill(
@@ -549,7 +614,15 @@ impl Run<'_> {
         around: &Surroundings,
     ) -> Result<String, OpsError> {
         let Export { name, config, .. } = self.export;
-        let stem = self.export.rendered(&config.manifest, &newest.record, newest.snapshot, around)?;
+        let named = self.export.rendered(&config.manifest, &newest.record, newest.snapshot, around)?;
+        // A run that had problems is gone on with by another one of the same snapshots.
+        let mut stem = named.clone();
+        for n in 2.. {
+            if self.place.stat(&with(&stem, JSON))?.is_none() {
+                break;
+            }
+            stem = with(&named, format!("_{n}").as_bytes());
+        }
         let manifest = Manifest::new(name, files.to_vec(), &around.host, self.repo);
         let (json, signature) = manifest.sign(self.repo).map_err(|error| {
             OpsError::refused(ErrorCode::Failure, format!("cannot write the manifest: {error}"), None)
