@@ -8,7 +8,7 @@ use crate::progress::Display;
 use crate::signals;
 use hikae_model::{Advise as _, Cx, ErrorCode};
 use hikae_ops::config::{Config, ConfigError};
-use hikae_ops::open::{KeyChoice, Place, passphrase_of_command};
+use hikae_ops::open::{KeyChoice, Limit, Place, passphrase_of_command};
 use hikae_ops::store::StorePlace;
 use hikae_ops::surroundings::Surroundings;
 use hikae_ops::{Repo, State};
@@ -166,12 +166,12 @@ impl App {
                 // Those of one family are often opened by one key.
                 None => self.place_of_new().ok().and_then(|own| own.key),
             };
-            return Ok(Place { store, id: None, reserve: Default::default(), key, identities: Vec::new() });
+            return Ok(self.limited(Place::at(store, key)));
         };
         let config = self.config()?;
         let (_, repository) = config.repository(Some(name))?;
         let key = if repository.unlock.is_some() { None } else { self.key()? };
-        Ok(Place::of(repository, key, &self.around, &self.cx)?)
+        Ok(self.limited(Place::of(repository, key, &self.around, &self.cx)?))
     }
 
     fn is_no_repository(&self, name: &str) -> bool {
@@ -184,18 +184,26 @@ impl App {
 
     fn place_with(&self, key: Option<KeyChoice>, of_job: Option<&str>) -> Result<Place, Failure> {
         match &self.global.store {
-            Some(store) => Ok(Place {
-                store: StorePlace::parse(store, &self.around, &self.cx)?,
-                id: None,
-                reserve: Default::default(),
-                key,
-                identities: Vec::new(),
-            }),
+            Some(store) => {
+                Ok(self.limited(Place::at(StorePlace::parse(store, &self.around, &self.cx)?, key)))
+            }
             None => {
                 let config = self.config()?;
                 let (_, repository) = config.repository(self.global.repository.as_deref().or(of_job))?;
-                Ok(Place::of(repository, key, &self.around, &self.cx)?)
+                Ok(self.limited(Place::of(repository, key, &self.around, &self.cx)?))
             }
+        }
+    }
+
+    fn limited(&self, place: Place) -> Place {
+        Place { limit: self.limit().or(place.limit), ..place }
+    }
+
+    /// How fast the command line allows a repository to be written and read, which goes before the configuration.
+    pub fn limit(&self) -> Limit {
+        Limit {
+            up: self.global.limit_upload.map(|rate| rate.0),
+            down: self.global.limit_download.map(|rate| rate.0),
         }
     }
 
@@ -208,7 +216,8 @@ impl App {
             return Ok(vec![self.place_of_new()?]);
         }
         let (config, key) = (self.config()?, self.key()?);
-        let place = |repository| Ok(Place::of(repository, key.clone(), &self.around, &self.cx)?);
+        let place =
+            |repository| Ok(self.limited(Place::of(repository, key.clone(), &self.around, &self.cx)?));
         config.repositories.values().map(place).collect()
     }
 

@@ -3,6 +3,7 @@
 use crate::command;
 use clap::builder::FalseyValueParser;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use hikae_ops::config::Rate;
 use std::path::PathBuf;
 
 /// hikae backs up PostgreSQL and SQLite databases and files, and proves by real restores that they come back
@@ -52,6 +53,12 @@ pub struct Global {
     /// Recovery sheet that opens the repository: a file, or `-` to type or pipe its secret
     #[arg(long, value_name = "FILE", global = true, conflicts_with_all = ["key_file", "passphrase_command"], hide_short_help = true)]
     pub recovery: Option<PathBuf>,
+    /// No more bytes a second to the repository than this, as "10 MB/s"
+    #[arg(long, value_name = "RATE", global = true, hide_short_help = true)]
+    pub limit_upload: Option<Rate>,
+    /// No more bytes a second from the repository
+    #[arg(long, value_name = "RATE", global = true, hide_short_help = true)]
+    pub limit_download: Option<Rate>,
     /// Where indexes are cached, instead of ~/.cache/hikae
     #[arg(long, value_name = "DIR", global = true, hide_short_help = true)]
     pub cache: Option<PathBuf>,

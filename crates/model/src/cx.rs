@@ -8,6 +8,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
+/// Who waits looks this often whether the work was cancelled.
+const LONGEST_SLEEP: Duration = Duration::from_millis(100);
+
 /// Where the time comes from.
 pub trait Clock: Send + Sync {
     /// The time of day, for records and people. It may jump.
@@ -65,6 +68,18 @@ impl Cx {
     /// [`Cancelled`] once [`Cancel::cancel`] was called.
     pub fn check(&self) -> Result<(), Cancelled> {
         if self.cancel.is_cancelled() && !sabotage::on("cancel-ignored") { Err(Cancelled) } else { Ok(()) }
+    }
+
+    /// Waits until this much time has elapsed ([`elapsed`](Self::elapsed)).
+    ///
+    /// # Errors
+    /// [`Cancelled`], soon after it was.
+    pub fn wait_until(&self, until: Duration) -> Result<(), Cancelled> {
+        while self.elapsed() < until {
+            self.check()?;
+            std::thread::sleep(until.saturating_sub(self.elapsed()).min(LONGEST_SLEEP));
+        }
+        self.check()
     }
 
     /// The switch that cancels this work.

@@ -13,6 +13,7 @@ use hikae_repo::keys::{RepositorySecret, Secret32};
 use hikae_repo::recipient::{Identity, parse_identities};
 use hikae_repo::slot::{KdfCost, Unlock, Wrap};
 use hikae_repo::{InitOptions, NewRepository, Repo, RepoError};
+pub use hikae_store::Limit;
 use hikae_store::{Reserve, Store, StoreError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -212,6 +213,8 @@ pub struct Place {
     pub id: Option<RepositoryId>,
     /// Free space that packs leave.
     pub reserve: Reserve,
+    /// How fast it may be written and read.
+    pub limit: Limit,
     /// What opens it.
     pub key: Option<KeyChoice>,
     /// Further identities that open contents.
@@ -219,6 +222,12 @@ pub struct Place {
 }
 
 impl Place {
+    /// A place that no configuration speaks of.
+    pub fn at(store: StorePlace, key: Option<KeyChoice>) -> Self {
+        let (reserve, limit) = (Reserve::default(), Limit::default());
+        Self { store, id: None, reserve, limit, key, identities: Vec::new() }
+    }
+
     /// The place that the configuration describes. `key` goes before its `unlock`.
     ///
     /// # Errors
@@ -240,7 +249,9 @@ impl Place {
         };
         let reserve = config.reserve.map_or(Reserve::Usual, |size| Reserve::Bytes(size.as_u64()));
         let store = StorePlace::of(&config.store, around, cx)?;
-        Ok(Self { store, id: config.id, reserve, key, identities: Vec::new() })
+        let limit =
+            Limit { up: config.limit.up.map(|rate| rate.0), down: config.limit.down.map(|rate| rate.0) };
+        Ok(Self { store, id: config.id, reserve, limit, key, identities: Vec::new() })
     }
 
     /// Where it is, for people.
@@ -292,7 +303,7 @@ impl Place {
             Some(KeyChoice::Recovery(text)) => Unlock::Recovery(read_recovery(text)?),
         };
         private_file::create_directory(&around.cache)?;
-        let repo = Repo::open(store.shared(), unlock, identities, &around.cache, cx)?;
+        let repo = Repo::open(self.limit.over(store.shared(), cx), unlock, identities, &around.cache, cx)?;
         let found = repo.header().core.repository;
         if let Some(expected) = self.id.filter(|expected| *expected != found) {
             return Err(OpenError::Another { address: self.address(), found, expected });
@@ -371,7 +382,7 @@ impl Place {
         let was_due = sheets.holds(&self.address())?;
         sheets.add(&self.address())?;
         let store = self.store.create(self.reserve, cx)?;
-        let made = Repo::init(store.shared(), &options, &around.cache, cx);
+        let made = Repo::init(self.limit.over(store.shared(), cx), &options, &around.cache, cx);
         let made = made.map_err(OpenError::from);
         if !was_due && made.as_ref().is_err_and(OpenError::says_that_it_exists) {
             sheets.remove(&self.address())?;

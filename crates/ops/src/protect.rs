@@ -23,7 +23,7 @@ use hikae_repo::Repo;
 use hikae_source::files::FilesSettings;
 use hikae_source::postgresql::PostgresqlSettings;
 use hikae_source::sqlite::SqliteSettings;
-use hikae_store::Reserve;
+use hikae_store::Limit;
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::io::Read as _;
@@ -49,6 +49,8 @@ pub struct Chosen {
     pub key: Option<KeyChoice>,
     /// Further identities that open contents.
     pub identities: Vec<PathBuf>,
+    /// How fast it may be written and read, before what the configuration says.
+    pub limit: Limit,
 }
 
 impl Chosen {
@@ -313,6 +315,7 @@ pub fn prepare(
             // A name that cannot stand there is seen before anything is made.
             parse(&text(None), Some(&file))?;
             let place = place_of(store.clone(), Some(key), chosen.identities);
+            let place = Place { limit: chosen.limit, ..place };
             let ready = first_repository(&place, around, cx)?;
             (text(Some(ready.repo.header().core.repository)), ready)
         }
@@ -352,7 +355,7 @@ impl Ready {
 
 /// A directory that no configuration speaks of.
 fn place_of(store: PathBuf, key: Option<KeyChoice>, identities: Vec<PathBuf>) -> Place {
-    Place { store: StorePlace::Directory(store), id: None, reserve: Reserve::default(), key, identities }
+    Place { identities, ..Place::at(StorePlace::Directory(store), key) }
 }
 
 /// The repository of a configuration, unless the command line names another.
@@ -362,14 +365,15 @@ fn configured_place(
     around: &Surroundings,
     cx: &Cx,
 ) -> Result<Place, ProtectError> {
-    let Chosen { repository, store, key, identities, .. } = chosen;
-    Ok(match store {
+    let Chosen { repository, store, key, identities, limit, .. } = chosen;
+    let place = match store {
         Some(store) => place_of(store, key, identities),
         None => {
             let (_, repository) = config.repository(repository.as_deref())?;
             Place { identities, ..Place::of(repository, key, around, cx)? }
         }
-    })
+    };
+    Ok(Place { limit: limit.or(place.limit), ..place })
 }
 
 /// The repository of who has no configuration yet: a new one, or what a call left that came no further.

@@ -95,13 +95,8 @@ impl<'s> Tries<'s> {
         if until.saturating_sub(self.began) > self.retry.deadline {
             return false;
         }
-        while self.cx.elapsed() < until {
-            if self.cx.check().is_err() {
-                return false;
-            }
-            std::thread::sleep(until.saturating_sub(self.cx.elapsed()).min(Duration::from_millis(100)));
-        }
-        self.n += 1;
-        self.cx.check().is_ok()
+        let is_on = self.cx.wait_until(until).is_ok();
+        self.n += u32::from(is_on);
+        is_on
     }
 }

@@ -5,11 +5,13 @@
 
 mod directory;
 mod key;
+mod limited;
 mod memory;
 pub mod probe;
 
 pub use directory::{DirectoryStore, Durability, Reserve};
 pub use key::{BadKey, ObjectKey, is_prefix};
+pub use limited::{Limit, Limited};
 pub use memory::{Change, MemoryStore};
 
 use hikae_model::{Advise, ErrorCode, Hint};

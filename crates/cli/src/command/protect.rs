@@ -67,6 +67,7 @@ pub fn run(args: &ProtectArgs, app: &App) -> Result<Ended, Failure> {
         config: global.config.as_deref().map(absolute).transpose()?,
         repository: global.repository.clone(),
         store: global.store.as_deref().map(absolute).transpose()?,
+        limit: app.limit(),
         ..Chosen::default()
     };
     let is_new = !chosen.file(&app.around).exists();

@@ -1,6 +1,7 @@
 //! Where space goes and what frees it, as people are told of it.
 
 use crate::home::Home;
+use hikae_testkit::{Seed, TestRandom};
 use std::fs;
 use std::path::PathBuf;
 
@@ -56,4 +57,32 @@ fn space_is_told_by_source_and_by_kind() {
     for row in ["docs ", "notes ", "all files ", "all sqlite ", "all "] {
         assert!(rows.iter().any(|line| line.starts_with(row)), "{row}: {told}");
     }
+}
+
+/// A limit of the configuration, and one of the command line before it.
+#[test]
+fn a_backup_and_a_restore_are_no_faster_than_they_may_be() {
+    let home = Home::new();
+    home.configure(&format!(
+        "[repository.main]\nstore = \"{}\"\nunlock = {{ key_file = \"{}\" }}\nlimit = {{ up = \"1 MB/s\", down = \"40 MB/s\" }}\n\
+         [source.docs]\nkind = \"files\"\ninclude = [\"{}\"]\n[job.all]\nsources = [\"docs\"]\n",
+        home.store().display(),
+        home.key_file().display(),
+        home.path("docs").display(),
+    ));
+    home.write("docs/noise", TestRandom::new(Seed(1)).bytes(2_000_000));
+    home.expect(0, &["init"]);
+    let seconds = |arguments: &[&str]| {
+        let cx = hikae_testkit::system_cx();
+        home.expect(0, arguments);
+        cx.elapsed().as_secs_f64()
+    };
+    let backup = seconds(&["backup"]);
+    assert!(backup > 2.0, "{backup}");
+    let target = |name: &str| home.path(name).to_str().unwrap().to_owned();
+    let slow = seconds(&["restore", "docs", "--target", &target("slow"), "--limit-download", "1 MB/s"]);
+    assert!(slow > 2.0, "{slow}");
+    let fast = seconds(&["restore", "docs", "--target", &target("fast")]);
+    assert!(fast < slow, "{fast}");
+    assert_eq!(home.run(&["list", "--limit-upload", "10 MB"]).code, Some(2));
 }

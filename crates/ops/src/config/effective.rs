@@ -6,8 +6,8 @@
 use super::append::header_name;
 use super::leak::{masked, shown_reference};
 use super::{
-    Config, EncryptConfig, ExportConfig, FileMode, JobConfig, RepositoryConfig, S3Config, SecretRef,
-    SftpConfig, SourceConfig, SourceSettings, StoreConfig, UnlockConfig,
+    Config, EncryptConfig, ExportConfig, FileMode, JobConfig, LimitConfig, RepositoryConfig, S3Config,
+    SecretRef, SftpConfig, SourceConfig, SourceSettings, StoreConfig, UnlockConfig,
 };
 use hikae_repo::retention::Retention;
 use hikae_source::files::FilesSettings;
@@ -139,7 +139,8 @@ fn table(key: &str, value: Value) -> Value {
 }
 
 fn of_repository(repository: &RepositoryConfig) -> Vec<Setting> {
-    let RepositoryConfig { store, id, unlock, recipients, write_only, reserve, prune_every } = repository;
+    let RepositoryConfig { store, id, unlock, recipients, write_only, reserve, limit, prune_every } =
+        repository;
     let unlock = unlock.as_ref().map(|unlock| match unlock {
         UnlockConfig::KeyFile(path) => table("key_file", text(path.display())),
         UnlockConfig::Passphrase(secret) => table("passphrase", text(shown_reference(secret))),
@@ -152,8 +153,15 @@ fn of_repository(repository: &RepositoryConfig) -> Vec<Setting> {
         setting("recipients", Some(texts(recipients)), Some(texts(&[]))),
         setting("write_only", Some((*write_only).into()), Some(false.into())),
         setting("reserve", reserve.map(text), None),
+        setting("limit", of_limit(limit), None),
         setting("prune_every", prune_every.map(|every| text(format_args!("{every:#}"))), None),
     ]
+}
+
+fn of_limit(limit: &LimitConfig) -> Option<Value> {
+    let ways = [("up", limit.up), ("down", limit.down)].into_iter();
+    let ways: toml::Table = ways.filter_map(|(way, rate)| Some((way.to_owned(), text(rate?)))).collect();
+    (!ways.is_empty()).then_some(Value::Table(ways))
 }
 
 fn of_store(store: &StoreConfig) -> Value {
@@ -467,7 +475,7 @@ mod tests {
 
     #[test]
     fn what_is_shown_reads_back_as_the_same() {
-        let text = "[repository.m]\nstore = '/s'\nunlock = { key_file = '/k' }\nprune_every = '7d'\n\
+        let text = "[repository.m]\nstore = '/s'\nunlock = { key_file = '/k' }\nprune_every = '7d'\nlimit = { up = '10 MB/s' }\n\
                     [source.d]\nkind = 'postgresql'\nconnection = 'host=h'\npassword = 'env:P'\nlock_timeout = '5s'\n\
                     hooks = { before = [['a', 'b c']] }\n[source.s]\nkind = 'sqlite'\npath = '/d.db'\n\
                     [source.r]\nkind = 'postgresql-rows'\nconnection = 'host=h'\nbase = 'd'\ncompare_every = '2h'\n\

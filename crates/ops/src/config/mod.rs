@@ -31,6 +31,7 @@ mod leak;
 mod nearest;
 mod neighbours;
 mod parse;
+mod rate;
 mod schema;
 mod secret;
 mod source;
@@ -49,6 +50,7 @@ pub use hikae_export::template::Template;
 pub(crate) use leak::masked;
 pub use nearest::nearest;
 pub use parse::parse;
+pub use rate::{BadRate, Rate};
 pub use schema::schema;
 pub(crate) use secret::printed_by;
 pub use secret::{BadSecretRef, SecretError, SecretRef};
@@ -101,9 +103,24 @@ pub struct RepositoryConfig {
     /// Free space that packs leave on the disk; by default 2 % of it, at most 1 GiB.
     #[serde(default)]
     pub reserve: Option<ByteSize>,
+    /// How fast it may be written and read.
+    #[serde(default)]
+    pub limit: LimitConfig,
     /// How often space is freed after a job has forgotten old snapshots by its retention; never, if left out.
     #[serde(default, deserialize_with = "span_of_time")]
     pub prune_every: Option<SignedDuration>,
+}
+
+/// `limit = { up = "10 MB/s", down = "50 MB/s" }`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LimitConfig {
+    /// To the repository.
+    #[serde(default)]
+    pub up: Option<Rate>,
+    /// From the repository.
+    #[serde(default)]
+    pub down: Option<Rate>,
 }
 
 /// A length of time as people write it, as `7d`.

@@ -452,6 +452,24 @@ repository = "main"
         check_fault("reserve =", "store = \"/x\"\nreserve =", 5, 1, "duplicate key", "");
         check_fault("[source.notes]", "[source.\"no tes\"]", 17, 9, "a name is made of", "");
         check_fault("[source.notes]", "[source.notes", 17, 14, "", "");
+        check_fault(
+            "reserve = \"2 GiB\"",
+            "limit = { up = \"2 MB\" }",
+            5,
+            16,
+            "not so many bytes a second",
+            "",
+        );
+        check_store_fault("{ sftp = { host = \"b@c\", path = \"/d\" } }", "no name of a machine");
+        check_store_fault("{ sftp = { host = \"b\", path = \"/\" } }", "one directory of the server");
+        check_fault(
+            "\"/var/lib/hikae/main\"",
+            "{ sftp = { host = \"b\", path = \"/d\", password = \"secret\" } }",
+            3,
+            56,
+            "not a secret reference",
+            "",
+        );
         check_fault("reserve = \"2 GiB\"", "prune_every = \"0d\"", 5, 15, "longer than nothing", "");
         let rows = "[source.rows]\nkind = \"postgresql-rows\"\nconnection = \"\"\nbase = \"app-bd\"\ntables = []\n[source.notes]";
         check_fault(

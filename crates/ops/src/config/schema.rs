@@ -38,8 +38,21 @@ struct Repository {
     write_only: Option<bool>,
     /// Free space that packs leave on the disk, as "1 GiB"; by default 2 % of it, at most 1 GiB.
     reserve: Option<String>,
+    /// How fast it may be written and read; as fast as can be, if left out.
+    limit: Option<Limit>,
     /// How often space is freed after a job has forgotten old snapshots by its retention, as "7d"; never, if left out.
     prune_every: Option<String>,
+}
+
+/// Bytes of objects a second, as "10 MB/s".
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+#[allow(dead_code)]
+struct Limit {
+    /// To the repository.
+    up: Option<String>,
+    /// From the repository.
+    down: Option<String>,
 }
 
 /// Where a repository is kept.

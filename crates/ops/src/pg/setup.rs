@@ -201,6 +201,7 @@ mod tests {
             recipients: Vec::new(),
             write_only: false,
             reserve: None,
+            limit: Default::default(),
             prune_every: None,
         };
         assert_eq!(

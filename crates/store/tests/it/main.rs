@@ -3,4 +3,5 @@
 mod contract;
 mod directory;
 mod disk_full;
+mod limited;
 mod probe;

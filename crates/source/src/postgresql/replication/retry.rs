@@ -52,10 +52,7 @@ impl Patience {
             return Err(error);
         }
         let until = cx.elapsed() + self.wait;
-        while cx.elapsed() < until {
-            cx.check().map_err(|_| ReplicationError::Cancelled)?;
-            std::thread::sleep(until.saturating_sub(cx.elapsed()).min(Duration::from_millis(100)));
-        }
+        cx.wait_until(until).map_err(|_| ReplicationError::Cancelled)?;
         self.wait = (self.wait * 2).min(self.retry.longest);
         Ok(())
     }
