@@ -42,12 +42,12 @@ class WriteAheadLog:
         head, places = parse_record(RECORDS, "wal_bundle", body), {}
         need(writer == self.root or writer in self.pruners, "who made it might never prune")
         need((head.system, f"{head.timeline:08x}") == (int(system), timeline), "it is not in its place")
-        for high, low, length in struct.iter_unpack("<III", head.members):
+        for high, low, length, _ in struct.iter_unpack("<IIIQ", head.members):
             places[f"wal/{system}/{timeline}/{timeline}{high:08x}{low:08x}"] = name, at, length
             at += length
         segments = [one[-24:] for one in places]
         need(segments == sorted(segments) and (segments[0], segments[-1]) == (first, last), "it holds other segments")
-        need(at == len(stored) and len(head.members) == 12 * len(places), "its lengths do not add up")
+        need(at == len(stored) and len(head.members) == 20 * len(places), "its lengths do not add up")
         return places
 
     def wal_head(self, name):

@@ -18,7 +18,9 @@ use crate::lease::Lease;
 use crate::log::{Change, Removed};
 use crate::repo::Repo;
 use crate::state::State;
-use crate::wal::{Bundle, Bundling, OpenBundles, Place, Single, Stored, check_in, make_bundle, of_state};
+use crate::wal::{
+    Bundle, Bundling, Member, NewMember, OpenBundles, Place, Single, Stored, check_in, make_bundle, of_state,
+};
 use hikae_model::{Cx, SegmentName, SystemId, Timeline, WalName, sabotage};
 use jiff::Timestamp;
 use std::collections::BTreeMap;
@@ -71,14 +73,21 @@ pub struct BundleTotals {
 struct Planned {
     system: SystemId,
     generation: u32,
-    members: Vec<(SegmentName, Place)>,
+    members: Vec<PlannedMember>,
     /// The bundle that they are in, if they are in one.
     of: Option<Arc<Bundle>>,
 }
 
+#[derive(Clone, Debug)]
+struct PlannedMember {
+    segment: SegmentName,
+    place: Place,
+    stored: Timestamp,
+}
+
 impl Planned {
     fn bytes(&self) -> u64 {
-        self.members.iter().map(|(_, place)| place.bytes).sum()
+        self.members.iter().map(|member| member.place.bytes).sum()
     }
 }
 
@@ -123,7 +132,7 @@ pub fn bundle_log(repo: &Repo, options: &BundleOptions, cx: &Cx) -> Result<Bundl
         let Some((name, bytes)) = make_bundle(repo.unlocked(), bundling, &objects)? else { continue };
         if sabotage::on("single-before-bundle") {
             let key = |segment: SegmentName| layout::wal(system, segment.into());
-            objects.iter().try_for_each(|(segment, _)| repo.store().remove(&key(*segment)))?;
+            objects.iter().try_for_each(|new| repo.store().remove(&key(new.segment)))?;
         }
         repo.put_named(&layout::wal_bundle(system, name), &bytes)?;
         totals.n_bundles += 1;
@@ -140,7 +149,7 @@ pub(super) fn stored_log(repo: &Repo, state: &State) -> Result<Stored, RepoError
 
 /// The objects of the segments of a plan, each looked through. One that is gone or damaged is not among them: it stays where
 /// it is, and verify names it.
-fn objects(repo: &Repo, state: &State, planned: &Planned) -> Result<Vec<(SegmentName, Vec<u8>)>, RepoError> {
+fn objects(repo: &Repo, state: &State, planned: &Planned) -> Result<Vec<NewMember>, RepoError> {
     let whole = match &planned.of {
         Some(bundle) => match well(repo, bundle)? {
             Some(whole) => Some(whole),
@@ -149,7 +158,7 @@ fn objects(repo: &Repo, state: &State, planned: &Planned) -> Result<Vec<(Segment
         None => None,
     };
     let mut objects = Vec::with_capacity(planned.members.len());
-    for (segment, place) in &planned.members {
+    for PlannedMember { segment, place, stored } in &planned.members {
         let object = match &whole {
             Some(whole) => whole[place.at as usize..(place.at + place.bytes) as usize].to_vec(),
             None => match repo.store().get(&place.key) {
@@ -159,7 +168,7 @@ fn objects(repo: &Repo, state: &State, planned: &Planned) -> Result<Vec<(Segment
         };
         let alone = Place { at: 0, bytes: object.len() as u64, ..place.clone() };
         match check_in(repo, state, (planned.system, WalName::Segment(*segment)), &alone, &object, false) {
-            Ok(_) => objects.push((*segment, object)),
+            Ok(_) => objects.push(NewMember { segment: *segment, stored: *stored, object }),
             Err(error) if error.is_damage() => {}
             Err(error) => return Err(error),
         }
@@ -183,7 +192,7 @@ pub(super) fn well(repo: &Repo, bundle: &Bundle) -> Result<Option<Vec<u8>>, Repo
 
 fn plan(stored: &Stored, state: &State, now: Timestamp, options: &BundleOptions) -> Vec<Planned> {
     let holders = holders(stored.bundles.iter().map(|(_, bundle)| bundle));
-    let mut lines: BTreeMap<(SystemId, Timeline), BTreeMap<SegmentName, Place>> = BTreeMap::new();
+    let mut lines: BTreeMap<(SystemId, Timeline), BTreeMap<SegmentName, PlannedMember>> = BTreeMap::new();
     for Single { system, file } in &stored.singles {
         let WalName::Segment(segment) = file.name else { continue };
         let is_wanted = file.stored_bytes <= options.small_bytes
@@ -191,7 +200,8 @@ fn plan(stored: &Stored, state: &State, now: Timestamp, options: &BundleOptions)
             && !state.is_floored(*system, file.name);
         if is_wanted {
             let place = Place { key: layout::wal(*system, file.name), at: 0, bytes: file.stored_bytes };
-            lines.entry((*system, segment.timeline)).or_default().insert(segment, place);
+            let member = PlannedMember { segment, place, stored: file.stored };
+            lines.entry((*system, segment.timeline)).or_default().insert(segment, member);
         }
     }
     let mut plan = Vec::new();
@@ -228,16 +238,20 @@ pub(super) fn holders<'a>(bundles: impl Iterator<Item = &'a Arc<Bundle>>) -> Hol
 }
 
 /// Segments in groups, each as large as a bundle may be. Those at the end wait if they are few.
-fn groups(segments: BTreeMap<SegmentName, Place>, options: &BundleOptions) -> Vec<Vec<(SegmentName, Place)>> {
+fn groups(
+    segments: BTreeMap<SegmentName, PlannedMember>,
+    options: &BundleOptions,
+) -> Vec<Vec<PlannedMember>> {
     let (mut groups, mut group, mut bytes) = (Vec::new(), Vec::new(), 0);
-    for (segment, place) in segments {
-        if group.len() >= options.most_files || (bytes + place.bytes > options.most_bytes && group.len() > 1)
+    for member in segments.into_values() {
+        if group.len() >= options.most_files
+            || (bytes + member.place.bytes > options.most_bytes && group.len() > 1)
         {
             groups.push(std::mem::take(&mut group));
             bytes = 0;
         }
-        bytes += place.bytes;
-        group.push((segment, place));
+        bytes += member.place.bytes;
+        group.push(member);
     }
     if group.len() >= options.fewest_files {
         groups.push(group);
@@ -260,7 +274,11 @@ fn what_is_left(
     };
     let all: u64 = bundle.members.iter().map(|member| u64::from(member.bytes)).sum();
     let left = bundle.members.iter().filter(|member| !is_of_no_use(member.segment));
-    let members: Vec<_> = left.map(|member| (member.segment, bundle.place_of(member))).collect();
+    let planned = |member: &Member| {
+        let Member { segment, stored, .. } = *member;
+        PlannedMember { segment, place: bundle.place_of(member), stored }
+    };
+    let members = left.map(planned).collect();
     let planned =
         Planned { system, generation: bundle.bundling.generation + 1, members, of: Some(bundle.clone()) };
     let spared = all - planned.bytes();

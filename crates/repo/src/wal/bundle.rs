@@ -19,6 +19,7 @@ use crate::object::{BadObject, ObjectClass, open_object, seal_object};
 use crate::unlocked::Unlocked;
 use hikae_model::{BundleId, SegmentName, SystemId, Timeline, WriterId, sabotage};
 use hikae_store::ObjectKey;
+use jiff::Timestamp;
 use minicbor::{Decode, Encode};
 use std::fmt;
 use std::ops::Range;
@@ -27,8 +28,8 @@ use std::time::Duration;
 
 /// The head of a full bundle of writers of today is shorter.
 const USUAL_HEAD_BYTES: u64 = 16 << 10;
-/// `high u32 | low u32 | bytes u32`
-const MEMBER_BYTES: usize = 12;
+/// `high u32 | low u32 | bytes u32 | seconds u64`
+const MEMBER_BYTES: usize = 20;
 
 /// The name of a bundle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -107,6 +108,15 @@ pub(crate) struct Member {
     pub(crate) at: u64,
     /// How long that is.
     pub(crate) bytes: u32,
+    /// When it was stored by itself: what came last tells which timeline is the present.
+    pub(crate) stored: Timestamp,
+}
+
+/// A segment that is to be bundled.
+pub(crate) struct NewMember {
+    pub(crate) segment: SegmentName,
+    pub(crate) stored: Timestamp,
+    pub(crate) object: Vec<u8>,
 }
 
 /// A head as stored.
@@ -140,16 +150,18 @@ fn context(unlocked: &Unlocked, system: SystemId) -> Vec<u8> {
 pub(crate) fn make_bundle(
     unlocked: &Unlocked,
     bundling: Bundling,
-    objects: &[(SegmentName, Vec<u8>)],
+    objects: &[NewMember],
 ) -> Result<Option<(BundleName, Vec<u8>)>, RepoError> {
-    let (Some((first, _)), Some((last, _))) = (objects.first(), objects.last()) else { return Ok(None) };
-    let all: usize = objects.iter().map(|(_, object)| object.len()).sum();
+    let (Some(first), Some(last)) = (objects.first(), objects.last()) else { return Ok(None) };
+    let (first, last) = (first.segment, last.segment);
+    let all: usize = objects.iter().map(|new| new.object.len()).sum();
     let too_large = |_| RepoError::TooLarge { bytes: all as u64 };
     let mut members = Vec::with_capacity(objects.len() * MEMBER_BYTES);
-    for (segment, object) in objects {
+    for NewMember { segment, stored, object } in objects {
         let (high, low) = segment.words();
         let bytes = u32::try_from(object.len()).map_err(too_large)?;
         [high, low, bytes].iter().for_each(|word| members.extend_from_slice(&word.to_le_bytes()));
+        members.extend_from_slice(&u64::try_from(stored.as_second()).unwrap_or(0).to_le_bytes());
     }
     let record = HeadRecord {
         system: bundling.system.0,
@@ -165,9 +177,9 @@ pub(crate) fn make_bundle(
     let mut stored = Vec::with_capacity(4 + head.len() + all);
     stored.extend_from_slice(&length.to_le_bytes());
     stored.extend_from_slice(&head);
-    objects.iter().for_each(|(_, object)| stored.extend_from_slice(object));
+    objects.iter().for_each(|new| stored.extend_from_slice(&new.object));
     let id = BundleId::from_bytes(*blake3::hash(&stored).as_bytes());
-    Ok(Some((BundleName { first: *first, last: *last, id }, stored)))
+    Ok(Some((BundleName { first, last, id }, stored)))
 }
 
 impl Bundle {
@@ -201,12 +213,16 @@ impl Bundle {
         let mut at = objects.start;
         for record in records {
             let (words, _) = record.as_chunks::<4>();
-            let [high, low, bytes] = [words[0], words[1], words[2]].map(u32::from_le_bytes);
+            let [high, low, bytes, seconds_low, seconds_high] =
+                [words[0], words[1], words[2], words[3], words[4]].map(u32::from_le_bytes);
+            let seconds = i64::try_from(u64::from(seconds_high) << 32 | u64::from(seconds_low));
+            let stored = seconds.ok().and_then(|seconds| Timestamp::from_second(seconds).ok());
+            let stored = stored.ok_or_else(|| bad("a segment of it was stored at no time"))?;
             let segment = SegmentName::of_words(timeline, high, low);
             if members.last().is_some_and(|last| last.segment >= segment) {
                 return Err(bad("its segments are not in order"));
             }
-            members.push(Member { segment, at, bytes });
+            members.push(Member { segment, at, bytes, stored });
             at += u64::from(bytes);
         }
         if !rest.is_empty() || at != objects.end || record.system != system.0 {

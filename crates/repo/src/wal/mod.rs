@@ -22,7 +22,7 @@ mod stored;
 
 pub use begun::Got;
 pub use bundle::{BadBundleName, BundleName};
-pub(crate) use bundle::{Bundle, Bundling, make_bundle};
+pub(crate) use bundle::{Bundle, Bundling, Member, NewMember, make_bundle};
 pub use bundles::list;
 pub(crate) use bundles::{ListedBundle, OpenBundles, Single, Stored, of_state};
 pub use error::WalError;

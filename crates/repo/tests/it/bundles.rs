@@ -10,7 +10,7 @@ use hikae_repo::log::{Change, Enrol, LogFloors, Rights};
 use hikae_repo::prune::{BundleOptions, BundleTotals, bundle_log, floor_log, plan_bundles};
 use hikae_repo::slot::Unlock;
 use hikae_repo::verify::{VerifyOptions, verify};
-use hikae_repo::wal::{LogFloor, Pushed, WalArchive, WalError};
+use hikae_repo::wal::{LogFloor, Pushed, StoredWal, WalArchive, WalError};
 use hikae_repo::{RepoError, layout};
 use hikae_store::{ObjectKey, Store};
 use hikae_testkit::{Seed, TestRandom, system_cx};
@@ -175,8 +175,10 @@ fn small_segments_become_one_object_and_come_back_to_the_byte() {
     assert_eq!(stored(&lab.memory).0, stays.into());
     assert_eq!(lab.open().remove().unwrap(), Default::default());
     check_has(&lab, 0..10, "removed");
-    let names = |list: &BTreeMap<SystemId, Vec<hikae_repo::wal::StoredWal>>| {
-        list[&SYSTEM].iter().map(|file| (file.name, file.stored_bytes)).collect::<Vec<_>>()
+    let names = |list: &BTreeMap<SystemId, Vec<StoredWal>>| {
+        // When it came tells which timeline is the present, and is not when it was bundled.
+        let told = |file: &StoredWal| (file.name, file.stored_bytes, file.stored.as_second());
+        list[&SYSTEM].iter().map(told).collect::<Vec<_>>()
     };
     assert_eq!(names(&WalArchive::of(&process.repo).list().unwrap()), names(&before));
 

@@ -2,6 +2,7 @@
 //!
 //! `HIKAE_FULL=1` kills it at every system call; without it some are tried.
 
+mod bundled;
 mod killing;
 mod recovered;
 mod recovering;

@@ -131,14 +131,23 @@ impl Archived {
     }
 }
 
-/// The second half is across a promotion: the cluster was recovered once, and went on, beside the one that it was of.
+/// How many targets are tried: in the full form as many as `HIKAE_TARGETS` says.
+fn n_targets() -> usize {
+    let said = std::env::var("HIKAE_TARGETS").ok().map(|n| n.parse().expect("a number"));
+    match std::env::var_os("HIKAE_FULL").is_some() {
+        true => said.unwrap_or(2000),
+        false => 9,
+    }
+}
+
+/// The second half is across a promotion: the cluster was recovered once, and went on, beside the one that it was of. Part of the
+/// log is in bundles.
 /// Keeps MK-79.
 #[test]
 fn a_recovery_holds_exactly_what_was_committed_up_to_its_target() {
     let Some(mut archived) = Archived::start() else { return };
-    let full = std::env::var_os("HIKAE_FULL").is_some();
     let random = TestRandom::new(Seed::draw());
-    let n = if full { 200 } else { 9 };
+    let n = n_targets();
     let life = |archived: &mut Archived, from| {
         let Archived { server: Server { cluster, client, .. }, .. } = archived;
         live(client, cluster, from, 24);
@@ -148,6 +157,7 @@ fn a_recovery_holds_exactly_what_was_committed_up_to_its_target() {
     archived.back_up();
     life(&mut archived, 3);
     archived.server.wait_until_archived();
+    archived.bundle();
     let first = archived.kept().bases.iter().map(|base| base.stop).min().unwrap();
     let mut way =
         Way { timeline: 1, records: archived.records(1), ledger: ledger(&mut archived.server.client) };
@@ -180,6 +190,7 @@ fn a_recovery_holds_exactly_what_was_committed_up_to_its_target() {
     drop(other);
 
     // And the first one goes on as well.
+    archived.bundle();
     life(&mut archived, 9);
     archived.server.wait_until_archived();
     way = Way { timeline: 1, records: archived.records(1), ledger: ledger(&mut archived.server.client) };

@@ -28,6 +28,7 @@ use hikae_ops::pitr::recover::{RecoverOptions, Recovered, recover};
 use hikae_ops::pitr::target::{Aim, Course, Target};
 use hikae_ops::restore_cluster::ClusterTarget;
 use hikae_ops::surroundings::Surroundings;
+use hikae_repo::prune::{BundleOptions, bundle_log, remove_doomed};
 use hikae_source::postgresql::{Begins, Cluster, ClusterOptions, Environment, Host, Vacant};
 use hikae_source::postgresql_cluster::{ClusterSettings, ClusterSource};
 use hikae_testkit::system_cx;
@@ -129,6 +130,22 @@ impl Archived {
         // The server archives as its own user, and reads what we wrote.
         self.world.give_to_owner_of(self.server.cluster.directory());
         id
+    }
+
+    /// Bundles what is archived by now, and takes it away as it stood by itself.
+    #[track_caller]
+    fn bundle(&self) {
+        let (repo, cx) = (self.repo(), system_cx());
+        let options = BundleOptions {
+            soft: Duration::ZERO,
+            most_files: 3,
+            fewest_files: 1,
+            ..BundleOptions::default()
+        };
+        let bundled = bundle_log(&repo, &options, &cx).unwrap();
+        let removed = remove_doomed(&repo, &cx).unwrap();
+        assert!(bundled.n_files > 0 && removed.n_bundled == bundled.n_files, "{bundled:?} {removed:?}");
+        self.world.give_to_owner_of(self.server.cluster.directory());
     }
 
     /// The log of a timeline, in order.
