@@ -60,7 +60,7 @@ fn the(home: &Home, pattern: &str) -> PathBuf {
 }
 
 /// The names of all files below a folder.
-fn everything(folder: &Path) -> Vec<String> {
+pub fn everything(folder: &Path) -> Vec<String> {
     let mut names = Vec::new();
     let mut left = vec![folder.to_owned()];
     while let Some(next) = left.pop() {
@@ -78,7 +78,7 @@ fn everything(folder: &Path) -> Vec<String> {
 
 /// Runs an ordinary program, which must end well. Gives what it printed.
 #[track_caller]
-fn run(folder: &Path, program: &str, arguments: &[&str]) -> Vec<u8> {
+pub fn run(folder: &Path, program: &str, arguments: &[&str]) -> Vec<u8> {
     let output = Command::new(program).args(arguments).current_dir(folder).stdin(Stdio::null()).output();
     let output = output.unwrap_or_else(|error| panic!("{program}: {error}"));
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -88,7 +88,7 @@ fn run(folder: &Path, program: &str, arguments: &[&str]) -> Vec<u8> {
 
 /// Sees that `sha256sum` finds the file as its sidecar says.
 #[track_caller]
-fn see_sums(file: &Path) {
+pub fn see_sums(file: &Path) {
     let name = format!("{}.sha256", file.file_name().unwrap().to_str().unwrap());
     run(file.parent().unwrap(), "sha256sum", &["--check", "--strict", "--quiet", &name]);
 }
@@ -243,7 +243,7 @@ fn psql_and_pg_restore_load_what_is_exported() {
 
 /// A program that need not be here. Without it, the test is told to be not run.
 #[track_caller]
-fn is_here(program: &str) -> bool {
+pub fn is_here(program: &str) -> bool {
     let is_here =
         Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
     if !is_here {
@@ -253,17 +253,17 @@ fn is_here(program: &str) -> bool {
 }
 
 /// GnuPG with a home of its own.
-struct Gpg<'h>(&'h Home);
+pub struct Gpg<'h>(&'h Home);
 
 impl Gpg<'_> {
-    fn run(&self, arguments: &[&str]) -> Vec<u8> {
+    pub fn run(&self, arguments: &[&str]) -> Vec<u8> {
         let folder = self.0.path("gpg");
         let output = self.0.program("gpg").env("GNUPGHOME", &folder).args(arguments).output().unwrap();
         assert!(output.status.success(), "gpg {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
         output.stdout
     }
 
-    fn new(home: &Home) -> Gpg<'_> {
+    pub fn new(home: &Home) -> Gpg<'_> {
         fs::create_dir(home.path("gpg")).unwrap();
         fs::set_permissions(home.path("gpg"), fs::Permissions::from_mode(0o700)).unwrap();
         Gpg(home)

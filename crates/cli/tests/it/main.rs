@@ -13,6 +13,7 @@ mod faults;
 mod guide;
 mod home;
 mod keys;
+mod layouts;
 mod machine_output;
 mod pg;
 mod postgresql;

@@ -2,6 +2,7 @@
 
 use hikae_export::pipeline::Compression;
 use hikae_export::template::Template;
+use hikae_source::postgresql::differential;
 use hikae_source::postgresql_cluster;
 use serde::{Deserialize, Serialize};
 
@@ -37,6 +38,7 @@ impl Form {
         match kind {
             "sqlite" => "{source}_{time}.db.gz",
             "postgresql" => "{source}_{time}.sql.gz",
+            differential::KIND => "{table}_incr_{time}.dump",
             _ => "{source}_{time}.tar.gz",
         }
     }
@@ -64,13 +66,18 @@ impl Form {
                 format!("`{name}` does not say in which form a database is exported"),
                 "let it end with .sql.gz for psql, or with .dump for pg_restore".to_owned(),
             )),
+            differential::KIND if plain.ends_with(".dump") && template.has("table") => Ok(Self::Dump),
+            differential::KIND => Err((
+                format!("`{name}` does not name a file for each table"),
+                "name it as `{table}_incr_{time}.dump`".to_owned(),
+            )),
             kind if kind == postgresql_cluster::KIND => Err((
                 "the files of a whole server are of use to that server only".to_owned(),
                 "export a source of kind postgresql of each of its databases".to_owned(),
             )),
             kind => Err((
                 format!("sources of kind {kind} cannot be exported"),
-                "export one of kind files, sqlite or postgresql".to_owned(),
+                "export one of kind files, sqlite, postgresql or postgresql-rows".to_owned(),
             )),
         }
     }

@@ -39,6 +39,7 @@ use hikae_repo::Repo;
 use hikae_repo::retention::Retention;
 use hikae_repo::snapshot::SnapshotRecord;
 use hikae_repo::state::State;
+use hikae_source::postgresql::differential::{self, TableName};
 use hikae_source::postgresql::{self, ExportForm};
 use jiff::Timestamp;
 use manifest::{ExportedFile, Manifest, Original};
@@ -91,6 +92,9 @@ pub struct PlannedFile {
     pub moment: Timestamp,
     /// Bytes of content before compression; of a part of a snapshot, those of all of it.
     pub bytes: u64,
+    /// Of new rows: the table.
+    #[serde(skip)]
+    table: Option<TableName>,
     #[serde(skip)]
     target: TreePath,
     #[serde(skip)]
@@ -241,12 +245,30 @@ impl Export<'_> {
         around: &Surroundings,
     ) -> Result<ExportPlan, OpsError> {
         let to = self.to()?.display().to_string();
-        let files = snapshots.iter().map(|snapshot| self.plan_one(repo, *snapshot, around));
-        let files = files.collect::<Result<_, _>>()?;
+        let mut files = Vec::new();
+        for &snapshot in snapshots {
+            let tables = match repo.snapshot(snapshot)?.record {
+                record if record.kind == differential::KIND => {
+                    let stored = StoredSnapshot::open(repo, snapshot)?;
+                    let tables = postgresql::tables_with_rows(&stored);
+                    tables.map_err(OpsError::of_source(&record.source))?.into_iter().map(Some).collect()
+                }
+                _ => vec![None],
+            };
+            for table in tables {
+                files.push(self.plan_one(repo, snapshot, table, around)?);
+            }
+        }
         Ok(ExportPlan { export: self.name.to_owned(), to, files, goes: Vec::new() })
     }
 
-    fn plan_one(&self, repo: &Repo, id: SnapshotId, around: &Surroundings) -> Result<PlannedFile, OpsError> {
+    fn plan_one(
+        &self,
+        repo: &Repo,
+        id: SnapshotId,
+        table: Option<TableName>,
+        around: &Surroundings,
+    ) -> Result<PlannedFile, OpsError> {
         let record = repo.snapshot(id)?.record;
         let form = Form::of(&self.config.name, &record.kind).map_err(|(what, advice)| {
             OpsError::refused(
@@ -255,7 +277,11 @@ impl Export<'_> {
                 Some(advice.into()),
             )
         })?;
-        let target = self.rendered(&self.config.name, &record, id, around)?;
+        let shown = table.as_ref().map(|TableName { schema, name }| match schema.as_str() {
+            "public" => name.clone(),
+            schema => format!("{schema}.{name}"),
+        });
+        let target = self.rendered(&self.config.name, (&record, id), shown.as_deref(), around)?;
         let suffix = sealing::suffix(self.config.encrypt.as_ref());
         let target = TreePath::parse([target.as_bytes(), suffix.as_bytes()].concat())
             .map_err(|_| self.bad_name(&BadTemplate::Path { name: target.to_string() }))?;
@@ -269,6 +295,7 @@ impl Export<'_> {
             moment: record.moment,
             bytes: record.bytes,
             target,
+            table,
             record: Box::new(record),
         })
     }
@@ -276,8 +303,8 @@ impl Export<'_> {
     fn rendered(
         &self,
         template: &Template,
-        record: &SnapshotRecord,
-        id: SnapshotId,
+        (record, id): (&SnapshotRecord, SnapshotId),
+        table: Option<&str>,
         around: &Surroundings,
     ) -> Result<TreePath, OpsError> {
         let values = Values {
@@ -288,7 +315,7 @@ impl Export<'_> {
             snapshot: &id.short(),
             export: self.name,
             host: &around.host,
-            table: None,
+            table,
         };
         template.render(&values, &self.config.zone()).map_err(|error| self.bad_name(&error))
     }
@@ -312,6 +339,8 @@ impl Export<'_> {
         let run = Run { export: self, repo, place, sealing, around, cx };
         let (mut written, mut there_already, mut problems, mut code) =
             (Vec::new(), Vec::new(), Vec::new(), None);
+        // Before anything of this run is there.
+        plan.files.iter().try_for_each(|planned| run.place.sweep(&planned.target))?;
         for planned in &plan.files {
             if let Some(file) = run.is_there(planned, &earlier)? {
                 there_already.push(file.name.clone());
@@ -421,7 +450,7 @@ struct Databases<'a> {
 }
 
 impl Databases<'_> {
-    /// Writes one. Gives how many tables it has.
+    /// Writes one. Gives how many tables it has, or how many new rows of one.
     fn write(&self, planned: &PlannedFile, out: &mut dyn Write) -> Result<u64, OpsError> {
         let form = match (planned.form, planned.compression) {
             (Form::Sql, _) => ExportForm::Script,
@@ -435,8 +464,13 @@ impl Databases<'_> {
         };
         let stored = StoredSnapshot::open(self.repo, planned.snapshot)?;
         let environment = self.around.for_postgresql();
-        postgresql::export(&stored, form, out, directory, &environment, self.cx)
-            .map_err(OpsError::of_source(&planned.source))
+        let of_source = OpsError::of_source(&planned.source);
+        if let Some(table) = &planned.table {
+            let compressed = form == ExportForm::Archive;
+            return postgresql::export_rows(&stored, table, compressed, out, &environment, self.cx)
+                .map_err(of_source);
+        }
+        postgresql::export(&stored, form, out, directory, &environment, self.cx).map_err(of_source)
     }
 }
 
@@ -488,7 +522,6 @@ impl Run<'_> {
     fn write(&self, planned: &PlannedFile) -> Result<WrittenFile, OpsError> {
         let Self { repo, place, cx, .. } = self;
         cx.progress().begin("exporting", &planned.source, planned.bytes);
-        place.sweep(&planned.target)?;
         let chosen = self.chosen(planned)?;
         let mut record = planned.record(0);
         if planned.form == Form::Folder {
@@ -567,13 +600,20 @@ impl Run<'_> {
             (false, Sealing::None) => Secrets::Refuse,
             (false, _) => Secrets::Export,
         };
-        let paths: Vec<&[u8]> = match planned.record.kind.as_str() {
+        let source = all.sources.get(&planned.source);
+        let mut paths: Vec<&[u8]> = match planned.record.kind.as_str() {
             "files" => config.paths.iter().map(|path| path.as_os_str().as_bytes()).collect(),
             _ => Vec::new(),
         };
+        // A folder of a source that is one folder is that folder.
+        if let Some(SourceSettings::Files(files)) = source.map(|source| &source.settings)
+            && let ([], [only], Form::Folder) = (paths.as_slice(), files.include.as_slice(), planned.form)
+        {
+            paths.push(only.path.as_os_str().as_bytes());
+        }
         let landing = if planned.form == Form::Folder { Landing::Into } else { Landing::Below };
         let named = (planned.snapshot, &*planned.record);
-        Chosen::look_up(self.repo, named, &paths, landing, secrets, all.sources.get(&planned.source))
+        Chosen::look_up(self.repo, named, &paths, landing, secrets, source)
     }
 
     /// Writes the sums beside a file.
@@ -614,7 +654,8 @@ impl Run<'_> {
         around: &Surroundings,
     ) -> Result<String, OpsError> {
         let Export { name, config, .. } = self.export;
-        let named = self.export.rendered(&config.manifest, &newest.record, newest.snapshot, around)?;
+        let named =
+            self.export.rendered(&config.manifest, (&newest.record, newest.snapshot), None, around)?;
         // A run that had problems is gone on with by another one of the same snapshots.
         let mut stem = named.clone();
         for n in 2.. {

@@ -49,7 +49,7 @@ pub use drill::{DrillOptions, DrillResult, drill};
 pub use dump::{
     Dump, DumpContents, DumpForm, DumpOptions, DumpedTable, LoadedDump, load_dump, look_at_target, read_dump,
 };
-pub use export::{ExportForm, export};
+pub use export::{ExportForm, export, export_rows, tables_with_rows};
 pub use manifest::{LargeObjects, Manifest, NotCovered, Objects, SequenceRecord, TableRecord, ViewRecord};
 pub use password::{Secret, from_pgpass};
 pub use preflight::{Finding, Weight, least_privilege_role};

@@ -4,6 +4,7 @@
 //! `pg_backup_custom.c`. Versions 1.14 (PostgreSQL 12 to 15), 1.15 (16) and 1.16 (17 and newer) are known.
 
 use crate::postgresql::dump::archive::{read_int, take};
+use jiff::Zoned;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
 
@@ -101,6 +102,12 @@ impl Entry {
         }
     }
 
+    /// A setting under which the others are restored.
+    pub(super) fn setting(kind: &str, statement: &str) -> Self {
+        let entry = Self::of(kind, "", kind, Section::PreData, None);
+        Self { namespace: None, definition: Some(statement.into()), ..entry }
+    }
+
     fn is(&self, kind: &str) -> bool {
         self.kind.as_deref() == Some(kind.as_bytes())
     }
@@ -136,6 +143,23 @@ fn invalid(what: &str) -> io::Error {
 }
 
 impl Archived {
+    /// An archive of one moment with nothing in it, in the oldest version that is known here.
+    pub(super) fn empty(moment: Zoned, database: &str) -> Self {
+        let numbers = [moment.second(), moment.minute(), moment.hour(), moment.day(), moment.month() - 1];
+        let [second, minute, hour, day, month] = numbers.map(i64::from);
+        Self {
+            minor: 14,
+            made: [second, minute, hour, day, month, i64::from(moment.year()) - 1900, 0],
+            database: Some(database.into()),
+            server_version: None,
+            pg_dump_version: None,
+            before: Vec::new(),
+            data: Vec::new(),
+            after: Vec::new(),
+            next_id: 1,
+        }
+    }
+
     /// Reads head and contents; what follows in `from` are blocks of data.
     pub(super) fn read(from: &mut dyn Read) -> io::Result<Self> {
         let mut from = from;

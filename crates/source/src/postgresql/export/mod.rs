@@ -10,7 +10,10 @@
 //! `COPY`, `setval` and `REFRESH`. Rows go through as they are stored, so memory does not grow with a table.
 
 mod contents;
+mod rows;
 mod writer;
+
+pub use rows::{export_rows, tables_with_rows};
 
 use super::catalog::{Database, literal, quote};
 use super::copy::CopyTable;
@@ -22,9 +25,9 @@ use crate::{NotReadBack, SourceError, Stored};
 use contents::{Archived, Entry, Section};
 use hikae_model::{Cx, ErrorCode};
 use std::collections::BTreeSet;
-use std::io::{self, Write};
-use std::path::Path;
-use std::process::Stdio;
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::process::{ChildStdin, Stdio};
 use writer::ArchiveWriter;
 
 /// What file is made of a database.
@@ -38,6 +41,8 @@ pub enum ExportForm {
     PlainArchive,
 }
 
+/// As `pg_dump` ends the rows of a table.
+const END_OF_ROWS: &[u8] = b"\\.\n\n\n";
 /// What an error of writing is told of.
 const OUT: &str = "the export";
 
@@ -61,12 +66,14 @@ pub fn export(
     let manifest = Manifest::parse(stored.manifest().ok_or_else(|| incomplete("it has no manifest"))?)?;
     let dumped_by = manifest.pg_dump.split(|c: char| !c.is_ascii_digit()).next();
     let dumped_by = dumped_by.and_then(|n| n.parse().ok()).unwrap_or(0);
-    let program = find("pg_restore", dumped_by, directory, environment)?.path("pg_restore");
+    let program = find_program(dumped_by, directory, environment)?;
     let source = Source { files: Files::of(stored), manifest: &manifest, cx };
     match form {
         ExportForm::Script => script(&source, &program, out, cx)?,
         ExportForm::Archive | ExportForm::PlainArchive => {
-            read_along(&source, form == ExportForm::Archive, &program, out, cx)?;
+            let mut pipe = Pipe::start(&program, out)?;
+            let written = source.write(form == ExportForm::Archive, &mut pipe);
+            pipe.end(written, cx)?;
         }
     }
     Ok(manifest.tables.len() as u64)
@@ -100,7 +107,7 @@ fn script(source: &Source<'_>, program: &Path, out: &mut dyn Write, cx: &Cx) -> 
     let (stdin, mut stdout) = running.stdin().zip(running.stdout()).ok_or_else(no_pipe)?;
     std::thread::scope(|scope| {
         let writer = scope.spawn(move || {
-            let mut stdin = io::BufWriter::with_capacity(256 << 10, stdin);
+            let mut stdin = BufWriter::with_capacity(256 << 10, stdin);
             source.write(false, &mut stdin)?;
             stdin.flush().map_err(unwritten)
         });
@@ -111,30 +118,40 @@ fn script(source: &Source<'_>, program: &Path, out: &mut dyn Write, cx: &Cx) -> 
     })
 }
 
-/// Writes the archive while `pg_restore` reads it too.
-fn read_along(
-    source: &Source<'_>,
-    compressed: bool,
-    program: &Path,
-    out: &mut dyn Write,
-    cx: &Cx,
-) -> Result<(), SourceError> {
-    let arguments = ["--file=/dev/null".into(), "--no-password".into()];
-    let mut running = Running::start(program, &arguments, None, Stdio::piped(), Stdio::null())?;
-    let stdin = running.stdin().ok_or_else(no_pipe)?;
-    let mut both = io::BufWriter::with_capacity(256 << 10, Both { out, stdin });
-    let written = source.write(compressed, &mut both).and_then(|()| both.flush().map_err(unwritten));
-    drop(both.into_parts());
-    explained(written, Ok(()), running.wait(cx))
+/// The `pg_restore` that reads what the `pg_dump` of this major version wrote.
+fn find_program(
+    dumped_by: u32,
+    directory: Option<&Path>,
+    environment: &Environment,
+) -> Result<PathBuf, SourceError> {
+    Ok(find("pg_restore", dumped_by, directory, environment)?.path("pg_restore"))
 }
 
-/// Writes to two at once.
-struct Both<'o> {
+/// Passes an archive on, while `pg_restore` reads it too.
+struct Pipe<'o> {
     out: &'o mut dyn Write,
-    stdin: std::process::ChildStdin,
+    stdin: BufWriter<ChildStdin>,
+    running: Running,
 }
 
-impl Write for Both<'_> {
+impl<'o> Pipe<'o> {
+    fn start(program: &Path, out: &'o mut dyn Write) -> Result<Self, SourceError> {
+        let arguments = ["--file=/dev/null".into(), "--no-password".into()];
+        let mut running = Running::start(program, &arguments, None, Stdio::piped(), Stdio::null())?;
+        let stdin = BufWriter::with_capacity(256 << 10, running.stdin().ok_or_else(no_pipe)?);
+        Ok(Self { out, stdin, running })
+    }
+
+    /// Sees that `pg_restore` came to a good end, once all was `written`.
+    fn end(mut self, written: Result<(), SourceError>, cx: &Cx) -> Result<(), SourceError> {
+        let written =
+            written.and_then(|()| self.stdin.flush().and_then(|()| self.out.flush()).map_err(unwritten));
+        drop(self.stdin.into_parts());
+        explained(written, Ok(()), self.running.wait(cx))
+    }
+}
+
+impl Write for Pipe<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.stdin.write_all(bytes)?;
         self.out.write_all(bytes)?;
@@ -195,8 +212,7 @@ impl Source<'_> {
                 io::copy(&mut self.files.open(&name)?, &mut data).map_err(|error| of_copy(&name, error))?;
                 self.cx.check()?;
             }
-            // As pg_dump ends the rows of a table.
-            data.write_all(b"\\.\n\n\n").map_err(unwritten)?;
+            data.write_all(END_OF_ROWS).map_err(unwritten)?;
             data.end().map_err(unwritten)?;
             self.cx.progress().add_entries(1);
         }
