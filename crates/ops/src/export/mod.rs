@@ -646,6 +646,15 @@ impl Run<'_> {
         Ok(record)
     }
 
+    fn is_taken(&self, stem: &TreePath) -> Result<bool, OpsError> {
+        for suffix in [TEXT, JSON, SIGNATURE] {
+            if self.place.stat(&with(stem, suffix))?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Writes and signs the manifest of these files. It is called after the newest snapshot among them.
     fn put_manifest(
         &self,
@@ -656,12 +665,11 @@ impl Run<'_> {
         let Export { name, config, .. } = self.export;
         let named =
             self.export.rendered(&config.manifest, (&newest.record, newest.snapshot), None, around)?;
-        // A run that had problems is gone on with by another one of the same snapshots.
+        // A run that had problems, or was killed in the middle of this, is gone on with by another one of the same snapshots.
         let mut stem = named.clone();
-        for n in 2.. {
-            if self.place.stat(&with(&stem, JSON))?.is_none() {
-                break;
-            }
+        let mut n = 1;
+        while self.is_taken(&stem)? {
+            n += 1;
             stem = with(&named, format!("_{n}").as_bytes());
         }
         let manifest = Manifest::new(name, files.to_vec(), &around.host, self.repo);

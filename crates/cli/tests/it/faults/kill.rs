@@ -7,6 +7,7 @@ use hikae_testkit::not_run;
 use hikae_testkit::stepper::{Ended, Step, Stepper, stepped};
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::process::Command;
 use std::sync::OnceLock;
 
 /// How many points of each operation are tried by default.
@@ -147,6 +148,46 @@ fn a_second_backup_that_dies_leaves_the_first() {
     let acknowledged = template.snapshots();
     let check = |world: &World| world.check(&acknowledged);
     kill_everywhere("second backup", &template, &["backup"], check, done_again(&["backup"]));
+}
+
+/// Keeps G-2.
+#[test]
+fn an_export_that_dies_leaves_no_file_under_its_name_that_is_not_whole() {
+    if !can_step() {
+        return;
+    }
+    let template = World::with_a_snapshot();
+    std::fs::create_dir(template.path("out")).unwrap();
+    let files = |world: &World, end: &str| -> Vec<String> {
+        let names = std::fs::read_dir(world.path("out")).unwrap().map(|file| file.unwrap().file_name());
+        let names = names.map(|name| name.into_string().unwrap());
+        names.filter(|name| !name.starts_with('.') && name.ends_with(end)).collect()
+    };
+    let check = |world: &World| {
+        for name in files(world, ".tar.gz") {
+            let tested =
+                Command::new("gzip").arg("--test").arg(world.path("out").join(&name)).status().unwrap();
+            if !tested.success() {
+                return Err(format!("{name} is not whole"));
+            }
+        }
+        // What is signed names what is there.
+        match (files(world, ".sig").len(), files(world, ".sha256").len()) {
+            (1, 0) => Err("a manifest names what is not there".to_owned()),
+            _ => Ok(()),
+        }
+    };
+    let export = ["export", "tree", "--to", "out"];
+    let again = |world: &World| {
+        done_again(&export)(world)?;
+        let names = std::fs::read_dir(world.path("out")).unwrap().map(|file| file.unwrap().file_name());
+        let unfinished = names.filter(|name| name.as_encoded_bytes().starts_with(b".")).count();
+        match (files(world, ".tar.gz").len(), files(world, ".sig").len(), unfinished) {
+            (1, 1, 0) => Ok(()),
+            found => Err(format!("archives, signatures and unfinished files: {found:?}")),
+        }
+    };
+    kill_everywhere("export", &template, &export, check, again);
 }
 
 #[test]
