@@ -91,6 +91,7 @@ pub enum Command {
     Init(command::init::InitArgs),
     Backup(command::backup::BackupArgs),
     Copy(command::copy::CopyArgs),
+    Copies(command::copies::CopiesArgs),
     List(command::list::ListArgs),
     Show(command::show::ShowArgs),
     Ls(command::ls::LsArgs),

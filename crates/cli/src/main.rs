@@ -80,6 +80,7 @@ fn run(command: Command, app: &App) -> Result<Ended, Failure> {
         Command::Protect(args) => command::protect::run(&args, app),
         Command::Init(args) => command::init::run(&args, app),
         Command::Backup(args) => command::backup::run(&args, app),
+        Command::Copies(args) => command::copies::run(&args, app),
         Command::Copy(args) => command::copy::run(&args, app),
         Command::List(args) => command::list::run(&args, app),
         Command::Show(args) => command::show::run(&args, app),

@@ -11,6 +11,7 @@ mod child_umask;
 pub mod choice;
 pub mod compare;
 pub mod config;
+pub mod copies;
 pub mod copy;
 mod delta;
 pub mod diff;

@@ -5,6 +5,7 @@ pub mod backup;
 pub mod cat;
 pub mod completions;
 pub mod config;
+pub mod copies;
 pub mod copy;
 pub mod diff;
 pub mod doctor;

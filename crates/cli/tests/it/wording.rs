@@ -12,6 +12,7 @@ fn help_says_what_each_verb_does() {
         "init",
         "backup",
         "copy",
+        "copies",
         "list",
         "show",
         "ls",

@@ -6,8 +6,9 @@
 use super::append::header_name;
 use super::leak::{masked, shown_reference};
 use super::{
-    Config, EncryptConfig, ExportConfig, FileMode, JobConfig, LimitConfig, RepositoryConfig, S3Config,
-    SecretRef, SftpConfig, SourceConfig, SourceSettings, StoreConfig, UnlockConfig,
+    Config, DomainKind, Domains, EncryptConfig, ExportConfig, FileMode, JobConfig, LimitConfig,
+    RepositoryConfig, S3Config, SecretRef, SftpConfig, SourceConfig, SourceSettings, StoreConfig,
+    UnlockConfig,
 };
 use hikae_repo::retention::Retention;
 use hikae_source::files::FilesSettings;
@@ -55,6 +56,11 @@ pub struct Difference {
 /// Everything that a configuration says or leaves to its defaults.
 pub fn effective(config: &Config) -> Vec<Section> {
     let mut sections = Vec::new();
+    if !config.here.is_empty() {
+        let setting_of = |(kind, name): (&DomainKind, &String)| setting(kind.name(), Some(text(name)), None);
+        let settings = config.here.iter().map(setting_of).collect();
+        sections.push(Section { name: "here".to_owned(), settings });
+    }
     for (name, repository) in &config.repositories {
         sections.push(Section { name: format!("repository.{name}"), settings: of_repository(repository) });
     }
@@ -109,8 +115,10 @@ pub fn to_text(sections: &[Section]) -> String {
         if !text.is_empty() {
             text.push('\n');
         }
-        let (kind, name) = section.name.split_once('.').unwrap_or((&section.name, ""));
-        text.push_str(&format!("[{kind}.{}]\n", header_name(name)));
+        match section.name.split_once('.') {
+            Some((kind, name)) => text.push_str(&format!("[{kind}.{}]\n", header_name(name))),
+            None => text.push_str(&format!("[{}]\n", section.name)),
+        }
         for Setting { key, value, is_default } in &section.settings {
             match value {
                 Some(value) if *is_default => text.push_str(&format!("{key} = {value}  # default\n")),
@@ -139,8 +147,18 @@ fn table(key: &str, value: Value) -> Value {
 }
 
 fn of_repository(repository: &RepositoryConfig) -> Vec<Setting> {
-    let RepositoryConfig { store, id, unlock, recipients, write_only, reserve, limit, prune_every } =
-        repository;
+    let RepositoryConfig {
+        store,
+        id,
+        unlock,
+        recipients,
+        write_only,
+        reserve,
+        limit,
+        prune_every,
+        domains,
+        offline,
+    } = repository;
     let unlock = unlock.as_ref().map(|unlock| match unlock {
         UnlockConfig::KeyFile(path) => table("key_file", text(path.display())),
         UnlockConfig::Passphrase(secret) => table("passphrase", text(shown_reference(secret))),
@@ -155,6 +173,8 @@ fn of_repository(repository: &RepositoryConfig) -> Vec<Setting> {
         setting("reserve", reserve.map(text), None),
         setting("limit", of_limit(limit), None),
         setting("prune_every", prune_every.map(|every| text(format_args!("{every:#}"))), None),
+        setting("domains", Some(of_domains(domains)), Some(of_domains(&Domains::new()))),
+        setting("offline", Some((*offline).into()), Some(false.into())),
     ]
 }
 
@@ -162,6 +182,10 @@ fn of_limit(limit: &LimitConfig) -> Option<Value> {
     let ways = [("up", limit.up), ("down", limit.down)].into_iter();
     let ways: toml::Table = ways.filter_map(|(way, rate)| Some((way.to_owned(), text(rate?)))).collect();
     (!ways.is_empty()).then_some(Value::Table(ways))
+}
+
+fn of_domains(domains: &Domains) -> Value {
+    Value::Table(domains.iter().map(|(kind, name)| (kind.to_string(), text(name))).collect())
 }
 
 fn of_store(store: &StoreConfig) -> Value {

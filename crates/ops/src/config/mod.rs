@@ -22,6 +22,7 @@
 //! Each crate owns the settings of its things; this module puts them together and knows where the file is.
 
 mod append;
+mod domains;
 mod effective;
 mod env_file;
 mod export;
@@ -38,6 +39,8 @@ mod source;
 mod store;
 
 pub use bytesize::ByteSize;
+
+pub use domains::{DomainKind, Domains};
 
 pub use append::{NewSource, append_sources, new_text};
 pub use effective::{Difference, differences, effective, to_text};
@@ -74,6 +77,8 @@ pub struct Config {
     pub repositories: BTreeMap<String, RepositoryConfig>,
     /// Sources by name.
     pub sources: BTreeMap<String, SourceConfig>,
+    /// Where this machine is, and who looks after it.
+    pub here: Domains,
     /// Jobs by name.
     pub jobs: BTreeMap<String, JobConfig>,
     /// Exports by name.
@@ -109,6 +114,12 @@ pub struct RepositoryConfig {
     /// How often space is freed after a job has forgotten old snapshots by its retention; never, if left out.
     #[serde(default, deserialize_with = "span_of_time")]
     pub prune_every: Option<SignedDuration>,
+    /// What it is lost with, as far as it cannot be seen.
+    #[serde(default)]
+    pub domains: Domains,
+    /// It cannot be reached from here most of the time, as a disk that is unplugged.
+    #[serde(default)]
+    pub offline: bool,
 }
 
 /// `limit = { up = "10 MB/s", down = "50 MB/s" }`.

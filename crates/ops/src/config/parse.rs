@@ -40,11 +40,12 @@ pub fn parse(text: &str, file: Option<&Path>) -> Result<Config, ConfigError> {
     }
     let mut config = Config { file: file.map(Path::to_owned), ..Config::default() };
     for (key, value) in root.into_inner() {
-        let sections = ["repository", "source", "job", "export"];
+        let sections = ["repository", "source", "job", "export", "here"];
         match key.get_ref().as_ref() {
             "repository" => config.repositories = reading.section(value, Parsing::plain),
             "source" => config.sources = reading.section(value, Parsing::source),
             "job" => config.jobs = reading.section(value, Parsing::plain),
+            "here" => config.here = reading.plain(value).unwrap_or_default(),
             "export" => config.exports = reading.section(value, Parsing::plain),
             other => reading.unknown(key.span(), other, &sections),
         }

@@ -15,10 +15,31 @@ struct Configuration {
     repository: Option<std::collections::BTreeMap<String, Repository>>,
     /// What is protected.
     source: Option<std::collections::BTreeMap<String, Source>>,
+    /// Where this machine is, and who looks after it.
+    here: Option<Domains>,
     /// What is backed up together.
     job: Option<std::collections::BTreeMap<String, Job>>,
     /// What is written as ordinary files.
     export: Option<std::collections::BTreeMap<String, Export>>,
+}
+
+/// What can be lost at once: two things with one name in one of these are lost together.
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+#[allow(dead_code)]
+struct Domains {
+    /// A computer.
+    machine: Option<String>,
+    /// A disk.
+    disk: Option<String>,
+    /// A place that burns down at once.
+    site: Option<String>,
+    /// An account at a provider.
+    account: Option<String>,
+    /// A key.
+    key: Option<String>,
+    /// Who can delete all of it.
+    administrator: Option<String>,
 }
 
 /// A repository.
@@ -42,6 +63,10 @@ struct Repository {
     limit: Option<Limit>,
     /// How often space is freed after a job has forgotten old snapshots by its retention, as "7d"; never, if left out.
     prune_every: Option<String>,
+    /// What it is lost with, as far as it cannot be seen.
+    domains: Option<Domains>,
+    /// It cannot be reached from here most of the time, as a disk that is unplugged.
+    offline: Option<bool>,
 }
 
 /// Bytes of objects a second, as "10 MB/s".

@@ -203,6 +203,8 @@ mod tests {
             reserve: None,
             limit: Default::default(),
             prune_every: None,
+            domains: Default::default(),
+            offline: false,
         };
         assert_eq!(
             archive_command(&repository, &options).unwrap(),
