@@ -322,6 +322,7 @@ impl Stored {
         prefix: &str,
         may_bundle: &MayBundle<'_>,
     ) -> Result<Self, RepoError> {
+        let mut moved = None;
         'anew: for _ in 0..TRIES {
             let mut stored = Self { singles: Vec::new(), bundles: Vec::new(), damaged: Vec::new() };
             let mut listed = Vec::new();
@@ -350,7 +351,8 @@ impl Stored {
             for directory in &timelines {
                 unlocked.store.list(directory, &mut |object| again.extend(ListedBundle::of(&object)))?;
             }
-            if names(&again) != names(&listed) {
+            if let Some((system, name)) = names(&again).symmetric_difference(&names(&listed)).next() {
+                moved = Some(layout::wal_bundle(*system, *name));
                 continue;
             }
             for listed in listed {
@@ -358,12 +360,15 @@ impl Stored {
                     Ok(Some(bundle)) => stored.bundles.push((listed, bundle)),
                     Ok(None) => {}
                     Err(error) if error.is_damage() => stored.damaged.push(listed),
-                    Err(RepoError::Store(error)) if error.is_not_found() => continue 'anew,
+                    Err(RepoError::Store(StoreError::NotFound { key })) => {
+                        moved = Some(key);
+                        continue 'anew;
+                    }
                     Err(error) => return Err(error),
                 }
             }
             return Ok(stored);
         }
-        Err(RepoError::Store(StoreError::NotFound { key: layout::header() }))
+        Err(RepoError::Store(StoreError::NotFound { key: moved.unwrap_or_else(layout::header) }))
     }
 }
