@@ -6,12 +6,13 @@ use crate::failure::Failure;
 use crate::output::{Form, Output};
 use crate::progress::Display;
 use crate::signals;
-use hikae_model::{Advise as _, Cx, ErrorCode};
+use hikae_model::{Advise as _, Cx, ErrorCode, SnapshotId};
 use hikae_ops::config::{Config, ConfigError};
 use hikae_ops::open::{KeyChoice, Limit, Place, passphrase_of_command};
+use hikae_ops::select::SnapshotSelector;
 use hikae_ops::store::StorePlace;
 use hikae_ops::surroundings::Surroundings;
-use hikae_ops::{Repo, State};
+use hikae_ops::{Repo, RepoError, SnapshotState, State};
 use std::io::{self, IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -267,7 +268,7 @@ impl App {
         Ok(Some(config.repository(self.global.repository.as_deref().or(of_job))?.0))
     }
 
-    /// The newest state, to choose a snapshot from: those whose record cannot be read count as set aside. Warns of
+    /// The newest state, to look through all snapshots: those whose record cannot be read count as set aside. Warns of
     /// each of them.
     ///
     /// # Errors
@@ -275,14 +276,47 @@ impl App {
     pub fn readable(&self, repo: &Repo) -> Result<State, Failure> {
         let (state, aside) = repo.readable()?;
         for (id, why) in &aside {
-            let source = state.snapshots.get(id).map_or("", |known| &known.snapshot.source);
-            let what = why.as_ref().map_or("it is set aside".to_owned(), ToString::to_string);
-            self.output.warning(
-                &format!("snapshot {} of {source} counts for nothing: {what}", id.short()),
-                Some("run `hikae verify` for the extent, then `hikae repo repair`"),
-            );
+            self.warn_of_lost(&state, *id, why.as_ref());
         }
         Ok(state)
+    }
+
+    /// The snapshot that is meant. One whose record cannot be read counts as set aside, and the next that may be meant is
+    /// tried; the records of others are not read. Warns of those that were passed by.
+    ///
+    /// # Errors
+    /// That there is none, or any failure to read that is no damage.
+    pub fn choose(
+        &self,
+        repo: &Repo,
+        selector: &SnapshotSelector,
+        source: Option<&str>,
+    ) -> Result<Chosen, Failure> {
+        let mut state = (*repo.follow()?).clone();
+        loop {
+            let id = selector.resolve(&state, source, &self.around.zone)?.snapshot.id;
+            match repo.snapshot(id) {
+                Ok(_) => {}
+                Err(error) if error.is_damage() => {
+                    // One that is named by its id is meant all the same: what is wrong with it, the caller will say.
+                    if state.set_aside.insert(id) {
+                        self.warn_of_lost(&state, id, Some(&error));
+                        continue;
+                    }
+                }
+                Err(error) => return Err(error.into()),
+            }
+            return Ok(Chosen { state, id });
+        }
+    }
+
+    fn warn_of_lost(&self, state: &State, id: SnapshotId, why: Option<&RepoError>) {
+        let source = state.snapshots.get(&id).map_or("", |known| &known.snapshot.source);
+        let what = why.map_or("it is set aside".to_owned(), ToString::to_string);
+        self.output.warning(
+            &format!("snapshot {} of {source} counts for nothing: {what}", id.short()),
+            Some("run `hikae verify` for the extent, then `hikae repo repair`"),
+        );
     }
 
     /// Shows progress until what this gives is dropped.
@@ -327,6 +361,21 @@ impl App {
     /// A moment in the reader's zone.
     pub fn time(&self, moment: jiff::Timestamp) -> String {
         crate::page::time(moment, &self.around.zone)
+    }
+}
+
+/// A snapshot that was chosen.
+pub struct Chosen {
+    /// Among which.
+    pub state: State,
+    /// Its name.
+    pub id: SnapshotId,
+}
+
+impl Chosen {
+    /// What the log says of it.
+    pub fn snapshot(&self) -> &SnapshotState {
+        &self.state.snapshots[&self.id]
     }
 }
 

@@ -138,6 +138,8 @@ pub fn drill(
     cx: &Cx,
 ) -> Result<DrillReport, OpsError> {
     let (began, started) = (cx.elapsed(), cx.now());
+    // What this machine has kept near would prove nothing about the repository.
+    repo.set_copies_aside();
     let state = repo.follow()?;
     let Some(SnapshotState { snapshot: in_log, .. }) = state.snapshots.get(&snapshot) else {
         let what = format!("there is no snapshot {}", snapshot.short());

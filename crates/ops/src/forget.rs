@@ -73,6 +73,7 @@ impl Request {
     /// # Errors
     /// What may not be forgotten.
     pub fn plan(&self, repo: &Arc<Repo>, options: ForgetOptions, cx: &Cx) -> Result<ForgetPlan, OpsError> {
+        repo.set_copies_aside();
         let what = self.what_stands(repo, cx)?;
         let (state, _) = repo.readable()?;
         Ok(plan_forget(&state, &what, options, cx.now()).map_err(hikae_repo::RepoError::from)?)

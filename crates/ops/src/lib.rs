@@ -49,8 +49,8 @@ pub mod verify;
 
 pub use error::OpsError;
 pub use hikae_model::with_causes;
-pub use hikae_repo::state::State;
-pub use hikae_repo::{Repo, clock, private_file, secret_text};
+pub use hikae_repo::state::{SnapshotState, State};
+pub use hikae_repo::{Repo, RepoError, clock, private_file, secret_text};
 pub use hikae_source::SourceError;
 pub use hikae_source::files::{Mounts, Overwrite, Target};
 pub use hikae_source::postgresql::differential::KIND as ROWS_KIND;

@@ -282,10 +282,23 @@ impl Place {
     /// [`OpenError`].
     pub fn open(&self, around: &Surroundings, cx: &Cx) -> Result<Opened, OpenError> {
         let store = self.open_store(cx)?;
-        // Before any key is asked for: on a disk that is not mounted, nothing is wrong with the key.
-        if !has_header(&*store.shared()) {
-            return Err(RepoError::NoRepository { address: self.address() }.into());
+        let (unlock, identities) = self.unlock().map_err(|error| match has_header(&*store.shared()) {
+            true => error,
+            // On a disk that is not mounted, nothing is wrong with the key.
+            false => RepoError::NoRepository { address: self.address() }.into(),
+        })?;
+        private_file::create_directory(&around.cache)?;
+        let repo = Repo::open(self.limit.over(store.shared(), cx), unlock, identities, &around.cache, cx)?;
+        let found = repo.header().core.repository;
+        if let Some(expected) = self.id.filter(|expected| *expected != found) {
+            return Err(OpenError::Another { address: self.address(), found, expected });
         }
+        let repaired = tidy_up(&store, cx);
+        Ok(Opened { repo: Arc::new(repo), repaired })
+    }
+
+    /// What opens the repository, and what else opens contents.
+    fn unlock(&self) -> Result<(Unlock, Vec<Identity>), OpenError> {
         let mut identities: Vec<Identity> = Vec::new();
         for path in &self.identities {
             identities.extend(parse_identities(&private_file::read(path)?)?);
@@ -302,14 +315,7 @@ impl Place {
             }
             Some(KeyChoice::Recovery(text)) => Unlock::Recovery(read_recovery(text)?),
         };
-        private_file::create_directory(&around.cache)?;
-        let repo = Repo::open(self.limit.over(store.shared(), cx), unlock, identities, &around.cache, cx)?;
-        let found = repo.header().core.repository;
-        if let Some(expected) = self.id.filter(|expected| *expected != found) {
-            return Err(OpenError::Another { address: self.address(), found, expected });
-        }
-        let repaired = tidy_up(&store, cx);
-        Ok(Opened { repo: Arc::new(repo), repaired })
+        Ok((unlock, identities))
     }
 
     /// Looks whether [`init`](Self::init) would make a repository, and makes nothing. `may_ask` if a key can still be

@@ -60,6 +60,31 @@ impl RemoteStore {
     ) -> Result<T, StoreError> {
         self.asker.persist(&reading(key), || self.asker.run(call()))
     }
+
+    /// Shows what lies below `prefix` and behind `last`.
+    fn list_from(
+        &self,
+        prefix: &str,
+        mut last: Option<ObjectKey>,
+        show: &mut dyn FnMut(Object),
+    ) -> Result<(), StoreError> {
+        let what = What { verb: "list", key: prefix };
+        if !is_prefix(prefix) {
+            let source = io::Error::new(io::ErrorKind::InvalidInput, "this is no directory's name");
+            return Err(self.asker.failed(&what, Outcome::Failed(source)));
+        }
+        // A page that fails is asked for again, from behind the last object that was shown.
+        self.asker.persist(&what, || {
+            let mut objects = self.wire.list(prefix, last.as_ref());
+            loop {
+                let next = self.asker.run(objects.try_next());
+                let next = if sabotage::on("broken-list-is-an-end") { next.or(Ok(None)) } else { next };
+                let Some(object) = next? else { return Ok(()) };
+                last = Some(object.key.clone());
+                show(object);
+            }
+        })
+    }
 }
 
 fn reading(key: &ObjectKey) -> What<'_> {
@@ -146,23 +171,16 @@ impl Store for RemoteStore {
     }
 
     fn list(&self, prefix: &str, show: &mut dyn FnMut(Object)) -> Result<(), StoreError> {
-        let what = What { verb: "list", key: prefix };
-        if !is_prefix(prefix) {
-            let source = io::Error::new(io::ErrorKind::InvalidInput, "this is no directory's name");
-            return Err(self.asker.failed(&what, Outcome::Failed(source)));
-        }
-        // A page that fails is asked for again, from behind the last object that was shown.
-        let mut last: Option<ObjectKey> = None;
-        self.asker.persist(&what, || {
-            let mut objects = self.wire.list(prefix, last.as_ref());
-            loop {
-                let next = self.asker.run(objects.try_next());
-                let next = if sabotage::on("broken-list-is-an-end") { next.or(Ok(None)) } else { next };
-                let Some(object) = next? else { return Ok(()) };
-                last = Some(object.key.clone());
-                show(object);
-            }
-        })
+        self.list_from(prefix, None, show)
+    }
+
+    fn list_after(
+        &self,
+        prefix: &str,
+        after: &ObjectKey,
+        show: &mut dyn FnMut(Object),
+    ) -> Result<(), StoreError> {
+        self.list_from(prefix, Some(after.clone()), show)
     }
 
     fn stat(&self, key: &ObjectKey) -> Result<Object, StoreError> {

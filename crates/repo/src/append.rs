@@ -7,7 +7,7 @@
 
 use crate::RepoError;
 use crate::layout;
-use crate::log::{Change, LogEntry, hash_of};
+use crate::log::{Change, LogEntry};
 use crate::repo::Repo;
 use crate::state::State;
 use hikae_model::{RunId, sabotage};
@@ -69,11 +69,12 @@ impl Repo {
         self.check_log_ends_at(state.n)?;
         let n = state.n + 1;
         let entry = LogEntry { n, previous: state.head, at: self.cx().now(), run: nonce, change };
-        if !self.put_entry(&entry)? {
+        let stored = entry.seal(self.header().core.repository, self.keys(), self.signer());
+        if !self.put_entry(n, &stored)? {
             return Ok(None);
         }
-        // The entry stands. That a later one cannot be read now takes nothing from it.
-        if let Ok(state) = self.follow() {
+        // The entry stands. That this process cannot go on from it takes nothing from it.
+        if let Ok(state) = self.follow_own(n, stored) {
             self.checkpoint(&state);
         }
         Ok(Some(n))
@@ -95,13 +96,12 @@ impl Repo {
     }
 
     /// Puts an entry. True if it is in the log now, false if its number is another's.
-    fn put_entry(&self, entry: &LogEntry) -> Result<bool, RepoError> {
-        let key = layout::log_entry(entry.n);
-        let stored = entry.seal(self.header().core.repository, self.keys(), self.signer());
+    fn put_entry(&self, n: u64, stored: &[u8]) -> Result<bool, RepoError> {
+        let key = layout::log_entry(n);
         let mut tries = 0;
         loop {
             tries += 1;
-            let refused = match self.store().put(&key, &stored) {
+            let refused = match self.store().put(&key, stored) {
                 Ok(()) => return Ok(true),
                 Err(error @ StoreError::Exists { .. }) => error,
                 Err(error) if error.outcome_is_unknown() && sabotage::on("unknown-is-success") => {
@@ -114,7 +114,7 @@ impl Repo {
                 Err(error) => return Err(error.into()),
             };
             match self.store().get(&key) {
-                Ok(there) => return Ok(hash_of(&there) == hash_of(&stored)),
+                Ok(there) => return Ok(there == stored),
                 // Not there: the same put again, never a higher number.
                 Err(error) if error.is_not_found() && tries < TRIES => {}
                 Err(error) if error.is_not_found() => return Err(refused.into()),

@@ -59,9 +59,7 @@ impl Writer {
         let base = (shared.base.clone(), shared.base_index.clone());
         let n = commit_run(repo, shared.run, base, segments.into_values(), &mut snapshots)?;
         // The snapshots stand. That index objects cannot be merged now takes nothing from them.
-        if let Ok(state) = repo.follow() {
-            drop(merge_small_indexes(repo, &state));
-        }
+        drop(merge_small_indexes(repo, &repo.state()));
         Ok(Committed { n, snapshots: snapshots.iter().map(|snapshot| snapshot.id).collect() })
     }
 }

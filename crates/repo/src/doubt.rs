@@ -3,7 +3,9 @@
 //! another log than the true one.
 
 use crate::RepoError;
-use crate::log::{EntryHash, hash_of};
+use crate::cbor;
+use crate::log::{self, EntryHash, hash_of};
+use crate::object::{ObjectClass, open_object, seal_object};
 use crate::repo::Repo;
 use crate::state::State;
 use hikae_model::{Advise, ErrorCode, Hint, sabotage};
@@ -78,10 +80,20 @@ impl Advise for Doubt {
 }
 
 /// The last entry that this machine has seen, and in which copy of the repository.
-struct Head {
+pub(crate) struct Head {
     n: u64,
     hash: String,
     place: String,
+}
+
+/// How what this machine has seen of the log compares with what is here.
+pub(crate) enum Seen {
+    /// It has seen nothing, or what it has seen cannot be read now.
+    Nothing,
+    /// The last entry that it has seen is here.
+    Here(Head),
+    /// It is not.
+    Otherwise(Doubt),
 }
 
 impl Repo {
@@ -102,24 +114,41 @@ impl Repo {
     }
 
     /// Compares the log with what this machine has seen of it.
-    pub(crate) fn compare_with_memory(&self) -> Result<Option<Doubt>, RepoError> {
+    pub(crate) fn compare_with_memory(&self) -> Result<Seen, RepoError> {
         let memory = self.head_memory();
-        let Some(Head { n: seen, hash, place }) = read(&memory)? else { return Ok(None) };
-        let here = match seen {
+        let Some(head) = read(&memory)? else { return Ok(Seen::Nothing) };
+        let here = match head.n {
             0 => Some(hash_of(&self.header().to_bytes())),
             n => match self.read_entry(n) {
                 Ok(entry) => entry.map(|(_, _, hash)| hash),
                 // That it is damaged is found when the log is read.
-                Err(RepoError::Damaged { .. }) => return Ok(None),
+                Err(RepoError::Damaged { .. }) => return Ok(Seen::Nothing),
                 Err(error) => return Err(error),
             },
         };
+        let Head { n: seen, place, .. } = &head;
+        let (seen, place) = (*seen, place.clone());
         Ok(match here {
-            Some(here) if hex(&here) == hash => None,
-            Some(_) => Some(Doubt::Another { seen, place, memory }),
-            None if place == self.store().address() => Some(Doubt::RolledBack { seen, memory }),
-            None => Some(Doubt::Older { seen, place, memory }),
+            Some(here) if hex(&here) == head.hash => Seen::Here(head),
+            Some(_) => Seen::Otherwise(Doubt::Another { seen, place, memory }),
+            None if place == self.store().address() => Seen::Otherwise(Doubt::RolledBack { seen, memory }),
+            None => Seen::Otherwise(Doubt::Older { seen, place, memory }),
         })
+    }
+
+    /// What held after the last entry that this machine has seen: then the entries up to it need not be read again, each a
+    /// question to a far store. It is sealed as a checkpoint is, and believed if this process could have written it.
+    pub(crate) fn remembered_state(&self, head: &Head) -> Option<State> {
+        if !self.store().is_far() {
+            return None;
+        }
+        let stored = std::fs::read(self.state_memory()).ok()?;
+        let context = log::context(self.header().core.repository, head.n);
+        let opened = open_object(ObjectClass::Checkpoint, &context, stored, self.keys()).ok()?;
+        let state: State = cbor::from_bytes(&opened.body).ok()?;
+        let is_ours =
+            opened.writer == self.signer().id() && state.repository == self.header().core.repository;
+        (is_ours && state.n == head.n && hex(&state.head) == head.hash).then_some(state)
     }
 
     /// True unless this machine has seen another entry `n` than that of this hash.
@@ -127,18 +156,38 @@ impl Repo {
         Ok(read(&self.head_memory())?.is_none_or(|head| head.n != n || head.hash == hex(&hash)))
     }
 
-    /// Remembers the last entry of `state`, unless a later one is remembered already.
-    pub(crate) fn remember_head(&self, state: &State) -> Result<(), RepoError> {
-        let path = self.head_memory();
-        if !self.doubts().is_empty() || read(&path)?.is_some_and(|head| head.n >= state.n) {
+    /// Remembers `state` and its last entry, unless a later one is remembered already.
+    pub(crate) fn remember(&self, state: &State) -> Result<(), RepoError> {
+        let head = self.head_memory();
+        if !self.doubts().is_empty() || read(&head)?.is_some_and(|head| head.n >= state.n) {
             return Ok(());
         }
+        let context = log::context(state.repository, state.n);
+        let sealed =
+            || seal_object(ObjectClass::Checkpoint, &context, state.to_bytes(), self.keys(), self.signer());
+        // The state counts only with the entry that it stands at, which is therefore remembered last.
+        if self.store().is_far() {
+            replace(&self.state_memory(), &sealed())?;
+        }
         let text = format!("{} {} {}\n", state.n, hex(&state.head), self.store().address());
-        let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
-        std::fs::write(&temporary, text)
-            .and_then(|()| std::fs::rename(&temporary, &path))
-            .map_err(|source| RepoError::Cache { path, source })
+        replace(&head, text.as_bytes())
     }
+
+    fn head_memory(&self) -> PathBuf {
+        self.cache().join("head")
+    }
+
+    fn state_memory(&self) -> PathBuf {
+        self.cache().join("state")
+    }
+}
+
+/// Puts a file of the cache in place of the one that is there.
+fn replace(path: &Path, bytes: &[u8]) -> Result<(), RepoError> {
+    let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
+    std::fs::write(&temporary, bytes)
+        .and_then(|()| std::fs::rename(&temporary, path))
+        .map_err(|source| RepoError::Cache { path: path.to_owned(), source })
 }
 
 /// What is remembered at `path`. What is no memory of ours is none: a cache may be deleted at any time.

@@ -243,6 +243,8 @@ pub fn forget(
     options: ForgetOptions,
     cx: &Cx,
 ) -> Result<ForgetReport, RepoError> {
+    // What counts as a backup that stays is what can be read where it is kept.
+    repo.set_copies_aside();
     // A rule asks for the time; a clock that is wrong must not make everything old (F-1).
     let _lease = match what {
         ToForget::Rule { .. } => Some(Lease::take(repo, "forget")?),

@@ -30,6 +30,7 @@ pub mod layout;
 mod lease;
 pub mod listing;
 pub mod log;
+mod near;
 pub mod object;
 pub mod pack;
 pub mod pieces;

@@ -181,13 +181,36 @@ impl<'r> BlobReader<'r> {
         }
         let start = u64::from(frame.offset);
         let range = start..start + u64::from(frame.stored_bytes);
-        let stored = self.repo.store().get_range(&layout::pack(pack), range)?;
-        let plain = Arc::new(self.open(pack, frame, stored)?);
+        let plain = Arc::new(match frame.head.class {
+            BlobClass::Content => {
+                let stored = self.repo.store().get_range(&layout::pack(pack), range)?;
+                self.open(pack, frame, stored)?
+            }
+            BlobClass::Metadata => self.metadata_frame(pack, frame, range)?,
+        });
         self.opened.push_back((pack, frame.offset, plain.clone()));
         if self.opened.len() > self.kept_frames {
             self.opened.pop_front();
         }
         Ok(plain)
+    }
+
+    /// A frame of metadata, out of the copy of its pack that this machine keeps, if that is good.
+    fn metadata_frame(
+        &mut self,
+        pack: PackId,
+        frame: &PackedFrame,
+        range: Range<u64>,
+    ) -> Result<Vec<u8>, RepoError> {
+        let (near, key) = (self.repo.near(), layout::pack(pack));
+        if let Some(copy) = near.stretch(&key, &range) {
+            match self.open(pack, frame, copy) {
+                Ok(plain) => return Ok(plain),
+                Err(_) => near.forget(&key),
+            }
+        }
+        let stored = near.fetch(self.repo.store(), &key, range)?;
+        self.open(pack, frame, stored)
     }
 
     /// Opens the stored bytes of a frame.

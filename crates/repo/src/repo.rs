@@ -1,20 +1,21 @@
 //! An open repository: its store, its keys, what its log says, and where its blobs are.
 
 use crate::RepoError;
-use crate::doubt::Doubt;
+use crate::doubt::{Doubt, Seen};
 use crate::epoch::{ContentKeys, EpochRecord};
 use crate::header::{Core, FirstSlot, Header};
 use crate::index_set::IndexSet;
 use crate::keys::{MetadataKeys, RepositorySecret, Secret32, Signer};
 use crate::layout;
 use crate::log::{EpochRef, LogEntry, Rights, hash_of};
+use crate::near::Near;
 use crate::object::{BadObject, ObjectClass, open_object, seal_object};
 use crate::recipient::{Identity, identity};
 use crate::salvage::salvage;
 use crate::slot::{self, OpenedSlot, Payload, Unlock, Wrap};
 use crate::snapshot::Snapshot;
 use crate::state::{State, WriterState};
-use crate::unlocked::Unlocked;
+use crate::unlocked::{Unlocked, cache_of};
 use crate::{cbor, log};
 use hikae_model::{Cx, HashKey, IndexId, PackId, RepositoryId, SlotId, SnapshotId, WriterId, sabotage};
 use hikae_store::{Store, StoreError};
@@ -23,13 +24,15 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 
-/// A checkpoint is written after every so many entries.
-const ENTRIES_PER_CHECKPOINT: u64 = 32;
+/// A checkpoint is written after every so many entries: who has never been here reads as many at most, one after the
+/// other.
+const ENTRIES_PER_CHECKPOINT: u64 = 8;
 
 /// An open repository. Shared between threads behind an `Arc`.
 pub struct Repo {
     unlocked: Arc<Unlocked>,
     cache: PathBuf,
+    near: Near,
     cx: Cx,
     followed: RwLock<Followed>,
     dooms: Mutex<Dooms>,
@@ -227,7 +230,7 @@ impl Repo {
         cache: &Path,
         cx: &Cx,
     ) -> Result<Self, RepoError> {
-        Self::follow_from(Arc::new(Unlocked::open(store, unlock, identities)?), cache, cx)
+        Self::follow_from(Arc::new(Unlocked::open(store, unlock, identities, cache)?), cache, cx)
     }
 
     /// Reads the log of a repository that was unlocked.
@@ -235,14 +238,15 @@ impl Repo {
     /// # Errors
     /// As for [`open`](Self::open).
     pub fn follow_from(unlocked: Arc<Unlocked>, cache: &Path, cx: &Cx) -> Result<Self, RepoError> {
-        let cache = cache.join(unlocked.header.core.repository.to_string());
-        let made = std::fs::create_dir_all(cache.join("index"));
-        made.map_err(|source| RepoError::Cache { path: cache.clone(), source })?;
-        for directory in [&cache, &cache.join("index")] {
-            sweep_cache(directory, cx);
+        let cache = cache_of(cache, &unlocked.header);
+        for directory in [cache.join("index"), cache.join("near"), cache.clone()] {
+            let made = std::fs::create_dir_all(&directory);
+            made.map_err(|source| RepoError::Cache { path: directory.clone(), source })?;
+            sweep_cache(&directory, cx);
         }
-        let state = Arc::new(newest_checkpoint(&unlocked)?);
+        let state = Arc::new(State::begin(&unlocked.header));
         let mut repo = Self {
+            near: Near::of(&*unlocked.store, cache.join("near")),
             unlocked,
             cache,
             cx: cx.clone(),
@@ -252,8 +256,17 @@ impl Repo {
             doubts: Vec::new(),
             is_salvaged: false,
         };
-        repo.doubts.extend(repo.compare_with_memory()?);
-        match repo.follow().and_then(|state| repo.check_log_ends_at(state.n)) {
+        let seen = repo.compare_with_memory()?;
+        let state = match seen {
+            Seen::Here(head) => repo.remembered_state(&head),
+            Seen::Nothing => None,
+            Seen::Otherwise(doubt) => {
+                repo.doubts.push(doubt);
+                None
+            }
+        };
+        repo.begin_at(state.map_or_else(|| newest_checkpoint(&repo.unlocked), Ok)?);
+        match repo.follow_to_the_end() {
             Ok(()) => {}
             // Only who reads goes on from here: see `check_no_doubt`.
             Err(RepoError::Damaged { .. } | RepoError::BadLog { .. }) => repo.read_past_damage()?,
@@ -262,15 +275,29 @@ impl Repo {
         Ok(repo)
     }
 
+    fn begin_at(&mut self, state: State) {
+        *lock(&self.dooms) = Dooms::of(&state);
+        let followed = Followed { state: Arc::new(state), index: Arc::default() };
+        *self.followed.write().unwrap_or_else(|broken| broken.into_inner()) = followed;
+    }
+
+    /// Reads the log to its end, and sees that nothing is missing before that.
+    fn follow_to_the_end(&self) -> Result<(), RepoError> {
+        // Most often nothing has come since this machine last looked, and then this is the only question.
+        let n = self.state().n;
+        match self.last_entry_after(n)? {
+            None => Ok(()),
+            Some(_) => self.follow().and_then(|state| self.check_log_ends_at(state.n)),
+        }
+    }
+
     /// Reads the log past what cannot be read, and stays with what came of it.
     fn read_past_damage(&mut self) -> Result<(), RepoError> {
         let mut state = (*self.state()).clone();
         let doubts = salvage(self, &mut state)?;
         self.is_salvaged = !doubts.is_empty();
         self.doubts.extend(doubts);
-        *lock(&self.dooms) = Dooms::of(&state);
-        let followed = Followed { state: Arc::new(state), index: Arc::default() };
-        *self.followed.write().unwrap_or_else(|broken| broken.into_inner()) = followed;
+        self.begin_at(state);
         Ok(())
     }
 
@@ -283,26 +310,61 @@ impl Repo {
             return Ok(self.state());
         }
         let _one_at_a_time = lock(&self.following);
-        let mut followed = self.followed().clone();
-        let mut state = (*followed.state).clone();
+        let mut state = (*self.state()).clone();
+        let n = state.n;
         while let Some((entry, writer, hash)) = self.read_entry(state.n + 1)? {
-            let n = entry.n;
-            state.apply(&entry, writer, hash).map_err(|why| RepoError::BadLog { n, why: why.to_string() })?;
-            if let log::Change::Prune(prune) = &entry.change {
-                lock(&self.dooms).read(n, prune, &state);
-            }
-            if let log::Change::Removed(removed) = &entry.change {
-                // Names that are gone never come back, so neither do their files in the cache. One that stays
-                // costs space and nothing else.
-                let gone = removed.indexes.iter().filter(|index| !state.indexes.contains_key(index));
-                gone.for_each(|index| drop(std::fs::remove_file(self.index_cache().join(index.to_string()))));
-            }
+            self.take(&mut state, &entry, writer, hash)?;
         }
-        if state != *followed.state {
-            followed.state = Arc::new(state);
-            *self.followed.write().unwrap_or_else(|broken| broken.into_inner()) = followed.clone();
-            self.remember_head(&followed.state)?;
+        if state.n > n { self.stand_at(state) } else { Ok(self.state()) }
+    }
+
+    /// Goes on to entry `n`, which this process has just put and need not fetch: these are its bytes.
+    ///
+    /// # Errors
+    /// As for [`follow`](Self::follow).
+    pub(crate) fn follow_own(&self, n: u64, stored: Vec<u8>) -> Result<Arc<State>, RepoError> {
+        let one_at_a_time = lock(&self.following);
+        let mut state = (*self.state()).clone();
+        if state.n + 1 != n {
+            drop(one_at_a_time);
+            return self.follow();
         }
+        let (entry, writer, hash) = self.open_entry(n, stored)?;
+        self.take(&mut state, &entry, writer, hash)?;
+        self.stand_at(state)
+    }
+
+    /// Goes on from `state` by the entry that follows it.
+    fn take(
+        &self,
+        state: &mut State,
+        entry: &LogEntry,
+        writer: WriterId,
+        hash: log::EntryHash,
+    ) -> Result<(), RepoError> {
+        let n = entry.n;
+        state.apply(entry, writer, hash).map_err(|why| RepoError::BadLog { n, why: why.to_string() })?;
+        if let log::Change::Prune(prune) = &entry.change {
+            lock(&self.dooms).read(n, prune, state);
+        }
+        if let log::Change::Removed(removed) = &entry.change {
+            // Names that are gone never come back, so neither do their files in the cache. One that stays
+            // costs space and nothing else.
+            let gone = removed.indexes.iter().filter(|index| !state.indexes.contains_key(index));
+            gone.for_each(|index| drop(std::fs::remove_file(self.index_cache().join(index.to_string()))));
+            let packs = removed.packs.iter().map(|pack| layout::pack(*pack));
+            let snapshots = removed.snapshots.iter().map(|snapshot| layout::snapshot(*snapshot));
+            packs.chain(snapshots).for_each(|key| self.near.forget(&key));
+        }
+        Ok(())
+    }
+
+    /// Makes `state` the one that was read last.
+    fn stand_at(&self, state: State) -> Result<Arc<State>, RepoError> {
+        let mut followed = self.followed();
+        followed.state = Arc::new(state);
+        *self.followed.write().unwrap_or_else(|broken| broken.into_inner()) = followed.clone();
+        self.remember(&followed.state)?;
         Ok(followed.state)
     }
 
@@ -363,16 +425,18 @@ impl Repo {
     /// # Errors
     /// [`RepoError::Damaged`] if it does not open.
     pub fn read_entry(&self, n: u64) -> Result<Option<(LogEntry, WriterId, log::EntryHash)>, RepoError> {
-        let key = layout::log_entry(n);
-        let stored = match self.store().get(&key) {
-            Ok(stored) => stored,
-            Err(error) if error.is_not_found() => return Ok(None),
-            Err(error) => return Err(error.into()),
-        };
+        match self.store().get(&layout::log_entry(n)) {
+            Ok(stored) => self.open_entry(n, stored).map(Some),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn open_entry(&self, n: u64, stored: Vec<u8>) -> Result<(LogEntry, WriterId, log::EntryHash), RepoError> {
         let hash = hash_of(&stored);
         let opened = LogEntry::open(n, stored, self.header().core.repository, self.keys());
-        let (entry, writer) = opened.map_err(RepoError::damaged(key))?;
-        Ok(Some((entry, writer, hash)))
+        let (entry, writer) = opened.map_err(RepoError::damaged(layout::log_entry(n)))?;
+        Ok((entry, writer, hash))
     }
 
     /// Reads the record of a snapshot, whether it is in the state or not.
@@ -380,7 +444,19 @@ impl Repo {
     /// # Errors
     /// [`RepoError::Damaged`] if it does not open.
     pub fn snapshot(&self, id: SnapshotId) -> Result<Snapshot, RepoError> {
-        Snapshot::read(self.store(), id, self.keys())
+        let key = layout::snapshot(id);
+        let stored = self.near.get(self.store(), &key)?;
+        Snapshot::open(id, stored, self.keys()).map_err(RepoError::damaged(key))
+    }
+
+    /// From here on nothing is read from the copies that this machine keeps of small objects: what comes back comes back
+    /// from the store.
+    pub fn set_copies_aside(&self) {
+        self.near.set_aside();
+    }
+
+    pub(crate) fn near(&self) -> &Near {
+        &self.near
     }
 
     /// The newest state, in which those snapshots count as set aside, too, whose record cannot be read today:
@@ -510,7 +586,7 @@ impl Repo {
     /// [`RepoError::Damaged`] if it does not open.
     pub fn read_epoch(&self, epoch: &EpochRef) -> Result<EpochRecord, RepoError> {
         let key = layout::slot(epoch.object);
-        let stored = self.store().get(&key)?;
+        let stored = self.near.get(self.store(), &key)?;
         if hash_of(&stored) != *epoch.object.as_bytes() {
             return Err(RepoError::damaged(key)(BadObject::BrokenSeal));
         }
@@ -587,14 +663,14 @@ impl Repo {
         self.cache.join("index")
     }
 
+    /// Where this machine keeps what it remembers of this repository. All of it may be deleted at any time.
+    pub(crate) fn cache(&self) -> &Path {
+        &self.cache
+    }
+
     /// Where this machine remembers what the log has let go.
     pub(crate) fn let_go_memory(&self) -> PathBuf {
         self.cache.join("let-go")
-    }
-
-    /// Where this machine remembers the last entry that it has seen.
-    pub(crate) fn head_memory(&self) -> PathBuf {
-        self.cache.join("head")
     }
 
     fn followed(&self) -> Followed {
@@ -607,15 +683,24 @@ impl Repo {
     /// # Errors
     /// [`RepoError::BadLog`] if it does not.
     pub(crate) fn check_log_ends_at(&self, n: u64) -> Result<(), RepoError> {
-        let mut last = 0;
-        self.store()
-            .list(layout::LOG, &mut |object| last = last.max(layout::name_of(&object.key).unwrap_or(0)))?;
         // Somebody may have put `n + 1` since we looked; then it is there now.
-        if last > n && self.read_entry(n + 1)?.is_none() {
-            let why = format!("is missing, and entry {last} is there");
-            return Err(RepoError::BadLog { n: n + 1, why });
+        match self.last_entry_after(n)? {
+            Some(last) if self.read_entry(n + 1)?.is_none() => {
+                let why = format!("is missing, and entry {last} is there");
+                Err(RepoError::BadLog { n: n + 1, why })
+            }
+            _ => Ok(()),
         }
-        Ok(())
+    }
+
+    /// The last of the entries after `n` that are listed.
+    fn last_entry_after(&self, n: u64) -> Result<Option<u64>, RepoError> {
+        let mut last = None;
+        let after = layout::log_entry(n);
+        self.store().list_after(layout::LOG, &after, &mut |object| {
+            last = last.max(layout::name_of::<u64>(&object.key).filter(|listed| *listed > n));
+        })?;
+        Ok(last)
     }
 }
 

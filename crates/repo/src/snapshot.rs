@@ -104,19 +104,16 @@ impl Snapshot {
         let stored =
             seal_object(ObjectClass::Snapshot, b"", cbor::to_bytes(&record), repo.keys(), repo.signer());
         let id = SnapshotId::from_bytes(*blake3::hash(&stored).as_bytes());
-        repo.put_named(&layout::snapshot(id), &stored)?;
+        let key = layout::snapshot(id);
+        repo.put_named(&key, &stored)?;
+        repo.near().keep(&key, &stored);
         Ok(Self { id, writer: repo.signer().id(), record })
     }
 
-    /// Reads a snapshot record.
+    /// Reads a record out of the store, with its stored bytes, which are right.
     ///
     /// # Errors
     /// [`RepoError::Damaged`] if it is not the record that its name promises.
-    pub fn read(store: &dyn Store, id: SnapshotId, keys: &MetadataKeys) -> Result<Self, RepoError> {
-        Self::read_stored(store, id, keys).map(|(snapshot, _)| snapshot)
-    }
-
-    /// The same with its stored bytes, which are right.
     pub(crate) fn read_stored(
         store: &dyn Store,
         id: SnapshotId,
@@ -128,7 +125,11 @@ impl Snapshot {
         Ok((opened, stored))
     }
 
-    fn open(id: SnapshotId, stored: Vec<u8>, keys: &MetadataKeys) -> Result<Self, BadObject> {
+    /// Opens the stored bytes of a record.
+    ///
+    /// # Errors
+    /// [`BadObject`] if they are not the record that its name promises.
+    pub fn open(id: SnapshotId, stored: Vec<u8>, keys: &MetadataKeys) -> Result<Self, BadObject> {
         if blake3::hash(&stored).as_bytes() != id.as_bytes() {
             return Err(BadObject::BrokenSeal);
         }

@@ -14,6 +14,7 @@ use crate::recipient::{Identity, identity};
 use crate::slot::{self, OpenedSlot, Payload, Unlock};
 use hikae_model::SlotId;
 use hikae_store::Store;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Store, identity and keys of a repository.
@@ -27,11 +28,17 @@ pub struct Unlocked {
 }
 
 impl Unlocked {
-    /// Unlocks the repository in `store`. `identities` open contents in addition to what `unlock` gives.
+    /// Unlocks the repository in `store`. `identities` open contents in addition to what `unlock` gives. Which slot its key
+    /// opens is remembered below `cache`, if the store is far.
     ///
     /// # Errors
     /// [`RepoError::NoRepository`], [`RepoError::WrongKey`], [`RepoError::TooNew`].
-    pub fn open(store: Arc<dyn Store>, unlock: Unlock, identities: Vec<Identity>) -> Result<Self, RepoError> {
+    pub fn open(
+        store: Arc<dyn Store>,
+        unlock: Unlock,
+        identities: Vec<Identity>,
+        cache: &Path,
+    ) -> Result<Self, RepoError> {
         let bytes = match store.get(&layout::header()) {
             Ok(bytes) => bytes,
             Err(error) if error.is_not_found() => {
@@ -48,7 +55,10 @@ impl Unlocked {
                 }
                 OpenedSlot { payload: Payload::Owner(secret), header: header.core.hash() }
             }
-            unlock => open_a_slot(&*store, &header, &unlock)?,
+            unlock => {
+                let memory = cache_of(cache, &header).join("slot");
+                open_a_slot(&*store, &header, &unlock, store.is_far().then_some(&memory))?
+            }
         };
         Self::with(store, header, opened, identities)
     }
@@ -90,23 +100,48 @@ impl Unlocked {
     }
 }
 
-/// The slot that our key opens and that vouches for the header.
+/// Where a machine keeps what it remembers of a repository.
+pub(crate) fn cache_of(cache: &Path, header: &Header) -> PathBuf {
+    cache.join(header.core.repository.to_string())
+}
+
+/// The slot that our key opens and that vouches for the header. The one that `memory` names is tried first, for to list
+/// all and to try each takes time; only its name is remembered, so that a slot that was removed opens nothing.
 ///
 /// One that our key opens may vouch for another header: an `init` that died before it put its own, with the same
 /// passphrase or key file, left it behind. Only if there is no other, the header was changed.
-fn open_a_slot(store: &dyn Store, header: &Header, unlock: &Unlock) -> Result<OpenedSlot, RepoError> {
+fn open_a_slot(
+    store: &dyn Store,
+    header: &Header,
+    unlock: &Unlock,
+    memory: Option<&PathBuf>,
+) -> Result<OpenedSlot, RepoError> {
+    let remembered = memory.and_then(|memory| std::fs::read_to_string(memory).ok()?.parse::<SlotId>().ok());
+    if let Some(id) = remembered
+        && let Ok(stored) = store.get(&layout::slot(id))
+        && hash_of(&stored) == *id.as_bytes()
+        && let Ok(Some(opened)) = slot::open(&stored, unlock)
+        && opened.header == header.core.hash()
+    {
+        return Ok(opened);
+    }
     let mut slots = Vec::new();
     store.list(layout::KEYS, &mut |object| slots.push(object.key))?;
     let mut damaged = None;
     let mut of_another = false;
     for key in slots {
         let stored = store.get(&key)?;
-        if layout::name_of::<SlotId>(&key).is_none_or(|id| hash_of(&stored) != *id.as_bytes()) {
+        let id = layout::name_of::<SlotId>(&key).filter(|id| hash_of(&stored) == *id.as_bytes());
+        let Some(id) = id else {
             damaged = Some(RepoError::damaged(key)(BadObject::BrokenSeal));
             continue;
-        }
+        };
         match slot::open(&stored, unlock).map_err(RepoError::damaged(key))? {
-            Some(opened) if opened.header == header.core.hash() => return Ok(opened),
+            Some(opened) if opened.header == header.core.hash() => {
+                // What cannot be remembered costs time and nothing else.
+                memory.into_iter().for_each(|memory| drop(std::fs::write(memory, id.to_string())));
+                return Ok(opened);
+            }
             Some(_) => of_another = true,
             None => {}
         }

@@ -139,6 +139,7 @@ impl Damage {
 /// [`RepoError::NeedsIdentity`] if contents are to be read without one, [`RepoError::Cancelled`], and any
 /// failure to list the store or to use the cache.
 pub fn verify(repo: &Repo, options: &VerifyOptions, cx: &Cx) -> Result<VerifyReport, RepoError> {
+    repo.set_copies_aside();
     if options.read_data && !repo.contents().has_identity() {
         return Err(RepoError::NeedsIdentity);
     }

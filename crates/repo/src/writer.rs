@@ -517,9 +517,14 @@ impl Shared {
         sessions: &[SessionRecord],
         epochs: &[EpochRecord],
     ) -> Result<(), RepoError> {
-        let stored = self.repo.put_named(&layout::pack(pack.id), &pack.bytes);
+        let key = layout::pack(pack.id);
+        let stored = self.repo.put_named(&key, &pack.bytes);
         if !sabotage::on("failed-store-unnoticed") {
             stored?;
+        }
+        // No pack holds frames of both classes.
+        if pack.frames.first().is_some_and(|frame| frame.head.class == BlobClass::Metadata) {
+            self.repo.near().keep(&key, &pack.bytes);
         }
         let indexed = IndexedPack { id: pack.id, bytes: pack.bytes.len() as u64 };
         lock(&self.spare_packs).push(pack.bytes);

@@ -31,6 +31,11 @@ pub trait Store: Send + Sync {
         1
     }
 
+    /// True if each question takes the time of a network, so that what can be kept near is worth keeping.
+    fn is_far(&self) -> bool {
+        self.puts_at_once() > 1
+    }
+
     /// Stores `bytes` whole or not at all; on `Ok` they are durable. Objects are never replaced: a taken
     /// `key` is [`StoreError::Exists`], whatever it holds. Of several that put one key at once, exactly one
     /// gets `Ok`.
@@ -65,6 +70,23 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// Any failure to read the list whole.
     fn list(&self, prefix: &str, show: &mut dyn FnMut(Object)) -> Result<(), StoreError>;
+
+    /// The same of those objects alone whose name comes behind `after`, byte by byte: what has been put at the end of a log.
+    ///
+    /// # Errors
+    /// As for `list`.
+    fn list_after(
+        &self,
+        prefix: &str,
+        after: &ObjectKey,
+        show: &mut dyn FnMut(Object),
+    ) -> Result<(), StoreError> {
+        self.list(prefix, &mut |object| {
+            if object.key > *after {
+                show(object);
+            }
+        })
+    }
 
     /// Size and age of one object.
     ///

@@ -98,6 +98,10 @@ impl Store for Limited {
         self.store.puts_at_once()
     }
 
+    fn is_far(&self) -> bool {
+        self.store.is_far()
+    }
+
     fn put(&self, key: &ObjectKey, bytes: &[u8]) -> Result<(), StoreError> {
         // What failed was sent as well, or some of it.
         self.up.keep(&self.cx, || self.store.put(key, bytes), |_| bytes.len())
@@ -117,6 +121,15 @@ impl Store for Limited {
 
     fn list(&self, prefix: &str, show: &mut dyn FnMut(Object)) -> Result<(), StoreError> {
         self.store.list(prefix, show)
+    }
+
+    fn list_after(
+        &self,
+        prefix: &str,
+        after: &ObjectKey,
+        show: &mut dyn FnMut(Object),
+    ) -> Result<(), StoreError> {
+        self.store.list_after(prefix, after, show)
     }
 
     fn stat(&self, key: &ObjectKey) -> Result<Object, StoreError> {

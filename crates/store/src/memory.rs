@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 pub struct MemoryStore {
     state: Arc<Mutex<State>>,
     clock: Option<Arc<dyn Clock>>,
+    is_far: bool,
 }
 
 #[derive(Clone, Default)]
@@ -72,18 +73,23 @@ impl MemoryStore {
         for change in state.history.iter().take(n_changes) {
             then.apply(change.clone());
         }
-        Self { state: Arc::new(Mutex::new(then)), clock: self.clock.clone() }
+        Self { state: Arc::new(Mutex::new(then)), ..self.clone() }
     }
 
     /// A store of its own that holds the same objects now and has no history.
     pub fn fork(&self) -> Self {
         let forked = State { objects: self.state().objects.clone(), history: Vec::new() };
-        Self { state: Arc::new(Mutex::new(forked)), clock: self.clock.clone() }
+        Self { state: Arc::new(Mutex::new(forked)), ..self.clone() }
     }
 
     /// The same store, whose objects are of the age that `clock` says from here on.
     pub fn on_clock(self, clock: Arc<dyn Clock>) -> Self {
         Self { clock: Some(clock), ..self }
+    }
+
+    /// The same store, that says it is as far away as one behind a network.
+    pub fn far(self) -> Self {
+        Self { is_far: true, ..self }
     }
 
     /// Every key, in order.
@@ -134,6 +140,10 @@ impl State {
 impl Store for MemoryStore {
     fn address(&self) -> String {
         "memory".to_owned()
+    }
+
+    fn is_far(&self) -> bool {
+        self.is_far
     }
 
     fn put(&self, key: &ObjectKey, bytes: &[u8]) -> Result<(), StoreError> {

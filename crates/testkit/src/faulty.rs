@@ -455,6 +455,10 @@ impl Store for FaultyStore {
         self.inner.address()
     }
 
+    fn is_far(&self) -> bool {
+        self.inner.is_far()
+    }
+
     fn put(&self, key: &ObjectKey, bytes: &[u8]) -> Result<(), StoreError> {
         let delayed = || Delayed::Put { key: key.clone(), bytes: bytes.to_vec() };
         self.change(Verb::Put, key, delayed, || self.inner.put(key, bytes))

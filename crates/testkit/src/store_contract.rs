@@ -15,6 +15,7 @@ pub type Promise = (&'static str, fn(&dyn Store));
 /// Every promise.
 pub const PROMISES: &[Promise] = &[
     ("what is put comes back", what_is_put_comes_back),
+    ("what comes behind a name is listed alone", what_comes_behind_a_name_is_listed_alone),
     ("sizes at every edge come back", sizes_at_every_edge_come_back),
     ("keys of every form and length are kept apart", keys_of_every_form_and_length_are_kept_apart),
     ("an object is never replaced", an_object_is_never_replaced),
@@ -62,6 +63,21 @@ pub fn listed(store: &dyn Store, prefix: &str) -> Result<Vec<Object>, StoreError
     store.list(prefix, &mut |object| objects.push(object))?;
     objects.sort_by(|a, b| a.key.cmp(&b.key));
     Ok(objects)
+}
+
+fn what_comes_behind_a_name_is_listed_alone(store: &dyn Store) {
+    for n in 0..30 {
+        store.put(&key(&format!("log/{n:020}")), b"entry").unwrap();
+    }
+    store.put(&key("packs/3f/3f02"), b"beyond").unwrap();
+    for after in [0, 7, 28, 29, 40] {
+        let mut behind = Vec::new();
+        let after = key(&format!("log/{after:020}"));
+        store.list_after("log", &after, &mut |object| behind.push(object.key)).unwrap();
+        behind.sort();
+        let all = listed(store, "log").unwrap().into_iter().map(|object| object.key);
+        assert_eq!(behind, all.filter(|key| *key > after).collect::<Vec<_>>());
+    }
 }
 
 fn noise(seed: u64, n_bytes: usize) -> Vec<u8> {

@@ -33,8 +33,8 @@ pub struct CatArgs {
 
 pub fn run(args: &CatArgs, app: &App) -> Result<Ended, Failure> {
     let repo = app.open()?;
-    let state = app.readable(&repo)?;
-    let snapshot = args.snapshot.resolve(&state, args.source.as_deref(), &app.around.zone)?;
+    let chosen = app.choose(&repo, &args.snapshot, args.source.as_deref())?;
+    let snapshot = chosen.snapshot();
     let path = path_of(&repo, snapshot.snapshot.id, args.path.as_bytes())?;
     // Where there is no configuration, or a broken one in an outage, nothing is known to be secret.
     let config = if args.reveal { Config::default() } else { app.config_or_none().unwrap_or_default() };

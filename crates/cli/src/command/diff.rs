@@ -42,10 +42,8 @@ struct DiffResult {
 
 pub fn run(args: &DiffArgs, app: &App) -> Result<Ended, Failure> {
     let repo = app.open()?;
-    let state = app.readable(&repo)?;
     let find = |selector: &SnapshotSelector| {
-        let found = selector.resolve(&state, args.source.as_deref(), &app.around.zone);
-        found.map(|snapshot| snapshot.snapshot.id)
+        app.choose(&repo, selector, args.source.as_deref()).map(|chosen| chosen.id)
     };
     let (first, second) = (find(&args.first)?, find(&args.second)?);
     let mut changes = Vec::new();

@@ -1,7 +1,7 @@
 //! `hikae drill`
 
 use super::shown;
-use crate::app::{App, wal_program};
+use crate::app::{App, Chosen, wal_program};
 use crate::failure::{Ended, Failure};
 use crate::page::{Mark, marked};
 use clap::Args;
@@ -10,6 +10,7 @@ use hikae_ops::Repo;
 use hikae_ops::drill::{DrillOptions, DrillReport, drill};
 use hikae_ops::select::SnapshotSelector;
 use serde::Serialize;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -123,22 +124,23 @@ impl Drilled {
 
 pub fn run(args: &DrillArgs, app: &App) -> Result<Ended, Failure> {
     let repo = app.open()?;
-    let state = app.readable(&repo)?;
+    // What this machine has kept near would prove nothing.
+    repo.set_copies_aside();
+    let state = repo.follow()?;
     let mut snapshots = Vec::new();
     if args.snapshots.is_empty() {
-        let mut sources: Vec<&str> =
+        let sources: BTreeSet<&str> =
             state.snapshots.values().map(|one| one.snapshot.source.as_str()).collect();
-        sources.sort_unstable();
-        sources.dedup();
         for source in
             sources.into_iter().filter(|name| args.source.as_deref().is_none_or(|only| only == *name))
         {
-            snapshots.push(SnapshotSelector::Latest.resolve(&state, Some(source), &app.around.zone)?);
+            snapshots.push(app.choose(&repo, &SnapshotSelector::Latest, Some(source))?);
         }
     }
     for selector in &args.snapshots {
-        snapshots.push(selector.resolve(&state, args.source.as_deref(), &app.around.zone)?);
+        snapshots.push(app.choose(&repo, selector, args.source.as_deref())?);
     }
+    let snapshots: Vec<_> = snapshots.iter().map(Chosen::snapshot).collect();
     if snapshots.is_empty() {
         let advice = "make one with `hikae backup`";
         return Err(Failure::new(ErrorCode::Usage, "there is no snapshot to drill", Some(advice.into())));

@@ -30,8 +30,8 @@ pub struct LsArgs {
 
 pub fn run(args: &LsArgs, app: &App) -> Result<Ended, Failure> {
     let repo = app.open()?;
-    let state = app.readable(&repo)?;
-    let snapshot = args.snapshot.resolve(&state, args.source.as_deref(), &app.around.zone)?;
+    let chosen = app.choose(&repo, &args.snapshot, args.source.as_deref())?;
+    let snapshot = chosen.snapshot();
     let path = parse_path(args.path.as_deref().unwrap_or_default().as_bytes())?;
     let mut entries = Vec::new();
     let mut show = |listed: ListedEntry| {

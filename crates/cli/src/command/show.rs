@@ -35,8 +35,8 @@ fn first(names: &[String]) -> String {
 
 pub fn run(args: &ShowArgs, app: &App) -> Result<Ended, Failure> {
     let repo = app.open()?;
-    let state = app.readable(&repo)?;
-    let snapshot = args.snapshot.resolve(&state, args.source.as_deref(), &app.around.zone)?;
+    let chosen = app.choose(&repo, &args.snapshot, args.source.as_deref())?;
+    let snapshot = chosen.snapshot();
     let shown = show(&repo, snapshot)?;
     let listed = &shown.listed;
     let mut table = Table::new(&[("", Align::Left), ("", Align::Left)]);

@@ -35,10 +35,8 @@ pub struct VerifyArgs {
 
 pub fn run(args: &VerifyArgs, app: &App) -> Result<Ended, Failure> {
     let repo = app.open()?;
-    let state = app.readable(&repo)?;
     let find = |selector: &SnapshotSelector| {
-        let found = selector.resolve(&state, args.source.as_deref(), &app.around.zone);
-        found.map(|snapshot| snapshot.snapshot.id)
+        app.choose(&repo, selector, args.source.as_deref()).map(|chosen| chosen.id)
     };
     let snapshots = args.snapshots.iter().map(find).collect::<Result<Vec<_>, _>>()?;
     let options = VerifyOptions {

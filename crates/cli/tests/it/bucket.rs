@@ -2,8 +2,8 @@
 
 use crate::home::Home;
 use hikae_testkit::{Asked, Fate, HttpProxy, S3Fault, SeaweedFs, system_clock};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// A home whose repository is in a bucket at `endpoint`, with one source.
@@ -228,4 +228,78 @@ fn a_run_whose_key_ends_for_good_says_so_with_a_code_of_its_own() {
     home.expect(0, &["backup"]);
     home.expect(0, &["verify", "--read-data"]);
     assert_eq!(home.json(&["list"])["result"].as_array().unwrap().len(), 2);
+}
+
+/// Each request takes the time of a network. The goals are 15, 6 and 20.
+#[test]
+fn little_is_asked_of_a_server() {
+    let Some(server) = SeaweedFs::start() else { return };
+    let said = Arc::new(Mutex::new(Vec::new()));
+    let log = said.clone();
+    let proxy = HttpProxy::start(&server.endpoint().replace("http://", ""), move |request: &Asked| {
+        log.lock().unwrap().push(format!("{} {}", request.method, request.path));
+        Fate::Pass
+    });
+    let home = home(&proxy.endpoint());
+    home.expect(0, &["store", "init"]);
+    home.expect(0, &["init"]);
+    for n in 0..30 {
+        home.write("docs/3", format!("content {n}"));
+        home.expect(0, &["backup"]);
+    }
+    let asks = |most: usize, run: &dyn Fn()| {
+        said.lock().unwrap().clear();
+        run();
+        let said = said.lock().unwrap();
+        assert!(said.len() <= most, "{} requests:\n{}", said.len(), said.join("\n"));
+    };
+    asks(15, &|| drop(home.expect(0, &["backup"])));
+    asks(6, &|| drop(home.expect(0, &["list"])));
+    let path = home.path("docs/7");
+    let arguments = |target: &str| {
+        ["restore", "docs", "--path", path.to_str().unwrap(), "--target", target].map(str::to_owned)
+    };
+    let target = home.path("back");
+    asks(6, &|| drop(home.expect(0, &arguments(target.to_str().unwrap()).each_ref().map(String::as_str))));
+
+    // From a machine that has seen nothing of it.
+    let elsewhere = Home::new();
+    let key = elsewhere.write_private("key", std::fs::read(home.key_file()).unwrap());
+    let target = elsewhere.path("back");
+    let place = format!("s3:{}/backups/of/here", proxy.endpoint());
+    let mut all = arguments(target.to_str().unwrap()).to_vec();
+    all.extend(["--store", &place, "--key-file", key.to_str().unwrap()].map(str::to_owned));
+    asks(20, &|| {
+        let mut command = elsewhere.command(&all.iter().map(String::as_str).collect::<Vec<_>>());
+        command.env("AWS_ACCESS_KEY_ID", SeaweedFs::ACCESS_KEY);
+        command.env("AWS_SECRET_ACCESS_KEY", SeaweedFs::SECRET_KEY);
+        let ran = crate::home::Ran::of(&command.output().unwrap());
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    });
+}
+
+/// What this machine keeps copies of comes back to it; whether it would from the bucket, only the bucket shows.
+#[test]
+fn a_drill_is_not_passed_by_the_copies_that_are_kept_near() {
+    let Some(server) = SeaweedFs::start() else { return };
+    let gone = Arc::new(Mutex::new(None));
+    let pack = gone.clone();
+    let proxy = HttpProxy::start(&server.endpoint().replace("http://", ""), move |request: &Asked| {
+        let is_gone = pack.lock().unwrap().as_ref().is_some_and(|pack: &String| request.path.contains(pack));
+        if is_gone { Fate::Answer(404, "NoSuchKey") } else { Fate::Pass }
+    });
+    let home = home(&proxy.endpoint());
+    home.expect(0, &["store", "init"]);
+    home.expect(0, &["init"]);
+    home.expect(0, &["backup"]);
+    home.expect(0, &["drill"]);
+    let repositories = std::fs::read_dir(home.path("cache/hikae")).unwrap();
+    let near = repositories.map(|repository| repository.unwrap().path().join("near"));
+    let copies = near.filter(|near| near.is_dir()).flat_map(|near| std::fs::read_dir(near).unwrap());
+    let names: Vec<String> = copies.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+    let pack = names.iter().find_map(|name| name.strip_prefix("packs-")).expect("a copy of a listing");
+    *gone.lock().unwrap() = Some(pack.replace('-', "/"));
+    home.expect(0, &["ls", "docs"]);
+    home.expect(4, &["drill"]);
+    home.expect(4, &["verify"]);
 }

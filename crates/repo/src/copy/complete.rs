@@ -37,6 +37,7 @@ pub struct Matched {
 /// # Errors
 /// Any failure to read that is no damage.
 pub fn completeness(repo: &Repo, ids: &[SnapshotId], cx: &Cx) -> Result<Completeness, RepoError> {
+    repo.set_copies_aside();
     let mut stored: HashMap<PackId, u64> = HashMap::new();
     repo.store().list(layout::PACKS, &mut |object| {
         stored.extend(layout::name_of::<PackId>(&object.key).map(|id| (id, object.bytes)));

@@ -34,6 +34,8 @@ pub struct Healed {
 /// [`RepoError::OtherFamily`], [`RepoError::NoRight`], and any failure of either repository that is no damage.
 pub fn heal(from: &Repo, to: &Repo, cx: &Cx) -> Result<Healed, RepoError> {
     check_family(from, to)?;
+    // What is damaged in a store is to be found, whatever this machine has kept of it.
+    [from, to].iter().for_each(|repo| repo.set_copies_aside());
     to.check_may(&*to.follow()?, &Change::Commit(Commit::default()))?;
     from.follow()?;
     let target = Holdings::of(to)?;
@@ -76,7 +78,7 @@ fn walk(
     walked: &HashSet<hikae_model::BlobId>,
     lacks: &dyn Fn(hikae_model::BlobId) -> Result<bool, RepoError>,
 ) -> Result<Found, RepoError> {
-    let snapshot = Snapshot::read(repo.store(), id, repo.keys())?;
+    let (snapshot, _) = Snapshot::read_stored(repo.store(), id, repo.keys())?;
     let mut found = Found::default();
     found.walk(&mut BlobReader::new(repo)?, &snapshot, walked, lacks)?;
     Ok(found)

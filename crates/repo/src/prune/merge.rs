@@ -12,7 +12,7 @@ use crate::state::State;
 use hikae_model::RunId;
 
 /// So many small index objects of one writer are merged.
-const SMALL_INDEXES: usize = 32;
+const SMALL_INDEXES: usize = 8;
 
 /// How long the old ones stay stored, for who looks in them: two weeks.
 const SOFT_SECONDS: u64 = 14 * 86_400;

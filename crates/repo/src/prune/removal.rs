@@ -106,6 +106,23 @@ fn remove_due(
         cx.check()?;
         repo.store().remove(&layout::snapshot(*snapshot))?;
     }
+    remove_old_checkpoints(repo, cx)
+}
+
+/// So many of the newest checkpoints stay: one may be of a writer whom some do not believe.
+const KEPT_CHECKPOINTS: usize = 8;
+
+/// Who is about to read one that goes reads a newer one, or the log itself.
+fn remove_old_checkpoints(repo: &Repo, cx: &Cx) -> Result<(), RepoError> {
+    let mut numbers: Vec<u64> = Vec::new();
+    repo.store()
+        .list(layout::CHECKPOINTS, &mut |object| numbers.extend(layout::name_of::<u64>(&object.key)))?;
+    numbers.sort_unstable();
+    let n_old = numbers.len().saturating_sub(KEPT_CHECKPOINTS);
+    for n in &numbers[..n_old] {
+        cx.check()?;
+        repo.store().remove(&layout::checkpoint(*n))?;
+    }
     Ok(())
 }
 

@@ -112,7 +112,7 @@ impl WalArchive {
         cache: &Path,
         cx: &Cx,
     ) -> Result<Self, RepoError> {
-        let unlocked = Arc::new(Unlocked::open(store, unlock, identities)?);
+        let unlocked = Arc::new(Unlocked::open(store, unlock, identities, cache)?);
         Ok(Self {
             unlocked,
             cache: cache.to_owned(),

@@ -252,14 +252,14 @@ fn a_remover_that_slept_through_an_undelete_leaves_it_whole() {
 fn small_index_objects_are_merged_by_who_may_and_whatever_happens_meanwhile() {
     let lab = Lab::new(33);
     let process = lab.open();
-    for n in 0..31 {
+    for n in 0..7 {
         let tree: Tree = [("number".to_owned(), n.to_string().into_bytes())].into();
         let id = process.backup(&tree).unwrap();
         if n > 1 {
             process.forget(id).unwrap();
         }
     }
-    assert_eq!(process.repo.state().indexes.len(), 31);
+    assert_eq!(process.repo.state().indexes.len(), 7);
     let new = tree(9, 9);
     let backup = |lab: &Lab| {
         lab.open().backup(&tree(8, 9)).unwrap();

@@ -267,7 +267,7 @@ fn an_object_of_another_history_is_found() {
             n_tried += 1;
         }
     }
-    assert_eq!(n_tried, 15, "entries 20 to 33 and a checkpoint");
+    assert_eq!(n_tried, 16, "entries 20 to 33 and two checkpoints");
 }
 
 /// The whole repository put back as it was some time ago: who has seen more says so.

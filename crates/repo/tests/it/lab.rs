@@ -49,10 +49,12 @@ impl Lab {
         Self { faulty: FaultyStore::new(memory.clone()), memory, cx: self.cx.clone() }
     }
 
-    /// The same repository as it is now, in a store and a time of its own: what happens in another thread is not felt here.
-    pub fn fork_in_time(&self, seed: Seed) -> Self {
+    /// The same repository as it is now, in a store, near or far, and a time of its own: what happens in another thread is
+    /// not felt here.
+    pub fn fork_in_time(&self, seed: Seed, is_far: bool) -> Self {
         let cx = self.cx.fork(seed);
         let memory = self.memory.fork().on_clock(cx.clock.clone());
+        let memory = if is_far { memory.far() } else { memory };
         Self { faulty: FaultyStore::new(memory.clone()), memory, cx }
     }
 

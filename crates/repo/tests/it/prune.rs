@@ -250,7 +250,7 @@ fn what_is_gone_from_the_store_leaves_the_cache_too() {
     };
     let repo = world.open().unwrap();
     let mut ids = Vec::new();
-    for n in 0..9 {
+    for n in 0..7 {
         ids.push(
             crate::world::backup(&repo, &tree(n, n), hikae_model::Cut::Files, None).unwrap().snapshots[0],
         );

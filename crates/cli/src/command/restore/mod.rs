@@ -169,7 +169,6 @@ pub fn run(args: &RestoreArgs, app: &App) -> Result<Ended, Failure> {
     if let Some(target) = args.point.target() {
         return point::restore(target, args, &repo, app);
     }
-    let state = app.readable(&repo)?;
     let (selector, source) = match (&args.snapshot, args.date, &args.source) {
         (None, Some(date), source) => (SnapshotSelector::On(date), source.as_ref()),
         // With a day, the name can only be that of the source.
@@ -185,9 +184,10 @@ pub fn run(args: &RestoreArgs, app: &App) -> Result<Ended, Failure> {
         (None, None, Some(source)) => (SnapshotSelector::Latest, Some(source)),
         (None, None, None) => return show_choice(&repo, app),
     };
-    let found = selector.resolve(&state, source.map(String::as_str), &app.around.zone)?;
+    let chosen = app.choose(&repo, &selector, source.map(String::as_str))?;
+    let (state, found) = (&chosen.state, chosen.snapshot());
     let snapshot = listed(&repo, found)?;
-    let newer_partial = selector.passed_over(&state, found).map(|newer| newer.snapshot.id);
+    let newer_partial = selector.passed_over(state, found).map(|newer| newer.snapshot.id);
     if let Some(newer) = newer_partial {
         let moment = state.snapshots.get(&newer).map_or(snapshot.moment, |newer| newer.snapshot.moment);
         let hint = format!("`hikae restore {}` restores that one", newer.short());
