@@ -189,17 +189,17 @@ pub fn plan_copy(
         (true, true) => LogOf::Everybody,
         (true, false) => LogOf::These(systems_of(from, sources)?),
     };
+    // What somebody names by its id comes again; a forgotten one is there to be brought back.
+    let has_let_go = |id: SnapshotId, source: &str, moment| {
+        there.forgotten.contains_key(&id) || snapshots.is_empty() && let_go.ever_had(source, moment)
+    };
     let mut plan = CopyPlan { log_of, ..CopyPlan::default() };
     for snapshot in wanted(from, &state, request, zone)? {
         let SnapshotRef { id, source, moment, complete } = snapshot;
         let is_old = || newest(&source).is_some_and(|newest| moment <= newest);
         if is_there(&there, id, &source, moment) {
             plan.n_there += 1;
-        } else if there.forgotten.contains_key(&id)
-            || (request.snapshots.is_empty()
-                && let_go.ever_had(&source, moment)
-                && !sabotage::on("let-go-comes-back"))
-        {
+        } else if has_let_go(id, &source, moment) && !sabotage::on("let-go-comes-back") {
             plan.n_let_go += 1;
         } else if !(request.only_newer && is_old()) {
             plan.missing.push(PlannedCopy { id, source, moment, complete });
