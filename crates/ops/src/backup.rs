@@ -13,7 +13,7 @@ use crate::earlier::read_parent;
 use crate::forward::EarlierManifests;
 use crate::hooks::Hooks;
 use crate::lanes::Lanes;
-use crate::report::{BackupReport, SnapshotReport};
+use crate::report::{BackupReport, LockedReport, SnapshotReport};
 use crate::stored::StoredSnapshot;
 use hikae_model::{Bytes, Count, Cx, Outcome, Problem, RunId, sabotage};
 use hikae_repo::content::ContentWriter;
@@ -22,6 +22,7 @@ use hikae_repo::snapshot::SnapshotRecord;
 use hikae_repo::writer::{LEVEL_DATABASE, LEVEL_FILES, Writer};
 use hikae_repo::{RELEASE, Repo, RepoError};
 use hikae_source::{Earlier, Finished, Source, Stored};
+use hikae_store::Held;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -80,11 +81,13 @@ pub fn backup(
             Err(error) => reports.push(SnapshotReport::failed(&named.name, named.source.kind(), &error)),
         }
     }
-    let mut log_entry = None;
+    let (mut log_entry, mut locked) = (None, None);
     if !records.is_empty() {
         cx.progress().begin("committing", "", 0);
         let committed = writer.commit(&records)?;
         log_entry = Some(committed.n);
+        let Held { n_put, n_extended, until } = committed.held;
+        locked = until.map(|until| LockedReport { objects: n_put, extended: n_extended, until });
         cx.tell("committed", "", format_args!("run {run} as log entry {}", committed.n));
         let kept = reports.iter_mut().filter(|report| report.outcome != Outcome::Failed);
         for (report, id) in kept.zip(committed.snapshots) {
@@ -100,6 +103,7 @@ pub fn backup(
         skew_seconds: skew.map_or(0.0, |skew| skew.as_secs_f64()),
         seconds: (cx.elapsed() - began).as_secs_f64(),
         snapshots: reports,
+        locked,
     })
 }
 

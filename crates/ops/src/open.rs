@@ -249,6 +249,10 @@ impl Place {
         };
         let reserve = config.reserve.map_or(Reserve::Usual, |size| Reserve::Bytes(size.as_u64()));
         let store = StorePlace::of(&config.store, around, cx)?;
+        let store = match config.lock {
+            Some(lock) => store.locked(lock, around),
+            None => store,
+        };
         let limit =
             Limit { up: config.limit.up.map(|rate| rate.0), down: config.limit.down.map(|rate| rate.0) };
         Ok(Self { store, id: config.id, reserve, limit, key, identities: Vec::new() })

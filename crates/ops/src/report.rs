@@ -20,6 +20,20 @@ pub struct BackupReport {
     pub seconds: f64,
     /// One for each source, in the order in which they were asked for.
     pub snapshots: Vec<SnapshotReport>,
+    /// What was seen of locks; nothing where nothing is locked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub locked: Option<LockedReport>,
+}
+
+/// What was seen of locks, before the run was committed.
+#[derive(Clone, Debug, Serialize)]
+pub struct LockedReport {
+    /// Objects of this run that the server says are locked, and hold what was put.
+    pub objects: u64,
+    /// Older objects whose locks were made longer.
+    pub extended: u64,
+    /// The first moment at which the lock of any object ends that a snapshot may rely on.
+    pub until: jiff::Timestamp,
 }
 
 /// What a run did with one source.

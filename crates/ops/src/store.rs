@@ -2,13 +2,13 @@
 
 mod sftp;
 
-use crate::config::{S3Config, StoreConfig, printed_by};
+use crate::config::{LockConfig, LockMode, S3Config, StoreConfig, printed_by};
 use crate::open::OpenError;
 use crate::surroundings::Surroundings;
 use hikae_model::Cx;
 use hikae_remote::{
-    Bucket, RemoteStore, Retry, S3Identity, S3Key, S3Login, S3Role, S3Settings, S3Surroundings, SftpLogin,
-    SftpSettings,
+    Bucket, RemoteStore, Retry, S3Identity, S3Key, S3Lock, S3LockMode, S3Login, S3Role, S3Settings,
+    S3Surroundings, SftpLogin, SftpSettings,
 };
 pub use hikae_store::Durability;
 use hikae_store::probe::probe;
@@ -26,6 +26,20 @@ pub enum StorePlace {
     S3(Box<(S3Settings, S3Login)>),
     /// A directory of another machine.
     Sftp(Box<(SftpSettings, SftpLogin)>),
+}
+
+/// Objects whose locks are looked at.
+const LOOKED_AT: usize = 20;
+
+/// What was seen of locks.
+#[derive(Clone, Debug, Default, serde::Serialize)]
+pub struct LocksFound {
+    /// How many objects were looked at.
+    pub n_looked_at: usize,
+    /// Those that are not locked. One that a prune has doomed may be; any other should not.
+    pub unlocked: Vec<String>,
+    /// When the first of the other locks ends.
+    pub until: Option<jiff::Timestamp>,
 }
 
 /// A store that is open. What only a directory has is asked of that.
@@ -105,6 +119,55 @@ impl StorePlace {
             ..S3Config::default()
         };
         Self::of(&StoreConfig::S3(Box::new(config)), around, cx)
+    }
+
+    /// The same with its objects locked. A directory locks nothing, which the configuration says.
+    pub fn locked(mut self, lock: LockConfig, around: &Surroundings) -> Self {
+        if let Self::S3(place) = &mut self {
+            let mode = match lock.mode {
+                LockMode::Compliance => S3LockMode::Compliance,
+                LockMode::Governance => S3LockMode::Governance,
+            };
+            let name: String =
+                place.0.address().chars().map(|c| if c.is_alphanumeric() { c } else { '-' }).collect();
+            let remembered = Some(around.cache.join("locks").join(name));
+            place.0.lock = Some(S3Lock { mode, length: lock.length, remembered });
+        }
+        self
+    }
+
+    /// How its objects are locked, if they are.
+    pub fn lock(&self) -> Option<&S3Lock> {
+        match self {
+            Self::S3(place) => place.0.lock.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// What the bucket says of locks, of itself and of some objects drawn by chance; nothing where nothing is to be locked.
+    ///
+    /// # Errors
+    /// [`OpenError::Repo`] if the bucket does not lock objects, or cannot be asked.
+    pub fn check_locks(&self, cx: &Cx) -> Result<Option<LocksFound>, OpenError> {
+        let Self::S3(place) = self else { return Ok(None) };
+        if place.0.lock.is_none() {
+            return Ok(None);
+        }
+        Bucket::new(&place.0, &place.1, cx)?.control(Retry::default(), cx)?.check_lock(false)?;
+        let store = self.open(Reserve::default(), cx)?.shared();
+        let mut keys = Vec::new();
+        store.list("", &mut |object| keys.push(object.key))?;
+        keys.retain(|key| ["leases/", "probe/"].iter().all(|exempt| !key.as_str().starts_with(exempt)));
+        let mut found = LocksFound::default();
+        while found.n_looked_at < LOOKED_AT && !keys.is_empty() {
+            let key = keys.swap_remove((u64::from_le_bytes(cx.random()) % keys.len() as u64) as usize);
+            found.n_looked_at += 1;
+            match store.locked_until(&key)? {
+                Some(until) => found.until = Some(found.until.map_or(until, |least| least.min(until))),
+                None => found.unlocked.push(key.to_string()),
+            }
+        }
+        Ok(Some(found))
     }
 
     /// Where it is, for people; without any secret.
@@ -259,6 +322,7 @@ fn settings_of(config: &S3Config, around: &Surroundings) -> S3Settings {
         endpoint: endpoint.clone(),
         path_style: path_style.unwrap_or(endpoint.is_some()),
         ca: ca.clone(),
+        lock: None,
     }
 }
 

@@ -34,6 +34,10 @@ pub(crate) enum Outcome {
     Refused(io::Error),
     /// We have nothing to show who we are, or the server does not take it.
     Unknown(io::Error),
+    /// Nobody may remove it before.
+    Locked(jiff::Timestamp),
+    /// What was put is not locked as it should be.
+    Unlocked(io::Error),
     /// Two put the same name at the same moment, and neither has won yet; nothing of ours was stored.
     Raced(io::Error),
     /// Perhaps it works in a moment. Whether it was carried out, nobody knows.

@@ -89,12 +89,14 @@ impl Asker {
             (Outcome::NotThere | Outcome::NoStore, _) => StoreError::Missing { address },
             (Outcome::Taken, Ok(key)) => StoreError::Exists { key },
             (Outcome::Refused(source), _) => StoreError::Refused { verb, key, address, source },
+            (Outcome::Locked(until), Ok(key)) => StoreError::Locked { key, until },
+            (Outcome::Unlocked(source), _) => StoreError::Unlocked { key, address, source },
             (Outcome::Unknown(source), _) => StoreError::Credentials { verb, key, address, source },
             (Outcome::NotAllowed(source), _) => StoreError::Permission { verb, key, address, source },
             (Outcome::Full, Ok(key)) => StoreError::NoSpace { key, address },
             (Outcome::Passing(source) | Outcome::Raced(source), _) => self.unreachable(what, 1, source),
             (Outcome::Failed(source), _) => StoreError::Io { verb, key, address, source },
-            (outcome @ (Outcome::Taken | Outcome::BeyondEnd | Outcome::Full), _) => {
+            (outcome @ (Outcome::Taken | Outcome::BeyondEnd | Outcome::Full | Outcome::Locked(_)), _) => {
                 let source = io::Error::other(format!("an answer that does not fit: {outcome:?}"));
                 StoreError::Io { verb, key, address, source }
             }

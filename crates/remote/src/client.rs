@@ -8,13 +8,25 @@ use std::{fs, io};
 
 const CONNECTS_WITHIN: Duration = Duration::from_secs(15);
 
+/// What an address may begin with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Scheme {
+    /// `https://` only.
+    #[default]
+    Https,
+    /// `http://` only: no certificate is looked at, so none is read.
+    Http,
+    /// Either.
+    Any,
+}
+
 /// How a server is reached.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Reach {
     /// Certificates that servers' are checked against, beside those of the system.
     pub certificates: Vec<reqwest::Certificate>,
-    /// `http://` is meant.
-    pub is_plain: bool,
+    /// What may be asked.
+    pub scheme: Scheme,
     /// Past every proxy: it is on this machine.
     pub is_near: bool,
 }
@@ -41,8 +53,11 @@ impl Reach {
                 false => reqwest::redirect::Policy::none(),
             })
             .connect_timeout(CONNECTS_WITHIN)
-            .https_only(!self.is_plain)
-            .tls_certs_merge(self.certificates.iter().cloned());
+            .https_only(self.scheme == Scheme::Https);
+        builder = match self.scheme {
+            Scheme::Http => builder.tls_certs_only([]),
+            Scheme::Https | Scheme::Any => builder.tls_certs_merge(self.certificates.iter().cloned()),
+        };
         if self.is_near {
             builder = builder.no_proxy().pool_max_idle_per_host(0);
         }

@@ -16,6 +16,9 @@ mod store;
 mod wire;
 
 pub use retry::Retry;
-pub use s3::{Bucket, Control, S3Error, S3Identity, S3Key, S3Login, S3Role, S3Settings, S3Surroundings};
+pub use s3::{
+    Bucket, Control, S3Error, S3Identity, S3Key, S3Lock, S3LockMode, S3Login, S3Role, S3Settings,
+    S3Surroundings,
+};
 pub use sftp::{SftpError, SftpLogin, SftpSettings, SshKey};
 pub use store::RemoteStore;

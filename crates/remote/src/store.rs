@@ -8,7 +8,8 @@ use crate::wire::{Fetched, Mode, Wire};
 use bytes::Bytes;
 use futures_util::TryStreamExt;
 use hikae_model::sabotage;
-use hikae_store::{Durability, Object, ObjectKey, Store, StoreError, is_prefix};
+use hikae_store::{Durability, Held, MayGo, Object, ObjectKey, Store, StoreError, is_prefix};
+use jiff::Timestamp;
 use object_store::ObjectStore;
 use std::io;
 use std::ops::Range;
@@ -189,6 +190,15 @@ impl Store for RemoteStore {
 
     fn settle(&self, key: &ObjectKey) -> Result<Object, StoreError> {
         self.reading(key, async || self.wire.settle(key).await)
+    }
+
+    fn locked_until(&self, key: &ObjectKey) -> Result<Option<Timestamp>, StoreError> {
+        self.reading(key, async || self.wire.locked_until(key).await)
+    }
+
+    fn hold(&self, may_go: MayGo<'_>) -> Result<Held, StoreError> {
+        let what = What { verb: "lock", key: "what is kept" };
+        self.asker.persist(&what, || self.asker.run(self.wire.hold(may_go)))
     }
 
     fn remove(&self, key: &ObjectKey) -> Result<(), StoreError> {

@@ -6,7 +6,8 @@
 use crate::answer::Outcome;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
-use hikae_store::{Durability, Object, ObjectKey};
+use hikae_store::{Durability, Held, MayGo, Object, ObjectKey};
+use jiff::Timestamp;
 use std::ops::Range;
 
 /// One place that is spoken to by one protocol.
@@ -38,6 +39,16 @@ pub(crate) trait Wire: Send + Sync {
     /// Removes what broken uploads left, if last written to before `before`; gives how many there were.
     async fn reclaim(&self, _before: jiff::Timestamp) -> Result<usize, Outcome> {
         Ok(0)
+    }
+
+    /// When its lock ends, if it has one.
+    async fn locked_until(&self, _: &ObjectKey) -> Result<Option<Timestamp>, Outcome> {
+        Ok(None)
+    }
+
+    /// Sees that all but what `may_go` is locked for as long as it should be, where anything is.
+    async fn hold(&self, _: MayGo<'_>) -> Result<Held, Outcome> {
+        Ok(Held::default())
     }
 }
 

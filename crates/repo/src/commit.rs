@@ -10,6 +10,7 @@ use crate::forget::ForgetRefused;
 use crate::frame_copy::{CopiedPack, FrameAt, FrameCopy, read_pack};
 use crate::index::{IndexBuilder, Segment};
 use crate::index_set::IndexSet;
+use crate::layout;
 use crate::log::{Change, Commit, SnapshotRef};
 use crate::prune::merge_small_indexes;
 use crate::reach::Named;
@@ -19,6 +20,7 @@ use crate::snapshot::{Snapshot, SnapshotRecord};
 use crate::state::State;
 use crate::writer::{Writer, put_index};
 use hikae_model::{BlobId, IndexId, PackId, RunId, SnapshotId, WriterId, sabotage};
+use hikae_store::{Held, ObjectKey};
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -34,6 +36,8 @@ pub struct Committed {
     pub n: u64,
     /// The snapshots, in the order of the records.
     pub snapshots: Vec<SnapshotId>,
+    /// What of all that is kept is locked, where the store locks.
+    pub held: Held,
 }
 
 impl Writer {
@@ -57,10 +61,10 @@ impl Writer {
             records.iter().map(|record| Snapshot::put(repo, record)).collect::<Result<Vec<_>, _>>()?;
         let segments = std::mem::take(&mut lock(&shared.own).segments);
         let base = (shared.base.clone(), shared.base_index.clone());
-        let n = commit_run(repo, shared.run, base, segments.into_values(), &mut snapshots)?;
+        let (n, held) = commit_run(repo, shared.run, base, segments.into_values(), &mut snapshots)?;
         // The snapshots stand. That index objects cannot be merged now takes nothing from them.
         drop(merge_small_indexes(repo, &repo.state()));
-        Ok(Committed { n, snapshots: snapshots.iter().map(|snapshot| snapshot.id).collect() })
+        Ok(Committed { n, snapshots: snapshots.iter().map(|snapshot| snapshot.id).collect(), held })
     }
 }
 
@@ -76,11 +80,11 @@ pub(crate) fn commit_run(
     base: (Arc<State>, Arc<IndexSet>),
     segments: impl Iterator<Item = Arc<Segment>>,
     snapshots: &mut [Snapshot],
-) -> Result<u64, RepoError> {
-    let began = base.0.clone();
+) -> Result<(u64, Held), RepoError> {
+    let (began, mut held) = (base.0.clone(), Held::default());
     let segments = segments.map(|segment| (segment.id, segment)).collect();
     let mut own = OwnIndex { segments, base: Some(base), rescues: 0 };
-    repo.append_as(run, &mut |state| {
+    let n = repo.append_as(run, &mut |state| {
         // While nothing was doomed or found damaged since the run began, what it found is still there.
         let must_look = repo.has_doomed_since(began.n)
             || own.segments.keys().any(|index| repo.is_doomed_index(*index))
@@ -93,11 +97,13 @@ pub(crate) fn commit_run(
         for snapshot in snapshots.iter_mut().filter(|snapshot| is_doomed(snapshot.id)) {
             *snapshot = Snapshot::put(repo, &snapshot.record)?;
         }
+        held = repo.hold(state)?;
         Ok(Change::Commit(Commit {
             snapshots: snapshots.iter().map(reference).collect(),
             indexes: own.segments.keys().copied().collect(),
         }))
-    })
+    })?;
+    Ok((n, held))
 }
 
 impl Repo {
@@ -123,6 +129,7 @@ impl Repo {
             if !sabotage::on("undelete-without-looking") {
                 own.rescue(self, &state, &snapshots)?;
             }
+            self.hold(&state)?;
             let change = Change::Commit(Commit {
                 snapshots: snapshots.iter().map(reference).collect(),
                 indexes: own.segments.keys().copied().collect(),
@@ -131,6 +138,20 @@ impl Repo {
                 return Ok(Some(n));
             }
         }
+    }
+}
+
+impl Repo {
+    /// Sees that what a commit may rely on is locked as long as the store is told to lock: all but what is on its way out.
+    /// Before the entry, else a snapshot would be promised what its content has not.
+    fn hold(&self, state: &State) -> Result<Held, RepoError> {
+        let going = state.doomed.keys().map(|pack| layout::pack(*pack));
+        let indexes = state.stale_indexes.keys().map(|index| layout::index(*index));
+        let forgotten =
+            state.forgotten.iter().filter(|(_, forgotten)| forgotten.doom.is_some()).map(|(id, _)| id);
+        let snapshots = forgotten.chain(state.stale_snapshots.keys()).map(|id| layout::snapshot(*id));
+        let going: HashSet<ObjectKey> = going.chain(indexes).chain(snapshots).collect();
+        Ok(self.store().hold(&|key| going.contains(key))?)
     }
 }
 

@@ -106,6 +106,37 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// Any failure; the object may still be there.
     fn remove(&self, key: &ObjectKey) -> Result<(), StoreError>;
+
+    /// When the lock of an object ends, where the store holds such; then nobody can remove it before.
+    ///
+    /// # Errors
+    /// As for `get`.
+    fn locked_until(&self, _key: &ObjectKey) -> Result<Option<jiff::Timestamp>, StoreError> {
+        Ok(None)
+    }
+
+    /// Sees that all but what `may_go` stays locked for as long as the store is told to lock, before something relies on it.
+    /// Where nothing is locked this does nothing.
+    ///
+    /// # Errors
+    /// Any failure; then some of it may be locked for less.
+    fn hold(&self, _may_go: MayGo<'_>) -> Result<Held, StoreError> {
+        Ok(Held::default())
+    }
+}
+
+/// Says which objects nobody relies on any more.
+pub type MayGo<'a> = &'a (dyn Fn(&ObjectKey) -> bool + Sync);
+
+/// What a store has locked, since it was opened.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Objects that were put, and then seen to be locked.
+    pub n_put: u64,
+    /// Objects whose locks were made longer.
+    pub n_extended: u64,
+    /// When the first of all locks ends; nothing if nothing is locked.
+    pub until: Option<jiff::Timestamp>,
 }
 
 /// What a store says of one object.
@@ -194,6 +225,24 @@ pub enum StoreError {
         /// What was looked for, or what the server said; never any of a secret.
         source: io::Error,
     },
+    /// Nobody may remove it before.
+    #[error("{key} is locked until {until}")]
+    Locked {
+        /// What.
+        key: ObjectKey,
+        /// When its lock ends.
+        until: jiff::Timestamp,
+    },
+    /// It should be locked, and is not.
+    #[error("{key} in {address} is not locked as it should be")]
+    Unlocked {
+        /// What.
+        key: String,
+        /// Where.
+        address: String,
+        /// What was found.
+        source: io::Error,
+    },
     /// The server did not answer, or not usefully, however often it was asked.
     #[error("cannot {verb} {key} in {address}: no useful answer to {n_tries} requests")]
     Unreachable {
@@ -230,11 +279,13 @@ impl StoreError {
             | Self::Missing { .. }
             | Self::NoSpace { .. }
             | Self::Permission { .. }
+            | Self::Locked { .. }
             | Self::Refused { .. } => false,
             // An earlier try of the same put may have been carried out.
             Self::NotFound { .. }
             | Self::Truncated { .. }
             | Self::Credentials { .. }
+            | Self::Unlocked { .. }
             | Self::Unreachable { .. }
             | Self::Io { .. } => true,
         }
@@ -255,6 +306,7 @@ impl Advise for StoreError {
             Self::NoSpace { .. } => ErrorCode::NoSpace,
             Self::Permission { .. } | Self::Refused { .. } => ErrorCode::Permission,
             Self::Credentials { .. } => ErrorCode::Credentials,
+            Self::Locked { .. } | Self::Unlocked { .. } => ErrorCode::Forbidden,
             Self::Unreachable { .. } | Self::Io { .. } => ErrorCode::StoreUnreachable,
         }
     }
@@ -262,6 +314,12 @@ impl Advise for StoreError {
     fn advice(&self) -> Option<Hint> {
         match self {
             Self::Exists { .. } | Self::NotFound { .. } => None,
+            Self::Locked { .. } => Some("it goes with a later prune, once its lock has ended".into()),
+            Self::Unlocked { .. } => Some(
+                "run `hikae store init`, which sets up Object Lock, and see that we may do s3:PutObjectRetention and \
+                 s3:GetObjectRetention; or take `lock` out of the configuration"
+                    .into(),
+            ),
             Self::Truncated { .. } => Some("run `hikae verify`, then `hikae repo repair`".into()),
             Self::Missing { .. } => {
                 Some("see that the disk is mounted, or make a repository with `hikae init`".into())

@@ -3,7 +3,7 @@
 //! Bytes of objects are counted, and not what a protocol adds. One object goes at the speed of the line, and what comes after it
 //! waits until the time that its bytes may take is over: over a run the limit is met, and within one pack it is not.
 
-use crate::{Object, ObjectKey, Store, StoreError};
+use crate::{Held, MayGo, Object, ObjectKey, Store, StoreError};
 use hikae_model::{Cx, sabotage};
 use std::num::NonZeroU64;
 use std::ops::Range;
@@ -142,5 +142,13 @@ impl Store for Limited {
 
     fn remove(&self, key: &ObjectKey) -> Result<(), StoreError> {
         self.store.remove(key)
+    }
+
+    fn locked_until(&self, key: &ObjectKey) -> Result<Option<jiff::Timestamp>, StoreError> {
+        self.store.locked_until(key)
+    }
+
+    fn hold(&self, may_go: MayGo<'_>) -> Result<Held, StoreError> {
+        self.store.hold(may_go)
     }
 }

@@ -99,6 +99,12 @@ pub fn pruned_text(pruned: &Pruned, app: &App) -> String {
             Bytes(removed.log_bytes)
         ));
     }
+    if removed.n_locked > 0 {
+        page.push_str(&format!(
+            "{} for the end of their lock: nobody can remove them before.\n",
+            count(removed.n_locked as u64, "object waits", "objects wait")
+        ));
+    }
     if removed.n_bundled > 0 {
         page.push_str(&format!(
             "Removed {} of archived log that a bundle stands for.\n",
@@ -107,6 +113,7 @@ pub fn pruned_text(pruned: &Pruned, app: &App) -> String {
     }
     if let Some(next) = removed.next {
         let what = match removed.n_waiting {
+            0 if removed.n_locked > 0 => "The first of them waits".to_owned(),
             0 => "Archived log waits".to_owned(),
             n => count(n as u64, "pack waits", "packs wait"),
         };

@@ -5,7 +5,7 @@ use crate::failure::{Ended, Failure};
 use crate::page::{Align, Mark, Table, marked};
 use clap::{Args, Subcommand};
 use hikae_model::ErrorCode;
-use hikae_ops::store::{Ability, Durability, Found};
+use hikae_ops::store::{Ability, Durability, Found, LocksFound};
 use serde_json::json;
 
 #[derive(Debug, Subcommand)]
@@ -30,7 +30,9 @@ pub fn run(command: &StoreCommand, app: &App) -> Result<Ended, Failure> {
         place.store.make(&app.cx)?;
     }
     let found = place.store.probe(&app.cx)?;
-    let is_fit = found.is_fit();
+    let locks = place.store.check_locks(&app.cx)?;
+    let is_locked = locks.as_ref().is_none_or(|locks| locks.unlocked.is_empty());
+    let is_fit = is_locked && found.is_fit();
     let ended = if is_fit { Ended::Well } else { Ended::With(ErrorCode::Forbidden) };
     let mut table = Table::new(&[("", Align::Left), ("", Align::Left), ("", Align::Left)]);
     for (ability, found) in &found.abilities {
@@ -44,7 +46,12 @@ pub fn run(command: &StoreCommand, app: &App) -> Result<Ended, Failure> {
         }
     };
     table.row([mark, "survive a power cut".to_owned(), durability.clone()]);
+    if let Some(locks) = &locks {
+        let mark = if is_locked { marked(Mark::Good, "ok") } else { marked(Mark::Bad, "no") };
+        table.row([mark, "object lock".to_owned(), locks_text(locks, app)]);
+    }
     let verdict = match is_fit {
+        false if !is_locked => format!("{} does not lock what it is told to lock.\n", place.address()),
         true => format!("{} can keep a repository.\n", place.address()),
         false => format!("{} cannot keep a repository.\n", place.address()),
     };
@@ -53,10 +60,27 @@ pub fn run(command: &StoreCommand, app: &App) -> Result<Ended, Failure> {
         .iter()
         .map(|(ability, found)| (ability.name().replace(' ', "_"), json!(shown(*ability, found).1)))
         .collect();
-    let result =
-        json!({ "store": place.address(), "fit": is_fit, "abilities": abilities, "durable": durability });
+    let result = json!({
+        "store": place.address(), "fit": is_fit, "abilities": abilities, "durable": durability, "locks": locks
+    });
     app.output.result(ended, &result, &format!("{}\n{verdict}", table.text()));
     Ok(ended)
+}
+
+fn locks_text(locks: &LocksFound, app: &App) -> String {
+    let LocksFound { n_looked_at, unlocked, until } = locks;
+    match (unlocked.first(), until) {
+        (Some(first), _) => {
+            format!("{} of {n_looked_at} objects that were looked at are not locked: {first}", unlocked.len())
+        }
+        (None, Some(until)) => {
+            format!(
+                "yes; {n_looked_at} objects were looked at, the first is locked until {}",
+                app.time(*until)
+            )
+        }
+        (None, None) => "yes; nothing is stored yet".to_owned(),
+    }
 }
 
 fn shown(ability: Ability, found: &Found) -> (String, String) {

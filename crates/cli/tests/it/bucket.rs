@@ -303,3 +303,37 @@ fn a_drill_is_not_passed_by_the_copies_that_are_kept_near() {
     home.expect(4, &["drill"]);
     home.expect(4, &["verify"]);
 }
+
+/// Keeps C-8, RS-28, RS-33.
+#[test]
+fn a_locked_repository_says_what_is_locked_and_what_waits_for_it() {
+    let server = S3Fault::start(system_clock());
+    let home = home_with_a_role(&server);
+    let config = std::fs::read_to_string(home.path("config/hikae/config.toml")).unwrap();
+    home.expect(0, &["store", "init"]);
+    home.configure(&config.replace("unlock =", "lock = { mode = \"compliance\", for = \"30d\" }\nunlock ="));
+    let not_yet = home.run(&["init"]);
+    assert_eq!(not_yet.code, Some(9), "{}", not_yet.stderr);
+    home.expect(0, &["store", "init"]);
+    home.expect(0, &["init"]);
+    let first = home.json(&["backup"])["result"]["locked"].clone();
+    assert!(first["objects"].as_u64().unwrap() >= 3, "{first}");
+    home.write("docs/3", "a change");
+    home.expect(0, &["backup"]);
+    home.expect(0, &["forget", "--keep-last", "1"]);
+    home.expect(0, &["prune", "--soft", "0d"]);
+    let waits = home.expect(0, &["prune", "--soft", "0d"]);
+    assert!(waits.stdout.contains("for the end of their lock"), "{}", waits.stdout);
+    let checked = home.expect(0, &["store", "check"]);
+    assert!(
+        checked.stdout.contains("object lock") && checked.stdout.contains("locked until"),
+        "{}",
+        checked.stdout
+    );
+    let truth = server.truth("backups");
+    let unlocked = truth.iter().filter(|(_, versions)| {
+        versions.iter().any(|version| version.bytes.is_some() && version.lock.is_none())
+    });
+    assert_eq!(unlocked.map(|(key, _)| key.as_str()).collect::<Vec<_>>(), [""; 0]);
+    assert_eq!(server.complaints().iter().filter(|what| !what.contains("InvalidRequest")).count(), 0);
+}

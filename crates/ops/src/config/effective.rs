@@ -6,8 +6,8 @@
 use super::append::header_name;
 use super::leak::{masked, shown_reference};
 use super::{
-    Config, DomainKind, Domains, EncryptConfig, ExportConfig, FileMode, JobConfig, LimitConfig,
-    RepositoryConfig, S3Config, SecretRef, SftpConfig, SourceConfig, SourceSettings, StoreConfig,
+    Config, DomainKind, Domains, EncryptConfig, ExportConfig, FileMode, JobConfig, LimitConfig, LockConfig,
+    LockMode, RepositoryConfig, S3Config, SecretRef, SftpConfig, SourceConfig, SourceSettings, StoreConfig,
     UnlockConfig,
 };
 use hikae_repo::retention::Retention;
@@ -158,6 +158,7 @@ fn of_repository(repository: &RepositoryConfig) -> Vec<Setting> {
         prune_every,
         domains,
         offline,
+        lock,
     } = repository;
     let unlock = unlock.as_ref().map(|unlock| match unlock {
         UnlockConfig::KeyFile(path) => table("key_file", text(path.display())),
@@ -175,6 +176,7 @@ fn of_repository(repository: &RepositoryConfig) -> Vec<Setting> {
         setting("prune_every", prune_every.map(|every| text(format_args!("{every:#}"))), None),
         setting("domains", Some(of_domains(domains)), Some(of_domains(&Domains::new()))),
         setting("offline", Some((*offline).into()), Some(false.into())),
+        setting("lock", lock.map(of_lock), None),
     ]
 }
 
@@ -186,6 +188,15 @@ fn of_limit(limit: &LimitConfig) -> Option<Value> {
 
 fn of_domains(domains: &Domains) -> Value {
     Value::Table(domains.iter().map(|(kind, name)| (kind.to_string(), text(name))).collect())
+}
+
+fn of_lock(lock: LockConfig) -> Value {
+    let mode = match lock.mode {
+        LockMode::Compliance => "compliance",
+        LockMode::Governance => "governance",
+    };
+    let settings = [("mode", text(mode)), ("for", text(format_args!("{:#}", lock.length)))];
+    Value::Table(settings.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
 }
 
 fn of_store(store: &StoreConfig) -> Value {

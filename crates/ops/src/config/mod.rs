@@ -58,7 +58,7 @@ pub use schema::schema;
 pub(crate) use secret::printed_by;
 pub use secret::{BadSecretRef, SecretError, SecretRef};
 pub use source::{SourceConfig, SourceSettings};
-pub use store::{S3Config, SftpConfig, StoreConfig};
+pub use store::{LockConfig, LockMode, S3Config, SftpConfig, StoreConfig};
 
 use crate::surroundings::Surroundings;
 use hikae_model::RepositoryId;
@@ -120,6 +120,9 @@ pub struct RepositoryConfig {
     /// It cannot be reached from here most of the time, as a disk that is unplugged.
     #[serde(default)]
     pub offline: bool,
+    /// How long what is stored stays, whoever wants it gone; only in a bucket.
+    #[serde(default)]
+    pub lock: Option<LockConfig>,
 }
 
 /// `limit = { up = "10 MB/s", down = "50 MB/s" }`.
@@ -138,11 +141,18 @@ pub struct LimitConfig {
 fn span_of_time<'de, D: serde::Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<SignedDuration>, D::Error> {
+    length_of_time(deserializer).map(Some)
+}
+
+/// The same where there must be one.
+pub(crate) fn length_of_time<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<SignedDuration, D::Error> {
     use serde::de::Error as _;
     let span = Span::deserialize(deserializer)?;
     let length = span.to_duration(SpanRelativeTo::days_are_24_hours()).map_err(D::Error::custom)?;
     match length.is_positive() {
-        true => Ok(Some(length)),
+        true => Ok(length),
         false => Err(D::Error::custom("must be longer than nothing, as \"7d\"")),
     }
 }

@@ -210,6 +210,17 @@ impl<'t> Parsing<'t> {
                 });
             }
         }
+        for (name, _) in config
+            .repositories
+            .iter()
+            .filter(|(_, one)| one.lock.is_some() && one.store.directory().is_some())
+        {
+            // Not that of `unlock`.
+            let line = self.span_of(&format!("repository.{name}"), "\nlock");
+            let span = line.start + 1..line.end;
+            let fault = Fault::at(self.text, self.file, span, "a directory locks nothing");
+            self.faults.push(fault.advise("`lock` is for buckets of S3 with Object Lock"));
+        }
         for (job_name, job) in &config.jobs {
             let named = job.sources.iter().flatten().map(|name| ("source", name, &sources));
             let named_of_job = job.repository.iter().chain(&job.copies);
@@ -449,6 +460,15 @@ repository = "main"
         );
         check_store_fault("{ s3 = { bucket = \"b\" }, x = 1 }", "not also `x`");
         check_fault("\"/var/lib/hikae/main\"", "\"main\"", 3, 9, "not an absolute path", "");
+        check_fault(
+            "reserve = \"2 GiB\"",
+            "lock = { mode = \"compliance\", for = \"30d\" }",
+            5,
+            1,
+            "a directory locks nothing",
+            "buckets",
+        );
+        check_fault("reserve =", "lock = { mode = \"legal\", for = \"30d\" }\nreserve =", 5, 17, "legal", "");
         check_fault("\"command:pass show hikae\"", "\"hunter2\"", 4, 25, "not a secret reference", "");
         check_fault("reserve =", "store = \"/x\"\nreserve =", 5, 1, "duplicate key", "");
         check_fault("[source.notes]", "[source.\"no tes\"]", 17, 9, "a name is made of", "");

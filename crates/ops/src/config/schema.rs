@@ -67,6 +67,31 @@ struct Repository {
     domains: Option<Domains>,
     /// It cannot be reached from here most of the time, as a disk that is unplugged.
     offline: Option<bool>,
+    /// How long what is stored stays, whoever wants it gone: Object Lock; only in a bucket.
+    lock: Option<Lock>,
+}
+
+/// How long what is stored stays.
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+#[allow(dead_code)]
+struct Lock {
+    /// Who may end it early.
+    mode: LockMode,
+    /// The least that is left of each lock when a snapshot relies on it, as "30d"; objects are locked for half as long again.
+    #[schemars(rename = "for")]
+    length: String,
+}
+
+/// Who may end a lock early.
+#[derive(JsonSchema)]
+#[schemars(rename_all = "lowercase")]
+#[allow(dead_code)]
+enum LockMode {
+    /// Nobody.
+    Compliance,
+    /// Who has the right s3:BypassGovernanceRetention.
+    Governance,
 }
 
 /// Bytes of objects a second, as "10 MB/s".

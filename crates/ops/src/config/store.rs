@@ -1,6 +1,7 @@
 //! Where a repository is kept, as a configuration says it.
 
 use super::SecretRef;
+use jiff::SignedDuration;
 use serde::Deserialize;
 use serde::de::{self, MapAccess, Visitor};
 use std::fmt;
@@ -91,6 +92,27 @@ pub struct SftpConfig {
     /// A password.
     #[serde(default)]
     pub password: Option<SecretRef>,
+}
+
+/// How long what is stored stays, whoever wants it gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LockConfig {
+    /// Who may end it early.
+    pub mode: LockMode,
+    /// The least that is left of each lock when a snapshot relies on it.
+    #[serde(rename = "for", deserialize_with = "super::length_of_time")]
+    pub length: SignedDuration,
+}
+
+/// Who may end a lock early.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LockMode {
+    /// Nobody.
+    Compliance,
+    /// Who has a right of its own to.
+    Governance,
 }
 
 impl StoreConfig {

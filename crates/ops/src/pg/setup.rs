@@ -202,6 +202,7 @@ mod tests {
             write_only: false,
             reserve: None,
             limit: Default::default(),
+            lock: None,
             prune_every: None,
             domains: Default::default(),
             offline: false,

@@ -41,6 +41,7 @@ fn place(server: &S3Fault) -> Place {
         endpoint: Some(server.endpoint()),
         path_style: true,
         ca: None,
+        lock: None,
     };
     let key = S3Key {
         access_key: S3Fault::ACCESS_KEY.to_owned(),

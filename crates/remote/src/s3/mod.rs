@@ -1,27 +1,33 @@
 //! Amazon S3, and what speaks like it.
 
 mod control;
+mod lock;
 mod login;
+mod requests;
 mod signing;
 
 pub use control::Control;
+pub use lock::{S3Lock, S3LockMode};
 pub(crate) use login::NoKeys;
 pub use login::{S3Identity, S3Key, S3Login, S3Role, S3Surroundings};
 
 use crate::answer::Noting;
 use crate::ask::Asker;
-use crate::client::{Reach, Ready};
+use crate::client::{Reach, Ready, Scheme};
+use crate::objects::Objects;
 use crate::retry::Retry;
 use crate::store::RemoteStore;
 use hikae_model::{Advise, Cx, ErrorCode, Hint, sabotage};
+use lock::Locking;
 use login::{Finder, Keys, Web};
 use object_store::aws::{AmazonS3Builder, Checksum, S3ConditionalPut};
 use object_store::client::HttpClient;
 use object_store::{ClientOptions, RetryConfig};
+use requests::Requests;
 use signing::Signing;
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 /// Where a bucket is, and what opens it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -38,6 +44,8 @@ pub struct S3Settings {
     pub path_style: bool,
     /// A file of certificates that the server's is checked against, beside those of the system.
     pub ca: Option<PathBuf>,
+    /// How long what is put stays, whoever wants it gone.
+    pub lock: Option<S3Lock>,
 }
 
 /// Why no store could be made of the settings. Nothing was asked of the server yet.
@@ -100,16 +108,22 @@ impl Bucket {
             S3Error::Certificates { path: settings.ca.clone().unwrap_or_default(), source }
         })?;
         let is_plain = settings.endpoint.as_ref().is_some_and(|endpoint| endpoint.starts_with("http://"));
+        let scheme = if is_plain { Scheme::Http } else { Scheme::Https };
         let finder = Finder::new(settings, login, Web::new(&reach), cx);
         let keys = Arc::new(Keys::new(finder, settings.address(), cx));
-        Ok(Self { settings: settings.clone(), keys, reach: Reach { is_plain, ..reach } })
+        Ok(Self { settings: settings.clone(), keys, reach: Reach { scheme, ..reach } })
     }
 
     /// A client whose requests are signed, and whose answers are noted.
     fn client(&self) -> Result<HttpClient, S3Error> {
         let client = self.reach.client().map_err(|error| self.settings.cannot(&error))?;
         let (keys, region) = (self.keys.clone(), self.settings.region.clone());
-        Ok(HttpClient::new(Noting(HttpClient::new(Signing { client, keys, region }))))
+        let lock = self.settings.lock.clone().map(|lock| (lock, self.settings.root()));
+        Ok(HttpClient::new(Noting(HttpClient::new(Signing { client, keys, region, lock }))))
+    }
+
+    fn requests(&self) -> Result<Requests, S3Error> {
+        Ok(Requests { client: self.client()?, url: self.settings.url() })
     }
 
     /// The bucket as a store.
@@ -130,7 +144,7 @@ impl Bucket {
             // Who tries again must know whether a lost answer may have been a success.
             .with_retry(RetryConfig { max_retries: 0, ..RetryConfig::default() })
             .with_http_connector(Ready(self.client()?))
-            .with_client_options(ClientOptions::new().with_allow_http(self.reach.is_plain));
+            .with_client_options(ClientOptions::new().with_allow_http(self.reach.scheme == Scheme::Http));
         // The server refuses what was changed on its way, and keeps the sum beside the object.
         if !sabotage::on("sums-left-out") {
             builder = builder.with_checksum_algorithm(Checksum::SHA256);
@@ -140,13 +154,40 @@ impl Bucket {
         }
         let objects = builder.build().map_err(|error| settings.cannot(&error))?;
         let asker = Asker::new(settings.address(), retry, cx).map_err(S3Error::Runtime)?;
-        Ok(RemoteStore::new(asker, Arc::new(objects), &settings.prefix))
+        let Some(lock) = settings.lock.clone() else {
+            return Ok(RemoteStore::new(asker, Arc::new(objects), &settings.prefix));
+        };
+        let objects = Objects { objects: Arc::new(objects), prefix: settings.prefix.clone() };
+        let (requests, prefix) = (self.requests()?, settings.prefix.clone());
+        let locking =
+            Locking { inner: objects, requests, prefix, lock, cx: cx.clone(), seen: Mutex::default() };
+        Ok(RemoteStore::over(asker, Box::new(locking)))
     }
 }
 
 impl S3Settings {
     fn cannot(&self, error: &dyn std::error::Error) -> S3Error {
         S3Error::Settings { bucket: self.bucket.clone(), why: error.to_string() }
+    }
+
+    /// The address of the bucket for the server.
+    fn url(&self) -> String {
+        let endpoint = match &self.endpoint {
+            Some(endpoint) => endpoint.trim_end_matches('/').to_owned(),
+            None => format!("https://s3.{}.amazonaws.com", self.region),
+        };
+        match (self.path_style, endpoint.split_once("://")) {
+            (false, Some((scheme, host))) => format!("{scheme}://{}.{host}", self.bucket),
+            _ => format!("{endpoint}/{}", self.bucket),
+        }
+    }
+
+    /// What the path of each of our objects begins with.
+    fn root(&self) -> String {
+        let parts = [if self.path_style { self.bucket.as_str() } else { "" }, self.prefix.as_str()];
+        let parts: String =
+            parts.iter().filter(|part| !part.is_empty()).map(|part| format!("/{part}")).collect();
+        format!("{parts}/")
     }
 
     /// For people and for the recovery sheet.

@@ -1,6 +1,7 @@
 //! Every request to a bucket is signed here, with the key that holds at that moment, and once more with a new one if the server
 //! says that the old one has ended.
 
+use super::lock::S3Lock;
 use super::login::{Held, Keys, NoKeys};
 use crate::answer::{self, No};
 use base64::Engine as _;
@@ -22,6 +23,8 @@ pub(crate) struct Signing {
     pub client: HttpClient,
     pub keys: Arc<Keys>,
     pub region: String,
+    /// How objects are locked as they are put, and what their paths begin with.
+    pub lock: Option<(S3Lock, String)>,
 }
 
 #[async_trait::async_trait]
@@ -46,6 +49,19 @@ impl HttpService for Signing {
 impl Signing {
     fn signed(&self, request: &HttpRequest, held: &Held) -> Result<HttpRequest, HttpError> {
         let mut request = request.clone();
+        let is_put = request.method() == http::Method::PUT
+            && request.uri().query().is_none()
+            && !sabotage::on("put-unlocked");
+        if let (Some((lock, root)), true) = (&self.lock, is_put)
+            && let Some(name) = request.uri().path().strip_prefix(root.as_str())
+            && let Some(headers) = lock.headers(name, self.keys.now())
+        {
+            for (name, value) in headers {
+                let value = http::HeaderValue::try_from(value)
+                    .map_err(|error| HttpError::new(HttpErrorKind::Unknown, error))?;
+                request.headers_mut().insert(name, value);
+            }
+        }
         // What was summed for the checksum is not summed once more.
         let sum = request.headers().get("x-amz-checksum-sha256");
         let sum = sum.and_then(|sum| base64::prelude::BASE64_STANDARD.decode(sum).ok());

@@ -3,6 +3,7 @@
 mod elsewhere;
 mod faults;
 mod keys;
+mod lock;
 mod s3;
 mod sftp;
 
@@ -30,6 +31,7 @@ fn bucket_as(login: &S3Login, endpoint: &str, name: &str, prefix: &str, cx: &Cx)
         endpoint: Some(endpoint.to_owned()),
         path_style: true,
         ca: None,
+        lock: None,
     };
     Bucket::new(&settings, login, cx).unwrap()
 }

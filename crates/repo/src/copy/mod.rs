@@ -138,7 +138,8 @@ pub fn copy(from: &Repo, to: &Repo, wanted: &[SnapshotId], cx: &Cx) -> Result<Co
     }
     let run = RunId::from_bytes(cx.random());
     let base = (target.state, target.index);
-    report.log_entry = Some(commit_run(to, run, base, carried.segments.into_values(), &mut snapshots)?);
+    let (n, _) = commit_run(to, run, base, carried.segments.into_values(), &mut snapshots)?;
+    report.log_entry = Some(n);
     report.copied = names.into_iter().zip(snapshots).map(|(from, copied)| of_copied(from, &copied)).collect();
     Ok(report)
 }

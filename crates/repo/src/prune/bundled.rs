@@ -10,6 +10,7 @@
 use super::bundling::{Holders, holders, is_let_go, well};
 use crate::RepoError;
 use crate::layout;
+use crate::prune::removal::remove_unless_locked;
 use crate::repo::Repo;
 use crate::state::State;
 use crate::wal::{Bundle, ListedBundle, Place, Single, Stored, plain_at};
@@ -21,6 +22,8 @@ use std::sync::Arc;
 /// What went.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Gone {
+    /// Objects that stay until their lock ends.
+    pub(super) n_locked: usize,
     /// Objects for which a bundle stands.
     pub(super) n_spent: u64,
     /// Segments that floors have let go, with their bundle.
@@ -46,15 +49,20 @@ pub(super) fn remove_bundled(
         for single in singles {
             cx.check()?;
             if is_the_same(repo, state, &bundle, &whole, &single)? {
-                repo.store().remove(&layout::wal(single.system, single.file.name))?;
-                gone.n_spent += 1;
+                match remove_unless_locked(repo, &layout::wal(single.system, single.file.name))? {
+                    true => gone.n_spent += 1,
+                    false => gone.n_locked += 1,
+                }
             }
         }
     }
     for (_, bundle) in &stored.bundles {
         cx.check()?;
         let Some((n_floored, bytes)) = keepers.lets_go(repo, state, bundle, now)? else { continue };
-        repo.store().remove(&bundle.key())?;
+        if !remove_unless_locked(repo, &bundle.key())? {
+            gone.n_locked += 1;
+            continue;
+        }
         // One that another stands for is one object less, as the single ones are.
         gone.n_spent += u64::from(n_floored == 0);
         (gone.n_floored, gone.floored_bytes) = (gone.n_floored + n_floored, gone.floored_bytes + bytes);

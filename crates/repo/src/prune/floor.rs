@@ -8,6 +8,7 @@ use crate::RepoError;
 use crate::layout;
 use crate::lease::Lease;
 use crate::log::{Change, LogFloors};
+use crate::prune::removal::remove_unless_locked;
 use crate::repo::Repo;
 use crate::state::State;
 use crate::wal::{Single, Stored};
@@ -41,23 +42,37 @@ pub fn floor_log<E: From<RepoError>>(
     }
 }
 
-/// Removes what stands by itself and lies below floors that let go of it. Gives how many files that were, and their bytes.
+/// What of the log was removed.
+#[derive(Default)]
+pub(super) struct Floored {
+    pub n_files: u64,
+    pub bytes: u64,
+    /// Files that stay until their lock ends.
+    pub n_locked: usize,
+}
+
+/// Removes what stands by itself and lies below floors that let go of it.
 pub(super) fn remove_floored(
     repo: &Repo,
     state: &State,
     stored: &Stored,
     now: Timestamp,
     cx: &Cx,
-) -> Result<(u64, u64), RepoError> {
+) -> Result<Floored, RepoError> {
     let open: Vec<_> = state.log_floors.iter().filter(|floor| state.lets_go(floor, now)).collect();
     let goes = |Single { system, file }: &&Single| {
         open.iter().any(|state| state.floor.system == *system && state.floor.covers(file.name))
     };
-    let (mut n_files, mut bytes) = (0, 0);
+    let mut floored = Floored::default();
     for Single { system, file } in stored.singles.iter().filter(goes) {
         cx.check()?;
-        repo.store().remove(&layout::wal(*system, file.name))?;
-        (n_files, bytes) = (n_files + 1, bytes + file.stored_bytes);
+        match remove_unless_locked(repo, &layout::wal(*system, file.name))? {
+            true => {
+                floored.n_files += 1;
+                floored.bytes += file.stored_bytes;
+            }
+            false => floored.n_locked += 1,
+        }
     }
-    Ok((n_files, bytes))
+    Ok(floored)
 }

@@ -15,6 +15,7 @@ use crate::prune::floor::remove_floored;
 use crate::repo::Repo;
 use crate::state::{DoomState, State};
 use hikae_model::{Cx, RunId, SnapshotId, sabotage};
+use hikae_store::{ObjectKey, StoreError};
 use jiff::Timestamp;
 use std::collections::BTreeSet;
 
@@ -35,6 +36,8 @@ pub struct RemovalReport {
     pub n_bundled: u64,
     /// Packs whose soft period is not over.
     pub n_waiting: usize,
+    /// Objects whose soft period is over and whose lock is not.
+    pub n_locked: usize,
     /// When the next of them may go.
     pub next: Option<Timestamp>,
     /// The entry that says what is gone; nothing if nothing is.
@@ -59,10 +62,11 @@ pub fn remove_doomed(repo: &Repo, cx: &Cx) -> Result<RemovalReport, RepoError> {
     let lease = Lease::take(repo, "remove")?;
     // Both clocks must say that the time is over.
     let now = lease.taken().min(cx.now());
-    let due = due(&state, now);
+    let (due, locked) = unlocked(repo, due(&state, now))?;
     let mut report = RemovalReport {
-        n_waiting: state.doomed.len() - due.packs.len(),
-        next: next(&state, now),
+        n_waiting: state.doomed.iter().filter(|(_, doom)| !doom.is_over(now)).count(),
+        n_locked: locked.len(),
+        next: next(&state, now).into_iter().chain(locked).min(),
         ..RemovalReport::default()
     };
     if due != Removed::default() {
@@ -70,8 +74,10 @@ pub fn remove_doomed(repo: &Repo, cx: &Cx) -> Result<RemovalReport, RepoError> {
     }
     // What is gone for good by now lets the floors go that have waited for it.
     let state = repo.follow()?;
-    (report.n_log_files, report.log_bytes) = remove_floored(repo, &state, &stored, now, cx)?;
+    let floored = remove_floored(repo, &state, &stored, now, cx)?;
+    (report.n_log_files, report.log_bytes) = (floored.n_files, floored.bytes);
     let gone = remove_bundled(repo, &state, &stored, now, cx)?;
+    report.n_locked += floored.n_locked + gone.n_locked;
     report.n_bundled = gone.n_spent;
     report.n_log_files += gone.n_floored;
     report.log_bytes += gone.floored_bytes;
@@ -137,6 +143,38 @@ fn due(state: &State, now: Timestamp) -> Removed {
     let going = state.forgotten.keys().chain(state.stale_snapshots.keys());
     let snapshots = going.filter(|id| state.doom_of(**id).is_some_and(|doom| doom.is_over(now)));
     Removed { packs: packs.collect(), indexes: indexes.collect(), snapshots: snapshots.copied().collect() }
+}
+
+/// What is due and not locked, and when the locks of the rest end. A record that is locked is not said to be gone.
+fn unlocked(repo: &Repo, mut due: Removed) -> Result<(Removed, Vec<Timestamp>), RepoError> {
+    let (mut locked, mut failed) = (Vec::new(), None);
+    let mut is_free = |key| match repo.store().locked_until(&key) {
+        Ok(None) => true,
+        Err(error) if error.is_not_found() => true,
+        Ok(Some(until)) => {
+            locked.push(until);
+            false
+        }
+        Err(error) => {
+            failed.get_or_insert(error);
+            false
+        }
+    };
+    due.packs.retain(|pack| is_free(layout::pack(*pack)));
+    due.indexes.retain(|index| is_free(layout::index(*index)));
+    due.snapshots.retain(|id| is_free(layout::snapshot(*id)));
+    match failed {
+        Some(error) => Err(error.into()),
+        None => Ok((due, locked)),
+    }
+}
+
+/// Removes an object; false if it is locked, and stays for now.
+pub(super) fn remove_unless_locked(repo: &Repo, key: &ObjectKey) -> Result<bool, RepoError> {
+    match repo.store().remove(key) {
+        Err(StoreError::Locked { .. }) => Ok(false),
+        removed => Ok(removed.map(|()| true)?),
+    }
 }
 
 /// When something that waits may go.

@@ -118,7 +118,9 @@ impl WalArchive {
         }
         for part in &within {
             match self.unlocked.store.remove(&layout::wal(system, WalName::Part(*part))) {
-                Err(StoreError::Permission { .. } | StoreError::Refused { .. }) => return Ok(0),
+                Err(
+                    StoreError::Permission { .. } | StoreError::Refused { .. } | StoreError::Locked { .. },
+                ) => return Ok(0),
                 removed => removed?,
             }
         }

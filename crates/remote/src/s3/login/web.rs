@@ -2,7 +2,7 @@
 
 use super::NoKeys;
 use crate::answer::read_at_most;
-use crate::client::Reach;
+use crate::client::{Reach, Scheme};
 use object_store::client::HttpClient;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -19,7 +19,7 @@ const MOST_BYTES: usize = 256 << 10;
 
 impl Web {
     pub fn new(reach: &Reach) -> Self {
-        let reach = Reach { is_plain: true, ..reach.clone() };
+        let reach = Reach { scheme: Scheme::Any, ..reach.clone() };
         Self { reach, far: OnceLock::new(), near: OnceLock::new() }
     }
 
