@@ -133,7 +133,7 @@ fn a_lock_that_the_server_does_not_confirm_is_none() {
     control.check_lock(true).unwrap();
     store.put(&key("packs/1"), b"content").unwrap();
     let held = store.hold(&|_| false).unwrap();
-    assert_eq!((held.n_put, held.n_extended), (1, 0));
+    assert_eq!((held.n_put, held.n_extended), (1, 0), "each put is seen");
     for (name, value) in [
         ("x-amz-object-lock-mode", Some("GOVERNANCE")),
         ("x-amz-object-lock-retain-until-date", Some("2026-01-20T00:00:00Z")),
