@@ -127,7 +127,7 @@ fn remove_old_checkpoints(repo: &Repo, cx: &Cx) -> Result<(), RepoError> {
     let n_old = numbers.len().saturating_sub(KEPT_CHECKPOINTS);
     for n in &numbers[..n_old] {
         cx.check()?;
-        repo.store().remove(&layout::checkpoint(*n))?;
+        remove_unless_locked(repo, &layout::checkpoint(*n))?;
     }
     Ok(())
 }
