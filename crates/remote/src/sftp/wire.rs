@@ -492,13 +492,14 @@ impl Wire for Sftp {
         self.fetch_at(&session, key, range).await
     }
 
-    fn list<'w>(
-        &'w self,
-        prefix: &str,
-        _after: Option<&ObjectKey>,
-    ) -> BoxStream<'w, Result<Object, Outcome>> {
-        let prefix = prefix.to_owned();
-        let walked = async move { self.walk(&prefix).await.map(|objects| stream::iter(objects).map(Ok)) };
+    fn list<'w>(&'w self, prefix: &str, after: Option<&ObjectKey>) -> BoxStream<'w, Result<Object, Outcome>> {
+        let (prefix, after) = (prefix.to_owned(), after.cloned());
+        let walked = async move {
+            let mut objects = self.walk(&prefix).await?;
+            // A server has no word for this, so all was read.
+            objects.retain(|object| after.as_ref().is_none_or(|after| object.key > *after));
+            Ok(stream::iter(objects).map(Ok))
+        };
         stream::once(walked).try_flatten().boxed()
     }
 
