@@ -30,7 +30,7 @@ impl SeaweedFs {
     /// If it does not start.
     #[track_caller]
     pub fn start() -> Option<Self> {
-        let Some(program) = program() else {
+        let Some(program) = tool("weed", "HIKAE_WEED") else {
             not_run("there is no `weed` (SeaweedFS): ./check installs it");
             return None;
         };
@@ -117,17 +117,17 @@ impl Drop for SeaweedFs {
     }
 }
 
-/// `HIKAE_WEED`, or beside the Python that `./check` set up, or on the path.
-fn program() -> Option<PathBuf> {
-    let named = std::env::var_os("HIKAE_WEED").map(PathBuf::from);
-    let beside = std::env::var_os("HIKAE_PYTHON").map(|python| Path::new(&python).with_file_name("weed"));
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/venv/bin/weed");
+/// The program that a variable names, or beside the Python that `./check` set up, or on the path.
+pub(crate) fn tool(name: &str, variable: &str) -> Option<PathBuf> {
+    let named = std::env::var_os(variable).map(PathBuf::from);
+    let beside = std::env::var_os("HIKAE_PYTHON").map(|python| Path::new(&python).with_file_name(name));
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/venv/bin").join(name);
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let on_path = std::env::split_paths(&path).map(|directory| directory.join("weed"));
+    let on_path = std::env::split_paths(&path).map(|directory| directory.join(name));
     named.into_iter().chain(beside).chain([workspace]).chain(on_path).find(|program| program.is_file())
 }
 
-fn free_ports<const N: usize>() -> [u16; N] {
+pub(crate) fn free_ports<const N: usize>() -> [u16; N] {
     let held = [(); N].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port"));
     held.map(|listener| listener.local_addr().expect("an address").port())
 }

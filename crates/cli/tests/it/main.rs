@@ -16,6 +16,7 @@ mod keys;
 mod layouts;
 mod machine_output;
 mod pg;
+mod places;
 mod postgresql;
 mod protecting;
 mod recovering;

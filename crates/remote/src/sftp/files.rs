@@ -5,7 +5,7 @@ use crate::answer::Outcome;
 use crate::wire::MOST_RESERVED;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use russh_sftp::client::error::Error;
-use russh_sftp::protocol::{File, FileAttributes, OpenFlags, StatusCode};
+use russh_sftp::protocol::{File, FileAttributes, OpenFlags, Status, StatusCode};
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
@@ -33,7 +33,7 @@ impl Opened {
 
     /// Makes a file that is not there, read-only for all but this opening.
     pub async fn create(session: &Arc<Session>, path: &str) -> Result<Self, Outcome> {
-        let flags = OpenFlags::READ | OpenFlags::WRITE | OpenFlags::CREATE | OpenFlags::EXCLUDE;
+        let flags = OpenFlags::WRITE | OpenFlags::CREATE | OpenFlags::EXCLUDE;
         let attributes = FileAttributes { permissions: Some(READ_ONLY), ..FileAttributes::empty() };
         Self::open(session, path, flags, attributes).await
     }
@@ -97,7 +97,8 @@ impl Opened {
                 return Ok((bytes, true));
             }
             match self.session.sftp.read(&self.handle, at, left).await {
-                Err(Error::Status(status)) if status.status_code == StatusCode::Eof => {
+                // Some say that they did well, and send nothing.
+                Err(Error::Status(Status { status_code: StatusCode::Eof | StatusCode::Ok, .. })) => {
                     return Ok((bytes, false));
                 }
                 read => {

@@ -20,7 +20,8 @@ use futures_util::stream::{self, BoxStream};
 use futures_util::{StreamExt, TryStreamExt, future};
 use hikae_model::{Cx, sabotage};
 use hikae_store::{Durability, Object, ObjectKey, Reserve};
-use russh_sftp::protocol::FileAttributes;
+use russh_sftp::client::error::Error;
+use russh_sftp::protocol::{FileAttributes, Status, StatusCode};
 use std::collections::HashSet;
 use std::io;
 use std::ops::Range;
@@ -55,6 +56,8 @@ pub(super) struct Sftp {
     made: std::sync::Mutex<HashSet<String>>,
     /// Whether the server syncs directories.
     syncs_directories: AtomicBool,
+    /// Set when the server said that it makes second names, and then did not know how.
+    has_no_links: AtomicBool,
     /// Set when a directory could not be synced: nothing in it is promised after that.
     is_broken: AtomicBool,
     n_bulky: AtomicU64,
@@ -77,6 +80,7 @@ impl Sftp {
             calls: Semaphore::new(N_CALLS),
             made: std::sync::Mutex::default(),
             syncs_directories: AtomicBool::new(false),
+            has_no_links: AtomicBool::new(false),
             is_broken: AtomicBool::new(false),
             n_bulky: AtomicU64::new(0),
         })
@@ -294,11 +298,18 @@ impl Sftp {
         }
         let should_read_back =
             !key.is_bulk() || self.n_bulky.fetch_add(1, Ordering::Relaxed).is_multiple_of(READ_BACK_EVERY);
-        let is_right = match should_read_back {
-            true => file.read(0..bytes.len() as u64 + 1).await? == bytes,
-            false => file.attributes().await?.size == Some(bytes.len() as u64),
-        };
+        let length = if should_read_back { None } else { file.attributes().await?.size };
         file.close().await?;
+        let is_right = match should_read_back {
+            // Opened anew: there are servers that read from no file that they write.
+            true => {
+                let file = Opened::to_read(session, temporary).await?;
+                let read = file.read(0..bytes.len() as u64 + 1).await;
+                file.leave();
+                read? == bytes
+            }
+            false => length == Some(bytes.len() as u64),
+        };
         match is_right {
             true => Ok(()),
             false => Err(Outcome::Failed(io::Error::other("what was written does not read back"))),
@@ -325,11 +336,7 @@ impl Sftp {
             Mode::Create if sabotage::on("sftp-put-replaces") => {
                 return session.extended(POSIX_RENAME, &[temporary, &path]).await;
             }
-            Mode::Create if session.can.hardlink => {
-                session.judge(session.sftp.hardlink(temporary, &path).await)
-            }
-            // By the protocol this replaces nothing (draft-ietf-secsh-filexfer-02, 6.5); whether it does, a probe sees.
-            Mode::Create => session.judge(session.sftp.rename(temporary, &path).await),
+            Mode::Create => self.link(session, temporary, &path).await,
         };
         match result {
             Err(Outcome::Failed(error)) if mode == Mode::Create => match self.settle_at(session, key).await {
@@ -339,6 +346,20 @@ impl Sftp {
             },
             result => result.map(drop),
         }
+    }
+
+    /// Gives a file its name, if nothing has that.
+    async fn link(&self, session: &Session, temporary: &str, path: &str) -> Result<Status, Outcome> {
+        if session.can.hardlink && !self.has_no_links.load(Ordering::Relaxed) {
+            match session.sftp.hardlink(temporary, path).await {
+                Err(Error::Status(Status { status_code: StatusCode::OpUnsupported, .. })) => {
+                    self.has_no_links.store(true, Ordering::Relaxed);
+                }
+                linked => return session.judge(linked),
+            }
+        }
+        // By the protocol this replaces nothing (draft-ietf-secsh-filexfer-02, 6.5); whether it does, a probe sees.
+        session.judge(session.sftp.rename(temporary, path).await)
     }
 
     /// Makes durable what stands under a key: who put it may not have come so far.
@@ -445,7 +466,8 @@ impl Sftp {
     /// Whether what was stored survives a power cut, as far as can be seen from here.
     async fn durable(&self) -> Result<Durability, Outcome> {
         let can = self.session().await?.can;
-        let why = match (can.fsync, self.syncs_directories.load(Ordering::Relaxed), can.hardlink) {
+        let has_links = can.hardlink && !self.has_no_links.load(Ordering::Relaxed);
+        let why = match (can.fsync, self.syncs_directories.load(Ordering::Relaxed), has_links) {
             (false, ..) => {
                 "a server over SFTP without fsync@openssh.com, which never says when data is on its disk"
             }

@@ -6,6 +6,7 @@ mod keys;
 mod lock;
 mod s3;
 mod sftp;
+mod weak;
 
 use hikae_model::Cx;
 use hikae_remote::{Bucket, Retry, S3Identity, S3Key, S3Login, S3Settings, S3Surroundings};
