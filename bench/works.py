@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import bucket
 import physical
 import rpo
 from cluster import Cluster
@@ -304,4 +305,5 @@ WORKS = {
     "cluster": physical.cluster,
     "wal": physical.wal,
     "rpo": rpo.rpo,
+    "bucket": bucket.bucket,
 }
