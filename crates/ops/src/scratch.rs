@@ -110,18 +110,34 @@ fn empty(top: BorrowedFd<'_>) -> Result<(), Errno> {
         let Some(name) = waiting.pop() else { return first_error };
         let cleared = open_own(top, &name).map(|folder| {
             for inner in clear(folder.as_fd(), &mut note) {
-                let up = format!(".hikae-going-{n_folders}");
-                n_folders += 1;
                 // A folder that moves has its `..` changed, which takes the right to write in it.
                 let moved = open_own(folder.as_fd(), &inner)
-                    .and_then(|_| renameat_with(&folder, &inner, top, &up, RenameFlags::NOREPLACE));
-                match moved.and_then(|()| CString::new(up).map_err(|_| Errno::INVAL)) {
+                    .and_then(|_| move_up(folder.as_fd(), &inner, top, &mut n_folders));
+                match moved {
                     Ok(up) => folders.push(up),
                     Err(error) => note(Err(error)),
                 }
             }
         });
         note(cleared.and_then(|()| unlinkat(top, &name, AtFlags::REMOVEDIR)));
+    }
+}
+
+/// Moves a folder to the top, under a name that is free: somebody who died as he removed may have left some.
+fn move_up(
+    from: BorrowedFd<'_>,
+    name: &CStr,
+    top: BorrowedFd<'_>,
+    n_folders: &mut u64,
+) -> Result<CString, Errno> {
+    loop {
+        let up = CString::new(format!(".hikae-going-{n_folders}")).map_err(|_| Errno::INVAL)?;
+        *n_folders += 1;
+        match renameat_with(from, name, top, &up, RenameFlags::NOREPLACE) {
+            Ok(()) => return Ok(up),
+            Err(Errno::EXIST) => {}
+            Err(error) => return Err(error),
+        }
     }
 }
 
@@ -201,7 +217,9 @@ mod tests {
         let below = tempfile::tempdir().unwrap();
         let cx = test_cx();
         let snapshot = SnapshotId::from_bytes([7; 32]);
-        std::fs::create_dir_all(below.path().join("hikae-drill-dead/restored")).unwrap();
+        std::fs::create_dir_all(below.path().join("hikae-drill-dead/restored/deep/er")).unwrap();
+        // It died as it removed what it had restored.
+        std::fs::create_dir_all(below.path().join("hikae-drill-dead/.hikae-going-0/deep/er")).unwrap();
         std::fs::create_dir_all(below.path().join("drill-of-somebody-else")).unwrap();
         let first = Scratch::make(below.path(), snapshot, &cx).unwrap();
         std::fs::write(first.path().join("file"), "in use").unwrap();
