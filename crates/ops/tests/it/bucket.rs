@@ -260,7 +260,7 @@ fn a_server_that_fails_now_and_then_is_outlived_and_not_stormed() {
 #[test]
 fn a_run_that_may_no_more_says_so_and_leaves_all_well() {
     let machine = Machine::new();
-    let step = if is_full() { 1 } else { 3 };
+    let step = if is_full() { 1 } else { 2 };
     let (mut n_ended, mut n_snapshots) = (0, 1);
     for n in (1..).step_by(step) {
         machine.write(3, &format!("when the session ended at request {n}"));
