@@ -26,6 +26,7 @@ mod names;
 mod page;
 mod pause;
 mod point;
+mod postmaster;
 mod preflight;
 mod read;
 mod reading;
@@ -232,6 +233,9 @@ fn same_cluster(session: &mut Session, facts: &Facts, data: &Root) -> Result<(),
     };
     if sabotage::on("any-data-directory") {
         return Ok(());
+    }
+    if postmaster::is_another(session, data)? {
+        return Err(other("another process runs on them than the one that was entered".into()));
     }
     for _ in 0..LOOKS {
         let bytes = control::read(data.fd()).map_err(|source| SourceError::Io {
