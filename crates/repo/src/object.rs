@@ -124,8 +124,11 @@ pub fn open_object(
     if stored.len() < BODY_AT + SIGNATURE_BYTES + seal::TAG_BYTES || !stored.starts_with(MAGIC) {
         return Err(BadObject::NotOurs);
     }
-    if stored[5] != FORMAT_VERSION {
-        return Err(BadObject::Newer(stored[5]));
+    match stored[5] {
+        FORMAT_VERSION => {}
+        // No release wrote that.
+        0 => return Err(BadObject::NotOurs),
+        newer => return Err(BadObject::Newer(newer)),
     }
     if stored[6] != class as u8 {
         return Err(BadObject::OtherClass);
